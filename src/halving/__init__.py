@@ -1,0 +1,1 @@
+"""Multi-fidelity hyperparameter optimisation for PyTorch under Hydra."""

@@ -1,0 +1,183 @@
+"""The state of a study, as a fold over its events: what journal, trackers, reports and the tuner all read."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from halving.trial import Configuration, Epoch, Finished, Resume, Start, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """The levels of resource of one bracket and how many trials reach each, as far as is known beforehand."""
+
+    levels: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known before the first trial.
+
+    `unit` names one unit of resource; `full_cost` is what training one trial to r_max costs in these units;
+    `planned_cost` is what all of the study will cost, where that is known. `metric` is minimised, or maximised and
+    then recorded with its sign flipped. `settings` is JSON for the edges: configuration, overrides, environment.
+    """
+
+    name: str
+    scheduler: str
+    searcher: str
+    seed: int
+    r_max: int
+    unit: str = "epochs"
+    metric: str = "error"
+    maximize: bool = False
+    full_cost: float = 0.0
+    planned_cost: float | None = None
+    dimensions: tuple[str, ...] = ()
+    plan: tuple[Ladder, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """No new assignments from here on, although the scheduler had more: a budget was reached or a signal came."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The study's close: its winner, the winner's resolved configuration, test metrics and retraining command."""
+
+    best: int | None
+    test: Mapping[str, float] = field(default_factory=dict[str, float])
+    command: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Event = Header | Start | Resume | Epoch | Finished | Verdict | Halted | Ended
+
+
+@dataclass
+class Evaluation:
+    """One assignment of a trial and, once it has finished, what it came to. Times are seconds since the start."""
+
+    rung: int
+    since: int
+    until: int
+    started: float
+    reason: str
+    epochs: list[Epoch] = field(default_factory=list[Epoch])
+    finished: Finished | None = None
+    ended: float = 0.0
+    verdict: str = ""
+    verdict_reason: str = ""
+
+    @property
+    def resource(self) -> int:
+        return self.until if self.finished is None else self.finished.outcome.resource
+
+    @property
+    def error(self) -> float:
+        """The error by which it is ranked; +inf while it runs and when it failed."""
+        return math.inf if self.finished is None else self.finished.outcome.rank_error
+
+
+@dataclass
+class Trial:
+    """All that happened to one trial."""
+
+    trial: int
+    configuration: Configuration
+    bracket: int
+    state: str = "running"
+    evaluations: list[Evaluation] = field(default_factory=list[Evaluation])
+
+    @property
+    def last(self) -> Evaluation:
+        return self.evaluations[-1]
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The newest checkpoint that an assignment left."""
+        for evaluation in reversed(self.evaluations):
+            if evaluation.finished is not None and evaluation.finished.checkpoint is not None:
+                return evaluation.finished.checkpoint
+        return None
+
+    @property
+    def epochs(self) -> Iterator[tuple[Evaluation, Epoch]]:
+        """The learning curve: every epoch with the assignment it belongs to."""
+        return ((evaluation, epoch) for evaluation in self.evaluations for epoch in evaluation.epochs)
+
+
+@dataclass
+class History:
+    """A study so far. `apply` is the only way in."""
+
+    header: Header | None = None
+    trials: dict[int, Trial] = field(default_factory=dict[int, Trial])
+    finished: list[tuple[Trial, Evaluation]] = field(default_factory=list[tuple[Trial, Evaluation]])
+    running: int = 0
+    spent: float = 0.0
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    incumbents: list[tuple[Trial, Evaluation]] = field(default_factory=list[tuple[Trial, Evaluation]])
+    halted: str = ""
+    ended: Ended | None = None
+
+    @property
+    def incumbent(self) -> tuple[Trial, Evaluation] | None:
+        """The best trial at the highest resource that any trial has reached; the lower id wins a tie."""
+        return self.incumbents[-1] if self.incumbents else None
+
+    def apply(self, event: Event, at: float) -> None:
+        """Take in the next event, which happened `at` seconds after the study began."""
+        self.seconds = max(self.seconds, at)
+        match event:
+            case Header():
+                self.header = event
+            case Start(trial, configuration, until, bracket, rung, reason):
+                self.trials[trial] = Trial(trial, configuration, bracket)
+                self._assign(self.trials[trial], Evaluation(rung, 0, until, at, reason))
+            case Resume(trial, since, until, rung, reason):
+                self.trials[trial].last.verdict = "promoted"
+                self.trials[trial].last.verdict_reason = reason
+                self._assign(self.trials[trial], Evaluation(rung, since, until, at, reason))
+            case Epoch(trial):
+                self.trials[trial].last.epochs.append(event)
+            case Finished(outcome):
+                self._finish(self.trials[outcome.trial], event, at)
+            case Verdict(trial, state, reason):
+                self.trials[trial].state = state
+                self.trials[trial].last.verdict = state
+                self.trials[trial].last.verdict_reason = reason
+            case Halted(reason):
+                self.halted = reason
+            case Ended():
+                self.ended = event
+
+    def _assign(self, trial: Trial, evaluation: Evaluation) -> None:
+        trial.state = "running"
+        trial.evaluations.append(evaluation)
+        self.running += 1
+        self.halted = ""
+
+    def _finish(self, trial: Trial, event: Finished, at: float) -> None:
+        evaluation = trial.last
+        evaluation.finished, evaluation.ended = event, at
+        self.finished.append((trial, evaluation))
+        self.running -= 1
+        self.spent += event.cost
+        self.train_seconds += event.seconds
+        if math.isinf(evaluation.error):
+            return
+        best = self.incumbent
+        if best is None or _order(trial, evaluation) < _order(*best):
+            self.incumbents.append((trial, evaluation))
+
+
+def _order(trial: Trial, evaluation: Evaluation) -> tuple[int, float, int]:
+    return -evaluation.resource, evaluation.error, trial.trial

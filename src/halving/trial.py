@@ -1,0 +1,96 @@
+"""The words that scheduler, tuner and executor exchange: frozen values and nothing else."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Value = bool | int | float | str | None
+Configuration = dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Train a new trial from nothing until `until` units of resource are spent."""
+
+    trial: int
+    configuration: Configuration
+    until: int
+    bracket: int = 0
+    rung: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Train a paused trial, which has spent `since`, on to `until`: a promotion."""
+
+    trial: int
+    since: int
+    until: int
+    rung: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """There is nothing to run until an outcome arrives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing more will ever be suggested."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an assignment came to: the error (minimised) after `resource` units.
+
+    `curve` holds the errors at since + 1 .. resource where the objective measures them. A failed assignment may have
+    spent less than it was asked to.
+    """
+
+    trial: int
+    resource: int
+    error: float
+    failed: bool = False
+    curve: tuple[float, ...] = ()
+
+    @property
+    def rank_error(self) -> float:
+        """The error by which trials are ranked: failures and non-finite errors come last, as +inf."""
+        return math.inf if self.failed or not math.isfinite(self.error) else self.error
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The state that an outcome gives a trial: "paused", "stopped", "completed" or "failed"."""
+
+    trial: int
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Metrics of a running trial after epoch `epoch` (from 1) of its training."""
+
+    trial: int
+    epoch: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An assignment ended: its outcome, the seconds it took, its checkpoint, and the cause if it failed.
+
+    `cost` is the resource that was spent on it (`until - since` where training resumes, `until` where it restarts).
+    """
+
+    outcome: Outcome
+    seconds: float = 0.0
+    checkpoint: str | None = None
+    cause: str = ""
+    cost: float = 0.0
+
+
+Assignment = Start | Resume
