@@ -1,1 +1,33 @@
 """Multi-fidelity hyperparameter optimisation for PyTorch under Hydra."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from halving.errors import UserError
+    from halving.schedulers import FIFO, SuccessiveHalving
+    from halving.searchers import RandomSearcher
+    from halving.space import Space
+    from halving.study import Study, load, tune
+    from halving.tuner import Budget
+
+__all__ = ["FIFO", "Budget", "RandomSearcher", "Space", "Study", "SuccessiveHalving", "UserError", "load", "tune"]
+
+_HOMES = {
+    "Budget": "tuner",
+    "FIFO": "schedulers",
+    "RandomSearcher": "searchers",
+    "Space": "space",
+    "Study": "study",
+    "SuccessiveHalving": "schedulers",
+    "UserError": "errors",
+    "load": "study",
+    "tune": "study",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that the command line answers before scipy and torch are loaded."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'halving' has no attribute {name!r}")
+    return getattr(import_module(f"halving.{_HOMES[name]}"), name)

@@ -115,7 +115,10 @@ class Trial:
 
 @dataclass
 class History:
-    """A study so far. `apply` is the only way in."""
+    """A study so far. `apply` is the only way in.
+
+    `spent` is in units of resource, `improved_at` the number of evaluations at which the incumbent last changed.
+    """
 
     header: Header | None = None
     trials: dict[int, Trial] = field(default_factory=dict[int, Trial])
@@ -125,6 +128,7 @@ class History:
     seconds: float = 0.0
     train_seconds: float = 0.0
     incumbents: list[tuple[Trial, Evaluation]] = field(default_factory=list[tuple[Trial, Evaluation]])
+    improved_at: int = 0
     halted: str = ""
     ended: Ended | None = None
 
@@ -177,6 +181,7 @@ class History:
         best = self.incumbent
         if best is None or _order(trial, evaluation) < _order(*best):
             self.incumbents.append((trial, evaluation))
+            self.improved_at = len(self.finished)
 
 
 def _order(trial: Trial, evaluation: Evaluation) -> tuple[int, float, int]:

@@ -71,6 +71,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """An assignment as an executor gets it: train `configuration` from `since` on to `until`."""
+
+    trial: int
+    configuration: Configuration
+    since: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class Epoch:
     """Metrics of a running trial after epoch `epoch` (from 1) of its training."""
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Protocol
 
 from halving.history import Event, History
@@ -28,15 +29,21 @@ class Trackers:
             try:
                 tracker.record(event, history)
             except Exception:
-                self._switch_off(tracker)
+                self._switch_off(tracker, history)
 
     def close(self, history: History) -> None:
         for tracker in list(self._trackers):
             try:
                 tracker.close(history)
             except Exception:
-                self._switch_off(tracker)
+                self._warn(tracker)
 
-    def _switch_off(self, tracker: Tracker) -> None:
+    def _switch_off(self, tracker: Tracker, history: History) -> None:
         self._trackers.remove(tracker)
+        self._warn(tracker)
+        # What it holds, such as the terminal or open runs, is given back; that this fails too is no news.
+        with suppress(Exception):
+            tracker.close(history)
+
+    def _warn(self, tracker: Tracker) -> None:
         log.warning("tracker %s failed and is switched off; the study goes on", type(tracker).__name__, exc_info=True)

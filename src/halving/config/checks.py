@@ -1,0 +1,51 @@
+"""The rules that a composed configuration must keep, checked before anything runs."""
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from halving.config.schema import ROOT_KEYS
+from halving.config.suggestions import nearest
+from halving.errors import UserError
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise UserError for the first rule that the config breaks."""
+    for key in cfg:
+        if key not in ROOT_KEYS:
+            raise UserError(f"unknown key {key}{nearest(str(key), cfg)}")
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(first_line(error)) from error
+    rules = (
+        (cfg.eta >= 2, f"eta={cfg.eta}: must be an integer of at least 2, since a rung keeps one trial in eta"),
+        (cfg.r_min >= 1, f"r_min={cfg.r_min}: must be at least 1 unit of resource"),
+        (
+            cfg.r_min <= cfg.r_max,
+            f"r_min={cfg.r_min} is more than r_max={cfg.r_max}: the first rung must not lie above the last",
+        ),
+        (cfg.epochs >= 1, f"epochs={cfg.epochs}: a training has at least 1 epoch"),
+        (cfg.seed >= 0, f"seed={cfg.seed}: must not be negative"),
+        (cfg.trial >= 0, f"trial={cfg.trial}: must not be negative"),
+    )
+    for kept, message in rules:
+        if not kept:
+            raise UserError(message)
+
+
+def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Return what is allowed but probably not meant."""
+    found: list[str] = []
+    scheduler = OmegaConf.to_yaml(cfg.scheduler)
+    warmup = cfg.lr_schedule.get("warmup") or 0
+    if "${r_min}" in scheduler and warmup > cfg.r_min:
+        found.append(
+            f"lr_schedule.warmup={warmup:g} lasts beyond r_min={cfg.r_min}: the first decisions fall inside the warm-up"
+        )
+    if any(item.startswith("eta=") for item in overrides) and cfg.scheduler.get("max_trials") == 1:
+        found.append(f"eta={cfg.eta} has no effect on a single trial; scheduler=sha runs a study")
+    return found
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

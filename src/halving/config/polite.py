@@ -1,0 +1,134 @@
+"""Mistakes on the command line become one message and exit status 1; bugs keep their traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from halving.config import multirun
+from halving.config.checks import first_line
+from halving.config.suggestions import nearest, nearest_option
+from halving.errors import UserError
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+_UNKNOWN_KEY = re.compile(r"is not in struct|Key '.*' not in '")
+
+
+def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]]:
+    """Wrap a `hydra.main` function; `conf` stays on the search path wherever `-cp` points.
+
+    Exits with 1 after a mistake, with 130 after Ctrl-C; raises what is a bug.
+    """
+    _register(conf)
+
+    def wrap(main: Callable[[], Any]) -> Callable[[], None]:
+        @wraps(main)
+        def run() -> None:
+            before = os.environ.get(_FULL_ERROR)
+            os.environ[_FULL_ERROR] = "1"
+            try:
+                main()
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except UserError as error:
+                sys.exit(f"error: {error}")
+            except (HydraException, OmegaConfBaseException) as error:
+                if _is_from_a_job(error):
+                    raise
+                sys.exit(f"error: {_explained(error)}")
+            finally:
+                if before is None:
+                    del os.environ[_FULL_ERROR]
+                else:
+                    os.environ[_FULL_ERROR] = before
+                multirun.print_table()
+
+        return run
+
+    return wrap
+
+
+def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Wrap what a job runs: a mistake ends a single run at once; in a multirun it is noted and the other jobs go on."""
+
+    @wraps(task)
+    def run(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except UserError as error:
+            multirun.note_failure(str(error))
+            if HydraConfig.get().mode == RunMode.RUN:
+                sys.exit(f"error: {error}")
+            raise
+        except Exception as error:
+            multirun.note_failure(f"{type(error).__name__}: {error}")
+            raise
+
+    return run
+
+
+def _register(conf: Path) -> None:
+    class KeepConf(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append("halving", f"file://{conf}")
+
+    Plugins.instance().register(KeepConf)
+    OmegaConf.register_new_resolver("repository", lambda path: str(conf.parent / path), replace=True)
+
+
+def _explained(error: Exception) -> str:
+    """Say in one line what was wrong with the command line or a config file, and what was probably meant."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, MissingConfigException) and cause.options is not None:
+            group, _, option = str(cause.missing_cfg_file).rpartition("/")
+            return f"{group}={option}: no such option{nearest_option(option, cause.options)}"
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key and _UNKNOWN_KEY.search(str(cause)):
+            root = cause.parent_node._get_root() if cause.parent_node is not None else OmegaConf.create()
+            path = str(cause.full_key)
+            return f"unknown key {path}{nearest(path, root if isinstance(root, DictConfig) else OmegaConf.create())}"
+        if isinstance(cause, OverrideParseException):
+            return f"cannot read the override {cause.override!r}: {first_line(cause)}"
+    if unknown := re.match(r"Could not override '([^']+)'", str(error)):
+        if "No match in the defaults list" in str(error):
+            return f"{unknown[1]}: no such group{nearest_option(unknown[1], _groups())}"
+    if detail := next((c for c in causes if isinstance(c, OmegaConfBaseException) and c.full_key), None):
+        return f"{detail.full_key}: {first_line(detail)}"
+    return first_line(error).rstrip(".")
+
+
+def _groups() -> tuple[str, ...]:
+    from halving.config.schema import GROUPS
+
+    return (*GROUPS, "experiment")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in found:
+        found.append(current)
+        current = current.__cause__ or current.__context__
+    return found
+
+
+def _is_from_a_job(error: BaseException) -> bool:
+    frame = error.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        if code.co_name == "return_value" and code.co_filename.endswith(os.path.join("hydra", "core", "utils.py")):
+            return True
+        frame = frame.tb_next
+    return False

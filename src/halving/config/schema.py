@@ -1,0 +1,54 @@
+"""The typed root of the configuration."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class BudgetConfig:
+    """What ends a study early; see `halving.tuner.Budget`."""
+
+    evaluations: int | None = None
+    resource: float | None = None
+    seconds: float | None = None
+    target: float | None = None
+    patience: int | None = None
+
+
+@dataclass
+class Config:
+    """The root keys. Groups are plain YAML with `_target_`; `experiment` is a group without a key."""
+
+    data: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    lr_schedule: dict[str, Any] = MISSING
+    space: dict[str, Any] = MISSING
+    searcher: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    fidelity: dict[str, Any] = MISSING
+    executor: dict[str, Any] = MISSING
+    tracker: dict[str, Any] = MISSING
+
+    name: str = MISSING
+    seed: int = MISSING
+    trial: int = MISSING
+    eta: int = MISSING
+    r_min: int = MISSING
+    r_max: int = MISSING
+    epochs: int = MISSING
+    metric: str = MISSING
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    device: str = MISSING
+    data_dir: str = MISSING
+    resume: str | None = None
+    notes: str = ""
+
+
+GROUPS = ("data", "model", "optimizer", "lr_schedule", "space", "searcher", "scheduler", "fidelity", "executor", "tracker")
+ROOT_KEYS = tuple(item.name for item in fields(Config))
+
+ConfigStore.instance().store("schema", Config)

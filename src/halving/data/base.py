@@ -1,0 +1,248 @@
+"""A data set as tensors on the device, its split and its batches."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import LongTensor, Tensor
+
+from halving.data.keys import key
+from halving.errors import UserError
+
+ORDER, AUGMENTATION, VALIDATION = 0, 1, 2
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+Validation = float | int | Literal["test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples on the device.
+
+    Inputs are images, uint8 (n, c, h, w), or features, float32 (n, f); targets classes, int64 (n,), or numbers,
+    float32 (n, 1).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What a trial trains on: three splits, the size of its batches and how these are normalised and augmented.
+
+    `mean` and `std` are float32, one per channel (c,) or feature (f,). `augment` maps uint8 images (b, c, h, w) and a
+    generator on their device to images of the same shape. Two trials with the same `seed` see the same order.
+
+    Raises UserError for a batch size below 1.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    batch_size: int
+    mean: Tensor
+    std: Tensor
+    classification: bool = True
+    seed: int = 0
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        check_count("batch_size", self.batch_size)
+
+    def order(self, epoch: int) -> LongTensor:
+        """Permute the training set (n,) by (seed, epoch) alone: every trial sees the same, on every device."""
+        generator = torch.Generator().manual_seed(key(self.seed, epoch, ORDER))
+        order = torch.randperm(len(self.train), generator=generator)
+        return order.to(self.train.inputs.device)  # pyright: ignore[reportReturnType]
+
+    def augmentation(self, epoch: int) -> torch.Generator:
+        """Return the stream, on the device, from which the images of `epoch` are augmented."""
+        generator = torch.Generator(self.train.inputs.device)
+        return generator.manual_seed(key(self.seed, epoch, AUGMENTATION))
+
+    def batches(
+        self,
+        split: Split,
+        order: Tensor | None = None,
+        size: int | None = None,
+        augmentation: torch.Generator | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised float32 inputs (b, ...) and targets (b, ...), as stored or in `order`, `size` at a time.
+
+        Images come in channels_last. The last batch may be smaller. Only with `augmentation` are images augmented.
+        """
+        shape = (1, -1, *(1,) * (split.inputs.ndim - 2))
+        mean, std = self.mean.view(shape), self.std.view(shape)
+        size = size or self.batch_size
+        for start in range(0, len(split) if order is None else len(order), size):
+            chosen = slice(start, start + size) if order is None else order[start : start + size]
+            inputs, targets = split.inputs[chosen], split.targets[chosen]
+            if self.augment is not None and augmentation is not None:
+                inputs = self.augment(inputs, augmentation)
+            yield channels_last((inputs - mean).div_(std)), targets
+
+
+def channels_last(inputs: Tensor) -> Tensor:
+    """Lay images (b, c, h, w) out as (b, h, w, c) in memory, shape unchanged; leave features (b, f) alone."""
+    if inputs.ndim != 4:
+        return inputs
+    if inputs.shape[1] > 1:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    # One channel is contiguous either way: `contiguous` would keep strides that send the whole net down a slower path.
+    _, _, height, width = inputs.shape
+    return inputs.contiguous().as_strided(inputs.shape, (height * width, 1, width, 1))
+
+
+def split_data(
+    train_inputs: Any,
+    train_targets: Any,
+    test_inputs: Any,
+    test_targets: Any,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    validation: Validation = 0.2,
+    train_samples: int | None = None,
+    device: str | torch.device = "cpu",
+    classification: bool = True,
+    augment: Augment | None = None,
+) -> Data:
+    """Make `Data` of your own tensors or arrays: hold out a validation part, measure the rest, move all to `device`.
+
+    Inputs: images uint8 (n, c, h, w), or features (n, f), which become float32. Targets: classes from 0, integers (n,);
+    with `classification=False` numbers (n,) or (n, 1), best whitened beforehand, since errors are in their units.
+    `validation` is the fraction of the training set (a float between 0 and 1) or the number of examples (an int) that
+    is drawn by `seed` and held out, in the proportions of the classes; "test" validates on the test set instead, as
+    the book does. `train_samples` keeps that many examples of what remains, in these proportions too; a smaller subset
+    is part of a larger one. Mean and standard deviation are those of the training part.
+
+    Raises UserError for inputs or targets of another kind or length, and for settings out of range.
+    """
+    inputs, targets = checked(train_inputs, train_targets, classification, "train")
+    test = checked(test_inputs, test_targets, classification, "test")
+    if inputs.shape[1:] != test[0].shape[1:]:
+        raise UserError(
+            f"test_inputs: examples of shape {list(test[0].shape[1:])}, but train_inputs has {list(inputs.shape[1:])}"
+        )
+    strata = targets if classification else torch.zeros(len(targets), dtype=torch.int64)
+    order = stratified_order(strata, key(seed, VALIDATION))
+    held_out = validation_count(validation, len(order))
+    part = order[held_out:]
+    if train_samples is not None:
+        check_count("train_samples", train_samples)
+        if train_samples > len(part):
+            raise UserError(
+                f"data.train_samples={train_samples}: the training part has {len(part)} examples; "
+                f"ask for at most that many, or for null to take all"
+            )
+        part = part[:train_samples]
+    mean, std = (moment.to(device) for moment in moments(inputs[part]))
+
+    def split(inputs: Tensor, targets: Tensor) -> Split:
+        return Split(inputs.to(device), targets.to(device))
+
+    tested = split(*test)
+    return Data(
+        train=split(inputs[part], targets[part]),
+        validation=split(inputs[order[:held_out]], targets[order[:held_out]]) if held_out else tested,
+        test=tested,
+        batch_size=batch_size,
+        mean=mean,
+        std=std,
+        classification=classification,
+        seed=seed,
+        augment=augment,
+    )
+
+
+def stratified_order(strata: Tensor, seed: int) -> Tensor:
+    """Permute examples (n,) so that every run of them holds each stratum in its proportion, to within two examples.
+
+    The j-th example of a stratum of m, shuffled, gets a place drawn from [j / m, (j + 1) / m); places are then sorted.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(strata), generator=generator)
+    grouped = shuffled[torch.argsort(strata[shuffled], stable=True)]
+    sizes = torch.bincount(strata)
+    first = sizes.cumsum(0) - sizes
+    stratum = strata[grouped]
+    jitter = torch.rand(len(strata), generator=generator, dtype=torch.float64)
+    place = (torch.arange(len(strata)) - first[stratum] + jitter) / sizes[stratum]
+    return grouped[torch.argsort(place, stable=True)]
+
+
+def moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, float32, per channel (c,) or feature (f,); a deviation of 0 becomes 1."""
+    if inputs.dtype == torch.uint8:
+        # Counting grey levels is exact, and ten times faster than summing squares of floats.
+        counts = torch.stack(
+            [torch.bincount(channel.flatten(), minlength=256) for channel in inputs.unbind(1)]
+        ).double()
+        share, level = counts / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64)
+        mean = share @ level
+        std = (share * (level - mean[:, None]).square()).sum(1).sqrt()
+    else:
+        std, mean = torch.std_mean(inputs.double(), dim=0, correction=0)
+    return mean.float(), torch.where(std > 0, std, 1).float()
+
+
+def validation_count(validation: Validation, examples: int) -> int:
+    """Return how many of the `examples` are held out: 0 for "test"."""
+    match validation:
+        case "test":
+            return 0
+        case bool() | str():
+            count = 0
+        case float():
+            count = round(validation * examples) if 0 < validation < 1 else 0
+        case int():
+            count = validation
+    if 0 < count < examples:
+        return count
+    raise UserError(
+        f"data.validation={validation}: give a fraction of the training set between 0.0 and 1.0, a number of its "
+        f'{examples} examples that leaves at least one on each side, or "test" to validate on the test set'
+    )
+
+
+def checked(inputs: Any, targets: Any, classification: bool, part: str) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets as CPU tensors of the kinds that `Split` holds, or say what is wrong with them."""
+    inputs, targets = torch.as_tensor(inputs).cpu(), torch.as_tensor(targets).cpu()
+    match inputs.ndim, inputs.dtype:
+        case 4, torch.uint8:
+            pass
+        case 2, dtype if dtype != torch.bool and not dtype.is_complex:
+            inputs = inputs.float()
+            if not bool(inputs.isfinite().all()):
+                raise UserError(f"{part}_inputs: there are NaN or infinite features; clean the data first")
+        case _:
+            raise UserError(
+                f"{part}_inputs: {inputs.dtype} of shape {list(inputs.shape)}; "
+                f"give images uint8 (n, c, h, w) or features (n, f)"
+            )
+    if len(inputs) == 0 or len(targets) != len(inputs):
+        raise UserError(
+            f"{part}_targets: {len(targets)} of them for {len(inputs)} inputs; give one for each of at least one"
+        )
+    if classification:
+        if targets.ndim != 1 or targets.is_floating_point() or targets.dtype == torch.bool or bool((targets < 0).any()):
+            raise UserError(
+                f"{part}_targets: {targets.dtype} of shape {list(targets.shape)}; "
+                f"give classes from 0 as integers (n,), or classification=False"
+            )
+        return inputs, targets.long()
+    if targets.ndim == 1:
+        targets = targets[:, None]
+    if targets.ndim != 2 or targets.shape[1] != 1 or not bool(targets.isfinite().all()):
+        raise UserError(f"{part}_targets: shape {list(targets.shape)}; give finite numbers (n,) or (n, 1)")
+    return inputs, targets.float()
+
+
+def check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"data.{name}={value}: give a whole number of at least 1")

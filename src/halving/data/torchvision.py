@@ -1,0 +1,225 @@
+"""Image data sets that torchvision can fetch: MNIST, Fashion-MNIST, CIFAR-10."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halving.data.base import Data, Validation
+from halving.data.download import impatient
+from halving.data.option import option
+from halving.data.torchvision_shim import allow_import
+from halving.errors import UserError
+
+Name = Literal["FashionMNIST", "MNIST", "CIFAR10"]
+
+IDX = {
+    "train-images-idx3-ubyte": (2051, (60000, 28, 28)),
+    "train-labels-idx1-ubyte": (2049, (60000,)),
+    "t10k-images-idx3-ubyte": (2051, (10000, 28, 28)),
+    "t10k-labels-idx1-ubyte": (2049, (10000,)),
+}
+FASHION_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+def fashion_mnist(
+    *,
+    data_dir: str | Path,
+    batch_size: int,
+    seed: int = 0,
+    validation: Validation = 10000,
+    train_samples: int | None = None,
+    device: str = "cpu",
+    shape: Sequence[int] | None = None,
+    outputs: int | None = None,
+) -> Data:
+    """Return Fashion-MNIST: 60,000 + 10,000 grey images 28 x 28 of ten kinds of clothing.
+
+    They lie in `data_dir`/FashionMNIST/raw.
+
+    Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its SHA-256), and as
+    `option` does. Source: Xiao, Rasul and Vollgraf, 2017.
+    """
+    return option(
+        load_idx,
+        "FashionMNIST",
+        Path(data_dir),
+        shape=shape,
+        outputs=outputs,
+        batch_size=batch_size,
+        seed=seed,
+        validation=validation,
+        train_samples=train_samples,
+        device=device,
+    )
+
+
+def mnist(
+    *,
+    data_dir: str | Path,
+    batch_size: int,
+    seed: int = 0,
+    validation: Validation = 10000,
+    train_samples: int | None = None,
+    device: str = "cpu",
+    shape: Sequence[int] | None = None,
+    outputs: int | None = None,
+) -> Data:
+    """Return MNIST: 60,000 + 10,000 grey images 28 x 28 of the ten digits, in `data_dir`/MNIST/raw.
+
+    Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its header, length and
+    labels), and as `option` does. Source: LeCun, Bottou, Bengio and Haffner, 1998.
+    """
+    return option(
+        load_idx,
+        "MNIST",
+        Path(data_dir),
+        shape=shape,
+        outputs=outputs,
+        batch_size=batch_size,
+        seed=seed,
+        validation=validation,
+        train_samples=train_samples,
+        device=device,
+    )
+
+
+def cifar10(
+    *,
+    data_dir: str | Path,
+    batch_size: int,
+    seed: int = 0,
+    validation: Validation = 5000,
+    train_samples: int | None = None,
+    device: str = "cpu",
+    shape: Sequence[int] | None = None,
+    outputs: int | None = None,
+    augment: bool = True,
+) -> Data:
+    """Return CIFAR-10: 50,000 + 10,000 colour images 32 x 32 of 10 classes, in `data_dir`/cifar-10-batches-py.
+
+    With `augment`, training images are shifted by up to four pixels and mirrored at random.
+
+    Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its MD5), and as
+    `option` does. Source: Krizhevsky, 2009.
+    """
+    return option(
+        load_cifar10,
+        Path(data_dir),
+        shape=shape,
+        outputs=outputs,
+        batch_size=batch_size,
+        seed=seed,
+        validation=validation,
+        train_samples=train_samples,
+        device=device,
+        augment=shift_and_mirror if augment else None,
+    )
+
+
+def shift_and_mirror(images: Tensor, generator: torch.Generator, most: int = 4) -> Tensor:
+    """Crop images (b, c, h, w) at random from ones padded with `most` black pixels, and mirror half of them.
+
+    Source: He et al., Deep Residual Learning, 2016, section 4.2.
+    """
+    count, channels, height, width = images.shape
+    device = images.device
+    padded = torch.nn.functional.pad(images, (most,) * 4)
+    down, right = torch.randint(0, 2 * most + 1, (2, count, 1), generator=generator, device=device)
+    mirrored = torch.randint(0, 2, (count, 1), generator=generator, device=device, dtype=torch.bool)
+    column = torch.arange(width, device=device)
+    columns = right + torch.where(mirrored, column.flip(0), column)
+    rows = down + torch.arange(height, device=device)
+    image = torch.arange(count, device=device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=device).view(1, -1, 1, 1)
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+@cache
+def load_idx(name: Literal["FashionMNIST", "MNIST"], data_dir: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    folder = data_dir / name / "raw"
+    if not all((folder / file).is_file() for file in IDX):
+        download(name, data_dir, f"the four files {', '.join(IDX)} into {folder}")
+    train_images, train_labels, test_images, test_labels = (read_idx(folder / file, name) for file in IDX)
+    return train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long()
+
+
+def read_idx(path: Path, name: str) -> Tensor:
+    """Read one file of MNIST's format: a magic number, the sizes (all big-endian, 4 bytes), then bytes."""
+    content = path.read_bytes()
+    magic, sizes = IDX[path.name]
+    header = np.array((magic, *sizes), dtype=">u4").tobytes()
+    if not content.startswith(header):
+        raise damaged(path, f"its header is not that of {' x '.join(map(str, sizes))} bytes")
+    if len(content) != len(header) + np.prod(sizes):
+        raise damaged(path, f"it has {len(content)} bytes instead of {len(header) + np.prod(sizes)}")
+    if name == "FashionMNIST" and hashlib.sha256(content).hexdigest() != FASHION_SHA256[path.name]:
+        raise damaged(path, "its SHA-256 is wrong")
+    values = np.frombuffer(content, np.uint8, offset=len(header)).reshape(sizes)
+    if len(sizes) == 1 and values.max() > 9:
+        raise damaged(path, f"it has a label {values.max()}, above 9")
+    return torch.from_numpy(values.copy())
+
+
+@cache
+def load_cifar10(data_dir: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    allow_import()
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    folder = data_dir / CIFAR10.base_folder
+    sums = dict((*CIFAR10.train_list, *CIFAR10.test_list))
+    sums[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
+    if not all((folder / file).is_file() for file in sums):
+        download("CIFAR10", data_dir, f"the files of cifar-10-python.tar.gz into {folder}")
+    for file, md5 in sums.items():
+        if not check_integrity(folder / file, md5):
+            raise damaged(folder / file, "its MD5 is wrong")
+    train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
+    images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
+    targets = [torch.tensor(part.targets) for part in (train, test)]
+    return images[0], targets[0], images[1], targets[1]
+
+
+def download(name: Name, data_dir: Path, wanted: str) -> None:
+    """Fetch a data set by torchvision, silently, into a folder of its own, then move its files to their place.
+
+    Raises UserError where that fails: `wanted` says what to put where.
+    """
+    allow_import()
+    from torchvision import datasets
+
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        # Moved file by file, whole: another worker that fetches the same, or an interruption, leaves no torn file.
+        with TemporaryDirectory(dir=data_dir, prefix=f".{name}-") as folder:
+            with impatient(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                getattr(datasets, name)(folder, download=True)
+            for file in Path(folder).rglob("*"):
+                if file.is_file() and file.suffix != ".gz":
+                    place = data_dir / file.relative_to(folder)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(place)
+    except (OSError, RuntimeError, EOFError) as error:
+        cause = " ".join(str(error).split())
+        raise UserError(
+            f"{name} is not in {data_dir} and could not be downloaded ({cause}). "
+            f"Put {wanted}, or set data_dir to where they are, or go on with data=digits, which needs no files."
+        ) from error
+
+
+def damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is damaged: {what}. Delete it, so that it is downloaded again, or put a good copy there.")

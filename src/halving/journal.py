@@ -1,0 +1,213 @@
+"""The journal: a study's events as checksummed JSON lines, appended by one writer, the only truth."""
+
+import fcntl
+import json
+import math
+import os
+import socket
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from halving.errors import UserError
+from halving.history import Ended, Event, Halted, Header, History, Ladder
+from halving.trial import Epoch, Finished, Outcome, Resume, Start, Verdict
+
+VERSION = 1
+FILE = "journal.jsonl"
+
+_EVENTS: dict[str, type[Event]] = {
+    "header": Header,
+    "start": Start,
+    "resume": Resume,
+    "epoch": Epoch,
+    "finished": Finished,
+    "verdict": Verdict,
+    "halted": Halted,
+    "ended": Ended,
+}
+_TYPES = {event: name for name, event in _EVENTS.items()}
+
+
+class Journal:
+    """Appends events to `<run_dir>/journal.jsonl`.
+
+    A line is strict JSON `{"v", "seq", "at", "type", <the event's fields>, "crc"}` with the CRC-32 of all before it;
+    a non-finite number is null and named in "nonfinite". Opening takes an exclusive lock, verifies every record, and
+    sets a torn tail aside. `append` only gathers; `flush` writes what was gathered by one write, `sync` makes it
+    durable.
+
+    Raises UserError if another process writes it, or it is damaged before its tail.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / FILE
+        self._lock = _lock(run_dir / "journal.lock")
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        raw = self.path.read_bytes()
+        self.events, end = decode(raw, self.path)
+        if end < len(raw):
+            self.path.with_name(f"journal.torn-{end}").write_bytes(raw[end:])
+            os.ftruncate(self._fd, end)
+        os.fsync(self._fd)
+        _sync_directory(run_dir)
+        self._seq = len(self.events)
+        self._gathered = bytearray()
+
+    def append(self, event: Event, at: float) -> None:
+        """Gather an event that happened `at` seconds after the study began."""
+        self._gathered += encode(event, self._seq, at)
+        self._seq += 1
+
+    def flush(self) -> None:
+        """Write what was gathered. What does not fit on the disk is taken back, so the journal stays a prefix."""
+        if not self._gathered:
+            return
+        size = os.fstat(self._fd).st_size
+        try:
+            if (written := os.write(self._fd, self._gathered)) < len(self._gathered):
+                raise OSError(f"only {written} of {len(self._gathered)} bytes were written")
+        except OSError as error:
+            os.ftruncate(self._fd, size)
+            raise UserError(f"cannot write {self.path}: {error}; make room, what it holds so far is whole") from error
+        self._gathered.clear()
+
+    def sync(self) -> None:
+        """Make everything appended so far durable."""
+        self.flush()
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        self.sync()
+        os.close(self._fd)
+        os.close(self._lock)
+
+
+def read(run_dir: Path) -> list[tuple[Event, float]]:
+    """Return the events of a run directory with their times, leaving out a torn tail; takes no lock.
+
+    Raises UserError without a journal or with damage before its tail.
+    """
+    path = run_dir / FILE
+    if not path.is_file():
+        raise UserError(f"{run_dir}: no {FILE} there; give the directory that a run printed as its own")
+    return decode(path.read_bytes(), path)[0]
+
+
+def replay(events: Iterable[tuple[Event, float]]) -> History:
+    """Fold events into the state of their study."""
+    history = History()
+    for event, at in events:
+        history.apply(event, at)
+    return history
+
+
+def encode(event: Event, seq: int, at: float) -> bytes:
+    """Return the line of one event."""
+    nonfinite: dict[str, str] = {}
+    body: dict[str, Any] = {"v": VERSION, "seq": seq, "at": round(at, 6), "type": _TYPES[type(event)]}
+    body |= cast(dict[str, Any], _plain(event, "", nonfinite))
+    if nonfinite:
+        body["nonfinite"] = nonfinite
+    line = json.dumps(body, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    return line[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(line[:-1])
+
+
+def decode(raw: bytes, path: Path) -> tuple[list[tuple[Event, float]], int]:
+    """Return the events of a journal's bytes and where the valid part ends.
+
+    Only the last line may be invalid: a record was torn there. Raises UserError with the offset of other damage.
+    """
+    events: list[tuple[Event, float]] = []
+    offset = 0
+    while offset < len(raw):
+        end = raw.find(b"\n", offset) + 1
+        body = _verified(raw[offset : end - 1]) if end else None
+        if body is None or body["seq"] != len(events):
+            if _any_valid(raw[end:] if end else b""):
+                raise UserError(
+                    f"{path} is damaged at byte {offset} (record {len(events)}), and whole records follow: "
+                    "restore it from a copy; it is not read past the damage"
+                )
+            break
+        events.append((_event(body), float(body["at"])))
+        offset = end
+    return events, offset
+
+
+def _verified(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line, or None if it is no whole record."""
+    body, separator, crc = line.rpartition(b',"crc":"')
+    if not separator or crc != b'%08x"}' % zlib.crc32(body):
+        return None
+    record = cast(dict[str, Any], json.loads(body + b"}"))
+    if record["v"] > VERSION:
+        raise UserError(f"the journal has version {record['v']}; this halving reads up to {VERSION}: update it")
+    return record
+
+
+def _any_valid(rest: bytes) -> bool:
+    return any(_verified(line) is not None for line in rest.split(b"\n"))
+
+
+def _plain(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
+    """Return JSON for a value; non-finite numbers become null and are named in `nonfinite` by their path."""
+    match value:
+        case float():
+            if math.isfinite(value):
+                return value
+            nonfinite[path] = str(value)
+            return None
+        case str() | int() | None:
+            return value
+        case Mapping():
+            items = cast(Mapping[str, Any], value)
+            return {key: _plain(item, f"{path}/{key}", nonfinite) for key, item in items.items()}
+        case list() | tuple():
+            elements = cast(list[Any], value)
+            return [_plain(item, f"{path}/{i}", nonfinite) for i, item in enumerate(elements)]
+        case _ if is_dataclass(value):
+            return {f.name: _plain(getattr(value, f.name), f"{path}/{f.name}", nonfinite) for f in fields(value)}
+        case _:
+            raise TypeError(f"{path}: {type(value).__name__} does not go into the journal")
+
+
+def _event(body: dict[str, Any]) -> Event:
+    for path, number in cast(dict[str, str], body.get("nonfinite", {})).items():
+        *parents, last = path.split("/")[1:]
+        node: Any = body
+        for parent in parents:
+            node = node[int(parent) if isinstance(node, list) else parent]
+        node[int(last) if isinstance(node, list) else last] = float(number)
+    kind = _EVENTS[body["type"]]
+    known = {f.name: body[f.name] for f in fields(kind) if f.name in body}
+    if kind is Finished:
+        known["outcome"] = Outcome(**known["outcome"] | {"curve": tuple(known["outcome"]["curve"])})
+    if kind is Header:
+        known["dimensions"] = tuple(known["dimensions"])
+        known["plan"] = tuple(Ladder(tuple(item["levels"]), tuple(item["sizes"])) for item in known["plan"])
+    return kind(**known)
+
+
+def _lock(path: Path) -> int:
+    """Take the exclusive lock; a dead owner's is free."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(fd, 200).decode(errors="replace").strip() or "another process"
+        os.close(fd)
+        raise UserError(f"{path.parent} is being written by {owner}; wait for it, or stop it first") from error
+    os.ftruncate(fd, 0)
+    os.write(fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
+    return fd
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,179 @@
+"""The paper that figures are drawn on: colours, type, scales, and the way to SVG and PNG."""
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+ACCENT, INK, MUTED, FAINT, HAIR, PAPER = "#0a66c2", "#1f2429", "#626b74", "#a3abb3", "#dfe3e7", "#ffffff"
+VARIABLES = {"accent": ACCENT, "ink": INK, "muted": MUTED, "faint": FAINT, "hair": HAIR, "paper": PAPER}
+
+# One unit of a figure is a point, and the page shows a point as a pixel: sizes below are pixels of the page.
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 72,
+    "font.size": 12,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelcolor": MUTED,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titlecolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "svg.fonttype": "none",
+}
+
+
+def svg(name: str, description: str, width: int, height: int, draw: Callable[[Figure], None]) -> str:
+    """Return what `draw` puts on a transparent figure of `width` x `height` pixels, as one <svg> element.
+
+    Ids are prefixed with `name`, so that several figures share a page; colours are the page's variables of VARIABLES
+    where it has them, so that a page in dark mode recolours them. Equal drawings give equal text.
+    """
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = _figure(width, height, draw)
+        FigureCanvasSVG(figure)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(text.getvalue(), name, description)
+
+
+def png(path: Path, width: int, height: int, draw: Callable[[Figure], None]) -> None:
+    """Write what `draw` puts on a white figure of `width` x `height` pixels, at twice that resolution."""
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(width, height, draw)
+        FigureCanvasAgg(figure)
+        figure.savefig(path, format="png", dpi=144, facecolor=PAPER, metadata={"Software": None})
+
+
+def _figure(width: int, height: int, draw: Callable[[Figure], None]) -> Figure:
+    figure = Figure(figsize=(width / 72, height / 72))
+    draw(figure)
+    return figure
+
+
+def _inline(document: str, name: str, description: str) -> str:
+    text = document[document.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    text = re.sub(r" font-family: [^;]+;", "", text)
+    text = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', text)
+    for variable, colour in VARIABLES.items():
+        text = re.sub(rf"(fill|stroke): {colour}", rf"\1: var(--{variable}, {colour})", text)
+    return text.replace(
+        "<svg", f'<svg role="img" aria-label="{escape(description)}" font-family="system-ui, sans-serif"', 1
+    )
+
+
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Return axes whose frame lies at these pixels of the figure, from its upper left corner."""
+    across, down = figure.get_size_inches() * 72
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The vertical axis for errors, shown as people know them: unflipped where the metric is maximised.
+
+    Logarithmic where the errors are positive and the largest is more than four times the smallest. Errors beyond
+    `worst` (three interquartile ranges above the third quartile) are drawn on the axis' edge.
+    """
+
+    label: str
+    sign: int
+    log: bool
+    best: float
+    worst: float
+
+    @classmethod
+    def over(cls, errors: Iterable[float], label: str, maximize: bool) -> "Scale":
+        values = sorted(error for error in errors if math.isfinite(error)) or [0.0]
+        log = not maximize and values[0] > 0 and values[-1] > 4 * values[0]
+        low, high = (values[len(values) * quarter // 4] for quarter in (1, 3))
+        bound = high * (high / low) ** 3 if log else high + 3 * (high - low)
+        within = [value for value in values if value <= bound] if high > low else values
+        return cls(label, -1 if maximize else 1, log, values[0], within[-1])
+
+    def height(self, error: float) -> float:
+        """Where an error is drawn, in the axis' own units."""
+        return self.sign * min(error, self.worst)
+
+    def beyond(self, errors: Iterable[float]) -> int:
+        """How many finite errors lie beyond the axis."""
+        return sum(self.worst < error < math.inf for error in errors)
+
+    def number(self, error: float) -> str:
+        return number(self.sign * error)
+
+    def apply(self, axes: Axes) -> None:
+        """Set limits, ticks and the name above the axis."""
+        if self.log:
+            axes.set_yscale("log")
+            margin = (self.worst / self.best) ** 0.05
+            low, high = self.best / margin, self.worst * margin
+            axes.yaxis.set_major_locator(FixedLocator(round_numbers(low, high)))
+        else:
+            low, high = sorted((self.sign * self.best, self.sign * self.worst))
+            margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+            low, high = low - margin, high + margin
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.set_ylim(low, high)
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.grid(axis="y", color=HAIR, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=3)
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} (log scale)" if self.log else self.label
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Return at most seven round numbers within positive limits, from the coarsest grid that has four."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    grids = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 6, 8))
+    ticks: list[float] = []
+    for grid in grids:
+        ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in grid]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            break
+    return ticks[:: 1 + (len(ticks) - 1) // 7]
+
+
+def thinned(levels: Iterable[int], ratio: float) -> list[int]:
+    """Return ascending levels, the highest among them, each at least `ratio` times the one before."""
+    kept: list[int] = []
+    for level in sorted(levels, reverse=True):
+        if not kept or level * ratio <= kept[-1]:
+            kept.append(level)
+    return kept[::-1]
+
+
+def number(value: float) -> str:
+    """Return a number as people write it: four significant digits, and whole numbers whole."""
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e7):
+        return str(int(value))
+    return f"{value:.4g}"

@@ -1,0 +1,69 @@
+"""What a study came to, in a few lines for the terminal."""
+
+from pathlib import Path
+
+from scipy.stats import binomtest
+
+from halving.history import Ended, Evaluation, History, Trial
+
+
+def conclusion(history: History, run_dir: Path | None = None) -> str:
+    """Return the winner, its errors, what was spent and how to go on; one line each."""
+    header, best, ended = history.header, history.incumbent, history.ended
+    assert header is not None
+    if best is None:
+        return "no trial survived"
+    trial, evaluation = best
+    single = header.scheduler == "single"
+    lines = [_errors(history, trial, evaluation, ended, single)]
+    if trial.configuration and not single:
+        lines.append("  ".join(f"{name}={_short(value)}" for name, value in trial.configuration.items()))
+    lines.append(_spent(history, single))
+    if ended is not None and ended.command and not single:
+        lines.append(f"train it again: {ended.command}")
+    if run_dir is not None:
+        lines.append(f"files: {run_dir}")
+    return "\n".join(lines)
+
+
+def interval(error: float, samples: float | None) -> str:
+    """Return the binomial 95 % interval (Wilson) of an error rate over a number of samples, in words."""
+    if not samples or not 0 <= error <= 1:
+        return ""
+    low, high = binomtest(round(error * samples), int(samples)).proportion_ci(method="wilson")
+    return f" (95 %: {low:.4f} to {high:.4f})"
+
+
+def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended | None, single: bool) -> str:
+    header = history.header
+    assert header is not None
+    test = ended.test if ended is not None else {}
+    shown = -evaluation.error if header.maximize else evaluation.error
+    samples = test.get("val_samples") if header.metric == "val_error" else None
+    name = "validation error" if header.metric == "val_error" else header.metric
+    where = f" after {evaluation.resource} {header.unit}"
+    text = f"{name} {shown:.4f}{interval(shown, samples)}"
+    if "test_error" in test:
+        text += f", test error {test['test_error']:.4f}{interval(test['test_error'], test.get('test_samples'))}"
+    return f"{text}{where}" if single else f"trial {trial.trial} wins{where}: {text}"
+
+
+def _spent(history: History, single: bool) -> str:
+    header = history.header
+    assert header is not None
+    seconds = f"{history.seconds:.1f} s"
+    if single:
+        return f"{history.spent:g} {header.unit} in {seconds}"
+    full = len(history.trials) * header.full_cost
+    instead = f" instead of {full:g}" if full > history.spent else ""
+    failed = sum(trial.state == "failed" for trial in history.trials.values())
+    failures = f", {failed} failed" if failed else ""
+    halted = f"; {history.halted}" if history.halted else ""
+    return (
+        f"{len(history.trials)} trials, {len(history.finished)} evaluations{failures}: "
+        f"{history.spent:g} {header.unit}{instead} in {seconds}{halted}"
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

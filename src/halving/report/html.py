@@ -1,0 +1,139 @@
+"""report.html: one file that shows a study, with no remote parts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from halving.history import Evaluation, Header, History, Trial
+from halving.report import figures
+from halving.report.canvas import number
+from halving.report.tables import finite, header_of, json_value, override_text, replace, status, summary, winner
+from halving.trial import Value
+
+
+def write_report(history: History, path: Path) -> None:
+    """Write report.html: what `report_html` returns."""
+    replace(path, report_html(history))
+
+
+def report_html(history: History) -> str:
+    """Return the page of a study: its result, the command that retrains the winner, plan, figures, trials, failures."""
+    header, best = header_of(history), winner(history)
+    environment = Environment(
+        loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": amount}
+    drawings = {
+        "rungs": figures.rung_scatter,
+        "curves": figures.learning_curves,
+        "incumbent": figures.incumbent,
+        "hyperparameters": figures.hyperparameters,
+    }
+    return environment.get_template("report.html").render(
+        summary=summary(history),
+        label=figures.metric_label(header),
+        best_error=error_text(header, best[1]) if best else "",
+        figures={name: Markup(draw(history)) for name, draw in drawings.items()} if best else {},
+        dimensions=header.dimensions,
+        brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
+        plan=list(plan_rows(history)),
+        trials=[trial_row(header, trial) for trial in history.trials.values()],
+        failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
+        settings={name: setting_text(value) for name, value in header.settings.items() if value},
+        config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
+    )
+
+
+def plan_rows(history: History) -> Iterator[dict[str, Any]]:
+    """Yield each rung of each bracket, ascending: how many trials were planned to reach it and how many did."""
+    header = header_of(history)
+    reached: dict[tuple[int, int], list[Evaluation]] = {}
+    for trial, evaluation in history.finished:
+        reached.setdefault((trial.bracket, evaluation.until), []).append(evaluation)
+    planned = {
+        (bracket, level): ladder.sizes[rung] if rung < len(ladder.sizes) else None
+        for bracket, ladder in enumerate(header.plan)
+        for rung, level in enumerate(ladder.levels)
+    }
+    for bracket, level in sorted(planned.keys() | reached.keys()):
+        here = reached.get((bracket, level), [])
+        best = min(here, key=lambda evaluation: evaluation.error, default=None)
+        yield {
+            "bracket": bracket,
+            "level": level,
+            "planned": planned.get((bracket, level)),
+            "trials": len(here),
+            "promoted": sum(evaluation.verdict == "promoted" for evaluation in here),
+            "failed": sum(status(evaluation) == "failed" for evaluation in here),
+            "best": error_text(header, best) if best else "",
+        }
+
+
+def trial_row(header: Header, trial: Trial) -> dict[str, Any]:
+    """Return what the table shows of a trial: the most resource at which it survived, and what became of it."""
+    finished = [evaluation for evaluation in trial.evaluations if evaluation.finished is not None]
+    survived = [evaluation for evaluation in finished if status(evaluation) == "ok"]
+    last = (survived or finished or trial.evaluations)[-1]
+    waiting = trial.state == "running" and trial.last.finished is not None
+    return {
+        "trial": trial.trial,
+        "bracket": trial.bracket,
+        "configuration": trial.configuration,
+        "resource": last.resource if finished else None,
+        "sign": finite(last.error),
+        "error": error_text(header, last),
+        "state": "paused" if waiting else trial.state,
+        "reason": trial.last.verdict_reason or trial.last.reason,
+    }
+
+
+def failure_row(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
+    """Return where a trial failed and why: the last line of its cause, and all of it where there are more."""
+    cause = evaluation.finished.cause.strip() if evaluation.finished else ""
+    lines = cause.splitlines() or ["its error was not a finite number"]
+    return {
+        "trial": trial.trial,
+        "resource": evaluation.resource,
+        "until": evaluation.until,
+        "cause": lines[-1],
+        "all": cause if len(lines) > 1 else "",
+    }
+
+
+def error_text(header: Header, evaluation: Evaluation) -> str:
+    """Return the metric as people know it, unflipped; empty for a failure."""
+    error = finite(evaluation.error)
+    return "" if error is None else number(-error if header.maximize else error)
+
+
+def shown(value: Value) -> str:
+    """Return a configuration's value to four significant digits, else as an override would have it."""
+    return number(value) if isinstance(value, float) else str(override_text(value))
+
+
+def setting_text(value: Any) -> str:
+    match value:
+        case str():
+            return value
+        case list() | tuple() if all(isinstance(item, str) for item in value):
+            return "\n".join(value)
+        case _:
+            return json.dumps(json_value(value), indent=2, ensure_ascii=False, default=str)
+
+
+def amount(value: float, unit: str) -> str:
+    """Return 3 epochs, and 1 epoch."""
+    return f"{number(value)} {unit.removesuffix('s') if value == 1 else unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two units that matter: 0.42 s, 42 s, 3 min 12 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,211 @@
+"""results.csv, curves.csv and summary.json: what a history says, as rows."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from halving.errors import UserError
+from halving.history import Evaluation, Header, History, Trial
+from halving.trial import Epoch, Value
+
+RESULTS = ("trial", "bracket", "rung", "resource", "error", "status", "verdict", "seconds")
+METRICS = ("lr", "train_loss", "train_error", "val_loss", "val_error", "seconds")
+CURVES = ("trial", "resource", "epoch", *METRICS)
+
+
+def header_of(history: History) -> Header:
+    """Return the header; raises UserError where the history has none."""
+    if history.header is None:
+        raise UserError("the study has no header: its journal is empty, there is nothing to report")
+    return history.header
+
+
+def results_rows(history: History) -> list[dict[str, Any]]:
+    """Return one row per finished outcome, in order of finishing: RESULTS, then the dimensions that the trial has.
+
+    `error` is minimised (flipped where the metric is maximised) and None where the outcome failed or is not finite.
+    """
+    dimensions = header_of(history).dimensions
+    return [
+        {
+            "trial": trial.trial,
+            "bracket": trial.bracket,
+            "rung": evaluation.rung,
+            "resource": evaluation.resource,
+            "error": finite(evaluation.error),
+            "status": status(evaluation),
+            "verdict": verdict(evaluation),
+            "seconds": evaluation.finished.seconds if evaluation.finished else 0.0,
+        }
+        | {name: trial.configuration[name] for name in dimensions if name in trial.configuration}
+        for trial, evaluation in history.finished
+    ]
+
+
+def curve_rows(history: History) -> list[dict[str, Any]]:
+    """Return one row per trial, resource and epoch, in order of trials; `resource` is what was being trained to.
+
+    An epoch that was trained twice, after a retry, appears once, as it was the last time.
+    """
+    return [
+        {"trial": trial.trial, "resource": evaluation.until, "epoch": number}
+        | {name: finite(epoch.metrics.get(name)) for name in METRICS}
+        for trial in history.trials.values()
+        for evaluation in trial.evaluations
+        for number, epoch in sorted(last_epochs(evaluation.epochs).items())
+    ]
+
+
+def summary(history: History) -> dict[str, Any]:
+    """Return the study in one mapping of JSON values; `best_...` is None where no trial survived.
+
+    Errors are minimised: with `maximize` they are the metric with its sign flipped, except `test_error`. Resources are
+    in the header's unit; `full_resource` is what the same trials cost without early stopping. Times are in seconds.
+    """
+    header = header_of(history)
+    best = winner(history)
+    ended = history.ended
+    values: dict[str, Any] = {
+        "best_trial": best[0].trial if best else None,
+        "best_error": best[1].error if best else None,
+        "best_resource": best[1].resource if best else None,
+        "best_configuration": best[0].configuration if best else None,
+        "test_error": finite(ended.test.get("test_error", ended.test.get("error"))) if ended else None,
+        "trials": len(history.trials),
+        "evaluations": len(history.finished),
+        "resource_spent": whole(history.spent),
+        "full_resource": whole(len(history.trials) * header.full_cost),
+        "wall_seconds": history.seconds,
+        "train_seconds": history.train_seconds,
+        "scheduler": header.scheduler,
+        "searcher": header.searcher,
+        "seed": header.seed,
+        "command": ended.command if ended else "",
+        "name": header.name,
+        "unit": header.unit,
+        "metric": header.metric,
+        "maximize": header.maximize,
+        "failed": sum(status(evaluation) == "failed" for _, evaluation in history.finished),
+        "end": history.halted or ("finished" if ended else "running"),
+    }
+    return json_value(values)
+
+
+def write_results(history: History, path: Path) -> None:
+    """Write results.csv: `results_rows`, one column per dimension. What a trial lacks, or what failed, is empty.
+
+    A configuration's values are written as an override would be: true, false, null.
+    """
+    dimensions = header_of(history).dimensions
+    rows = ({name: cell(row, name, dimensions) for name in row} for row in results_rows(history))
+    replace(path, csv_text((*RESULTS, *dimensions), rows))
+
+
+def write_curves(history: History, path: Path) -> None:
+    """Write curves.csv: `curve_rows`; a metric that is missing or not finite is empty."""
+    replace(path, csv_text(CURVES, curve_rows(history)))
+
+
+def write_summary(history: History, path: Path) -> None:
+    """Write summary.json, strictly JSON."""
+    replace(path, json.dumps(summary(history), indent=2, allow_nan=False) + "\n")
+
+
+def write_all(history: History, run_dir: Path) -> None:
+    """Write results.csv, curves.csv, summary.json and report.html into `run_dir`, each replaced in one step."""
+    from halving.report.html import write_report  # it loads matplotlib, which no other table needs
+
+    writers: dict[str, Callable[[History, Path], None]] = {
+        "results.csv": write_results,
+        "curves.csv": write_curves,
+        "summary.json": write_summary,
+        "report.html": write_report,
+    }
+    for name, write in writers.items():
+        write(history, run_dir / name)
+
+
+def winner(history: History) -> tuple[Trial, Evaluation] | None:
+    """Return the best trial and the evaluation that made it so: the one the study named, else its incumbent."""
+    if history.ended is None:
+        return history.incumbent
+    if history.ended.best is None:
+        return None
+    trial = history.trials[history.ended.best]
+    survived = [evaluation for evaluation in trial.evaluations if math.isfinite(evaluation.error)]
+    return (trial, max(survived, key=lambda evaluation: evaluation.resource)) if survived else None
+
+
+def status(evaluation: Evaluation) -> str:
+    """Return "ok", or "failed" for an outcome that failed or whose error is not finite."""
+    return "ok" if math.isfinite(evaluation.error) else "failed"
+
+
+def verdict(evaluation: Evaluation) -> str:
+    """Return what was decided about a finished evaluation; one whose rung is still open counts as paused."""
+    return evaluation.verdict or ("paused" if status(evaluation) == "ok" else "failed")
+
+
+def last_epochs(epochs: Iterable[Epoch]) -> dict[int, Epoch]:
+    """Return the epochs by their number; of an epoch that was trained twice, the later one."""
+    return {epoch.epoch: epoch for epoch in epochs}
+
+
+def finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def whole(value: float) -> float | int:
+    """Return 81 for 81.0, and 40.5 as it is."""
+    return int(value) if float(value).is_integer() else value
+
+
+def override_text(value: Value) -> Value:
+    """Return a value as it is written in an override: true, false and null instead of Python's words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case _:
+            return value
+
+
+def cell(row: Mapping[str, Any], name: str, dimensions: Sequence[str]) -> Any:
+    return override_text(row[name]) if name in dimensions else row[name]
+
+
+def json_value(value: Any) -> Any:
+    """Return `value` with what strict JSON lacks replaced: a number that is not finite becomes its name."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Mapping():
+            return {str(key): json_value(item) for key, item in value.items()}
+        case list() | tuple():
+            return [json_value(item) for item in value]
+        case _:
+            return value
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Fidelities say what a unit of resource is, one file each."""

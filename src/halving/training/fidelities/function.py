@@ -1,0 +1,41 @@
+"""Any function of a configuration and a resource, in place of training."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from halving.targets import locate
+from halving.trial import Epoch, Finished, Job, Outcome, Value
+
+
+@dataclass(frozen=True)
+class Function:
+    """The resource means what `function(configuration, resource) -> error` takes it to mean; each rung starts anew."""
+
+    function: str
+    configuration: Mapping[str, Value] = field(default_factory=dict[str, Value])
+    unit: str = "units"
+    r_min: int = 1
+    r_max: int = 27
+    epochs: int = 27
+    resumable: bool = False
+
+    def cost(self, since: int, until: int) -> float:
+        return until
+
+    def prepare(self, recipe: Any) -> None:
+        locate(self.function, "fidelity.function")
+
+    def run(self, recipe: Any, job: Job) -> Iterator[Epoch | Finished]:
+        yield call(locate(self.function, "fidelity.function"), dict(self.configuration), job)
+
+    def test(self, recipe: Any, trial: int, resource: int) -> dict[str, float]:
+        return {}
+
+
+def call(function: Callable[[dict[str, Value], int], float], configuration: dict[str, Value], job: Job) -> Finished:
+    """Evaluate a plain function for a job."""
+    began = time.perf_counter()
+    error = float(function(configuration, job.until))
+    return Finished(Outcome(job.trial, job.until, error), time.perf_counter() - began)

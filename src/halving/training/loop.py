@@ -1,0 +1,78 @@
+"""The inner loops: one epoch of training, one evaluation."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from halving.data.base import Data, Split
+
+Model = TypeVar("Model", bound=nn.Module)
+
+# A block over 32 MB goes back to the system when freed, and faults its pages anew at every batch: the widest
+# activation of LeNet has 19 MB at this size.
+EVALUATION_BATCH = 1000
+
+
+def place(model: Model, device: str | torch.device) -> Model:
+    """Move `model` to `device`, its convolutions' weights laid out for images in channels_last, and return it."""
+    return model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def train_epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, epoch: int, rate: Callable[[float], float]
+) -> dict[str, float]:
+    """Train for one pass over the training set, epoch `epoch` counting from 1, in the order that `data` gives it.
+
+    Before each step every parameter group gets the learning rate `rate(x)`, x being the epochs done so far (0.0 at the
+    first step of epoch 1, epoch - 1 + i / batches at its i-th). Returns "lr" of the last step, and "train_loss" and
+    "train_error", averaged over the examples as each was met; not finite where training diverged. Loss is cross entropy
+    and error the fraction that is wrong; on numeric targets both are the mean squared error, in units of the whitened
+    target. Layers that draw random numbers are seeded by the caller.
+    """
+    model.train()
+    batches = -(-len(data.train) // data.batch_size)
+    totals = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
+    lr = 0.0
+    augmentation = data.augmentation(epoch) if data.augment else None
+    for i, (inputs, targets) in enumerate(data.batches(data.train, data.order(epoch), augmentation=augmentation)):
+        lr = rate(epoch - 1 + i / batches)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        outputs = model(inputs)
+        loss = mean_loss(outputs, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals += sums(loss.detach(), outputs.detach(), targets)
+    train_loss, train_error = (totals / len(data.train)).tolist()
+    return {"lr": lr, "train_loss": train_loss, "train_error": train_error}
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: Data, split: Split) -> tuple[float, float]:
+    """Return loss and error, as `train_epoch` defines them, of `model` on a split of `data`: means over examples."""
+    model.eval()
+    totals = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
+    for inputs, targets in data.batches(split, size=EVALUATION_BATCH):
+        outputs = model(inputs)
+        totals += sums(mean_loss(outputs, targets), outputs, targets)
+    loss, error = (totals / len(split)).tolist()
+    return loss, error
+
+
+def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return cross entropy where the targets are classes (b,), mean squared error where they are numbers (b, 1)."""
+    if targets.is_floating_point():
+        return functional.mse_loss(outputs.view_as(targets), targets)
+    return functional.cross_entropy(outputs, targets)
+
+
+def sums(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return (2,): a batch's summed loss and error, left on the device so that no step waits for it."""
+    loss_sum = loss * len(targets)
+    if targets.is_floating_point():
+        return torch.stack((loss_sum, loss_sum))
+    return torch.stack((loss_sum, (outputs.argmax(1) != targets).sum()))

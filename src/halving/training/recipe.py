@@ -1,0 +1,75 @@
+"""What a trial is trained from: its resolved configuration, made into objects."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from halving.data.base import Data
+from halving.targets import instantiate
+from halving.training.checkpoint import Checkpoint, load, save
+
+_TRAINED_FROM = ("data", "model", "optimizer", "lr_schedule", "epochs", "seed", "trial")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Factories and data for one trial.
+
+    `trial` is its random stream; `metric` names what is optimised, `config` hashes what it is trained from, and
+    checkpoints go below `run_dir`.
+    """
+
+    data: Data
+    model: Callable[[], nn.Module]
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    lr_schedule: Callable[[], Callable[[float], float]]
+    seed: int
+    trial: int
+    device: str
+    metric: str
+    config: str
+    run_dir: Path
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], run_dir: Path) -> "Recipe":
+        """Build from a plain resolved configuration. Raises UserError for what cannot be instantiated."""
+        return cls(
+            data=instantiate(config["data"], "data"),
+            model=lambda: instantiate(config["model"], "model"),
+            optimizer=instantiate(config["optimizer"], "optimizer"),
+            lr_schedule=lambda: instantiate(config["lr_schedule"], "lr_schedule"),
+            seed=config["seed"],
+            trial=config["trial"],
+            device=config["device"],
+            metric=config["metric"].removeprefix("max:"),
+            config=config_hash(config),
+            run_dir=run_dir,
+        )
+
+    def save(self, trial: int, resource: int, state: Mapping[str, Any]) -> str:
+        """Write a checkpoint and return its path below the run directory."""
+        path = checkpoint_path(trial, resource)
+        save(Checkpoint(trial, resource, self.config, state), self.run_dir / path)
+        return path
+
+    def load(self, trial: int, resource: int) -> Mapping[str, Any]:
+        """Return the state of a trial at a resource. Raises UserError if it is missing, damaged or another's."""
+        return load(self.run_dir / checkpoint_path(trial, resource), trial, resource, self.config).state
+
+
+def checkpoint_path(trial: int, resource: int) -> str:
+    return f"checkpoints/{trial}/{resource}.pt"
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash what a trial's weights follow from; where its data lie and what computes them are left out."""
+    parts = {name: config[name] for name in _TRAINED_FROM}
+    if isinstance(parts["data"], Mapping):
+        parts["data"] = {k: v for k, v in parts["data"].items() if k not in ("data_dir", "device")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,310 @@
+"""The report of a small study worked by hand: successive halving over 4, 2 and 1 trials, one of which fails."""
+
+import csv
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from halving.errors import UserError
+from halving.history import Ended, Halted, Header, History, Ladder
+from halving.report import figures, tables
+from halving.report.html import duration, plan_rows, report_html
+from halving.trial import Configuration, Epoch, Finished, Outcome, Resume, Start, Verdict
+
+FIGURES = (figures.rung_scatter, figures.learning_curves, figures.incumbent, figures.hyperparameters)
+SETTINGS = {"overrides": ["scheduler=sha", "eta=2"], "environment": {"python": "3.11"}}
+HEADER = Header(
+    "small", "sha", "random", 7, 4, full_cost=4.0, dimensions=("optimizer.lr", "model.activation"),
+    plan=(Ladder((1, 2, 4), (4, 2, 1)),), settings=SETTINGS,
+)  # fmt: skip
+NASTY = "<script>alert(1)</script>"
+
+
+def metrics(error: float) -> dict[str, float]:
+    return {
+        "lr": 0.5, "train_loss": 2.0, "train_error": 0.25, "val_loss": 1.5, "val_error": error, "seconds": 0.5,
+    }  # fmt: skip
+
+
+def study(header: Header = HEADER, activation: str = "tanh") -> History:
+    """Errors 0.5, (failed), 0.4, 0.6 after one epoch; trials 2 and 0 go on, 0 wins with 0.2 after four."""
+    history = History()
+    history.apply(header, 0.0)
+    configurations: list[Configuration] = [
+        {"optimizer.lr": 0.1, "model.activation": "relu"},
+        {"optimizer.lr": 9.0},
+        {"optimizer.lr": 0.01, "model.activation": activation},
+        {"optimizer.lr": 0.001, "model.activation": "relu"},
+    ]
+    for trial, configuration in enumerate(configurations):
+        history.apply(Start(trial, configuration, 1), 0.0)
+    for at, (trial, error) in enumerate([(0, 0.5), (1, math.nan), (2, 0.4), (3, 0.6)], start=1):
+        failed = math.isnan(error)
+        history.apply(Epoch(trial, 1, {"lr": 9.0, "val_loss": math.inf} if failed else metrics(error)), at)
+        cause = "Traceback:\n  line 1\nFloatingPointError: the loss is <nan>" if failed else ""
+        history.apply(Finished(Outcome(trial, 0 if failed else 1, error, failed), 1.5, None, cause, 1.0), at)
+    history.apply(Verdict(1, "failed", "the loss is nan"), 4.0)
+    history.apply(Verdict(3, "stopped", "rank 3 of 4"), 4.0)
+    for trial, error in [(2, 0.35), (0, 0.3)]:
+        history.apply(Resume(trial, 1, 2, 1, "rank 2 of 4"), 4.0)
+        history.apply(Epoch(trial, 2, {"val_error": 0.99}), 5.0)  # lost with its worker, and trained again
+        history.apply(Epoch(trial, 2, {"val_error": error}), 5.0)
+        history.apply(Finished(Outcome(trial, 2, error), 1.5, None, "", 1.0), 5.0)
+    history.apply(Verdict(2, "stopped", "rank 2 of 2"), 5.0)
+    history.apply(Resume(0, 2, 4, 2, "rank 1 of 2"), 5.0)
+    history.apply(Epoch(0, 3, {"val_error": 0.25}), 6.0)
+    history.apply(Epoch(0, 4, {"val_error": 0.2}), 7.0)
+    history.apply(Finished(Outcome(0, 4, 0.2), 3.0, None, "", 2.0), 7.0)
+    history.apply(Verdict(0, "completed", "reached 4"), 7.0)
+    history.apply(Ended(0, {"test_error": 0.22, "test_loss": 0.7}, "python train.py trial=0 optimizer.lr=0.1"), 8.0)
+    return history
+
+
+def many(trials: int) -> History:
+    """Every trial runs one epoch, every third goes on to nine; the values are of every type, failures among them."""
+    history = History()
+    dimensions = ("lr", "batch", "act", "flag", "maybe", "$\\constant$")
+    history.apply(Header("many", "asha", "random", 0, 9, full_cost=9.0, dimensions=dimensions), 0.0)
+    for trial in range(trials):
+        configuration: Configuration = {
+            "lr": 10 ** (-4 + trial % 97 / 24), "batch": trial, "act": f"kind {trial % 20} & <b>",
+            "flag": trial % 2 == 0, "maybe": None if trial % 3 else math.inf, "$\\constant$": 1.0,
+        }  # fmt: skip
+        history.apply(Start(trial, configuration, 1), trial)
+        error = 1e6 if trial == 7 else math.inf if trial % 10 == 9 else 0.1 + trial % 89 / 100
+        history.apply(Epoch(trial, 1, {"val_error": error}), trial)
+        history.apply(Finished(Outcome(trial, 1, error), 1.0, None, "", 1.0), trial)
+        if trial % 3 == 0:
+            history.apply(Resume(trial, 1, 9, 1), trial)
+            history.apply(Finished(Outcome(trial, 9, error / 2, failed=trial % 2 == 0), 8.0, None, "", 8.0), trial)
+    return history
+
+
+def alone(error: float) -> History:
+    history = History()
+    history.apply(HEADER, 0.0)
+    history.apply(Start(0, {"optimizer.lr": 0.1}, 1), 0.0)
+    history.apply(Finished(Outcome(0, 1, error), 1.0), 0.0)
+    return history
+
+
+def header_only() -> History:
+    history = History()
+    history.apply(HEADER, 0.0)
+    return history
+
+
+def test_results_csv_is_the_study_in_order_of_finishing(tmp_path: Path) -> None:
+    tables.write_all(study(), tmp_path)
+    assert (tmp_path / "results.csv").read_text() == (
+        "trial,bracket,rung,resource,error,status,verdict,seconds,optimizer.lr,model.activation\n"
+        "0,0,0,1,0.5,ok,promoted,1.5,0.1,relu\n"
+        "1,0,0,0,,failed,failed,1.5,9.0,\n"
+        "2,0,0,1,0.4,ok,promoted,1.5,0.01,tanh\n"
+        "3,0,0,1,0.6,ok,stopped,1.5,0.001,relu\n"
+        "2,0,1,2,0.35,ok,stopped,1.5,0.01,tanh\n"
+        "0,0,1,2,0.3,ok,promoted,1.5,0.1,relu\n"
+        "0,0,2,4,0.2,ok,completed,3.0,0.1,relu\n"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "curves.csv", "summary.json", "report.html"}
+
+
+def test_curves_csv_has_each_epoch_once_and_leaves_missing_metrics_empty(tmp_path: Path) -> None:
+    tables.write_curves(study(), tmp_path / "curves.csv")
+    assert (tmp_path / "curves.csv").read_text() == (
+        "trial,resource,epoch,lr,train_loss,train_error,val_loss,val_error,seconds\n"
+        "0,1,1,0.5,2.0,0.25,1.5,0.5,0.5\n"
+        "0,2,2,,,,,0.3,\n"
+        "0,4,3,,,,,0.25,\n"
+        "0,4,4,,,,,0.2,\n"
+        "1,1,1,9.0,,,,,\n"
+        "2,1,1,0.5,2.0,0.25,1.5,0.4,0.5\n"
+        "2,2,2,,,,,0.35,\n"
+        "3,1,1,0.5,2.0,0.25,1.5,0.6,0.5\n"
+    )
+
+
+def test_summary_counts_what_was_spent_against_full_training(tmp_path: Path) -> None:
+    tables.write_summary(study(), tmp_path / "summary.json")
+    assert json.loads((tmp_path / "summary.json").read_text()) == {
+        "best_trial": 0,
+        "best_error": 0.2,
+        "best_resource": 4,
+        "best_configuration": {"optimizer.lr": 0.1, "model.activation": "relu"},
+        "test_error": 0.22,
+        "trials": 4,
+        "evaluations": 7,
+        "resource_spent": 8,
+        "full_resource": 16,
+        "wall_seconds": 8.0,
+        "train_seconds": 12.0,
+        "scheduler": "sha",
+        "searcher": "random",
+        "seed": 7,
+        "command": "python train.py trial=0 optimizer.lr=0.1",
+        "name": "small",
+        "unit": "epochs",
+        "metric": "error",
+        "maximize": False,
+        "failed": 1,
+        "end": "finished",
+    }
+    assert '"resource_spent": 8,' in (tmp_path / "summary.json").read_text()
+
+
+def test_summary_is_strict_json_without_a_survivor_and_with_infinite_values() -> None:
+    history = alone(math.nan)
+    history.apply(Halted("budget.seconds=10 was reached"), 1.0)
+    assert (tables.summary(history)["best_error"], tables.summary(history)["end"]) == (
+        None, "budget.seconds=10 was reached",
+    )  # fmt: skip
+    history = many(4)
+    json.dumps(tables.summary(history), allow_nan=False)
+    assert tables.summary(history)["best_configuration"]["maybe"] == "inf"
+    assert tables.summary(history)["end"] == "running"
+
+
+def test_results_csv_tells_null_and_booleans_from_what_a_trial_lacks(tmp_path: Path) -> None:
+    header = Header("n", "fifo", "random", 0, 1, dimensions=("decay", "nesterov", "beta"))
+    history = History()
+    history.apply(header, 0.0)
+    history.apply(Start(0, {"decay": None, "nesterov": False}, 1), 0.0)
+    history.apply(Finished(Outcome(0, 1, 0.5)), 1.0)
+    tables.write_results(history, tmp_path / "results.csv")
+    (row,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert (row["decay"], row["nesterov"], row["beta"]) == ("null", "false", "")
+    assert row["verdict"] == "paused"  # its rung is still open
+
+
+def test_a_maximised_metric_is_shown_unflipped_and_recorded_flipped() -> None:
+    header = Header("acc", "fifo", "random", 0, 1, metric="accuracy", maximize=True)
+    history = History()
+    history.apply(header, 0.0)
+    history.apply(Start(0, {}, 1), 0.0)
+    history.apply(Finished(Outcome(0, 1, -0.875)), 1.0)
+    assert tables.summary(history)["best_error"] == -0.875
+    page = report_html(history)
+    assert "0.875" in page
+    assert "-0.875" not in page and "\N{MINUS SIGN}0.875" not in page
+
+
+def test_the_plan_sets_what_was_planned_beside_what_happened() -> None:
+    columns = ("bracket", "level", "planned", "trials", "promoted", "failed", "best")
+    assert [tuple(row[name] for name in columns) for row in plan_rows(study())] == [
+        (0, 1, 4, 4, 2, 1, "0.4"),
+        (0, 2, 2, 2, 1, 0, "0.3"),
+        (0, 4, 1, 1, 0, 0, "0.2"),
+    ]
+
+
+class Page(HTMLParser):
+    """The text of a page, the words of its scripts, and every attribute that could load something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.scripts, self.loads, self._open = "", list[str](), list[str](), list[str]()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._open.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "srcset", "data", "href", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._open and self._open[-1] == "script":
+            self.scripts.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+
+
+def test_the_page_loads_nothing_and_tells_the_result() -> None:
+    text = report_html(study())
+    page = Page(text)
+    assert all(value.startswith("#") for value in page.loads)
+    assert not re.search(r"@import|url\((?!#)|https?:(?!//www\.w3\.org/(2000/svg|1999/xlink)\")", text)
+    assert "8 epochs instead of 16" in page.text
+    assert "python train.py trial=0 optimizer.lr=0.1" in page.text
+    assert "FloatingPointError: the loss is <nan>" in page.text
+    assert "scheduler=sha\neta=2" in page.text
+
+
+def test_nothing_that_a_study_holds_can_run_in_the_page() -> None:
+    header = Header(
+        NASTY, NASTY, NASTY, 0, 4, unit=NASTY, metric=NASTY, full_cost=4.0,
+        dimensions=("optimizer.lr", "model.activation"), settings={NASTY: [NASTY]},
+    )  # fmt: skip
+    text = report_html(study(header, activation=NASTY))
+    assert NASTY not in text
+    assert len(Page(text).scripts) == 1
+    assert Page(text).text.count(NASTY) > 5
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+@pytest.mark.parametrize(
+    "history",
+    [header_only(), alone(0.5), alone(0.0), alone(-3.0), alone(math.nan), study(), many(300)],
+    ids=["empty", "single", "zero", "negative", "failed", "study", "many"],
+)
+def test_every_figure_is_drawn_whatever_happened(draw, history: History) -> None:
+    drawing = draw(history)
+    root = ElementTree.fromstring(drawing)
+    ids = [element.get("id") for element in root.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    assert "nan" not in " ".join(element.get("d", "") for element in root.iter())
+    assert draw(history) == drawing
+
+
+def test_figures_on_one_page_have_no_id_in_common() -> None:
+    ids = re.findall(r'\bid="([^"]+)"', report_html(study()))
+    assert ids and len(ids) == len(set(ids))
+
+
+def test_the_rung_scatter_names_the_winner_and_the_failure() -> None:
+    words = "".join(ElementTree.fromstring(figures.rung_scatter(study())).itertext())
+    assert "trial 0" in words and "0.2" in words
+    assert "1 failed" in words
+
+
+def test_a_hopeless_error_does_not_flatten_the_others() -> None:
+    words = "".join(ElementTree.fromstring(figures.rung_scatter(many(300))).itertext())
+    assert "1 worse than" in words and "1000000" not in words
+
+
+def test_curves_come_from_the_objective_where_no_epochs_were_recorded() -> None:
+    history = alone(0.5)
+    assert "no learning curves" in figures.learning_curves(history)
+    history.apply(Resume(0, 1, 3), 1.0)
+    history.apply(Finished(Outcome(0, 3, 0.3, curve=(0.4, 0.3))), 2.0)
+    assert "no learning curves" not in figures.learning_curves(history)
+
+
+def test_the_picture_is_twice_its_size_in_pixels(tmp_path: Path) -> None:
+    figures.figure_png(study(), tmp_path / "study.png")
+    data = (tmp_path / "study.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert int.from_bytes(data[16:20]) == 4 * figures.WIDTH
+
+
+def test_a_study_without_a_survivor_says_so() -> None:
+    assert "No trial has survived: all 1 evaluations failed" in report_html(alone(math.nan))
+    assert "No trial has finished yet" in report_html(header_only())
+
+
+def test_an_empty_journal_is_a_users_mistake() -> None:
+    with pytest.raises(UserError, match="journal is empty"):
+        tables.summary(History())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4218, "0.422 s"), (59.7, "59.7 s"), (60.2, "1 min 0 s"), (7261, "2 h 1 min")]
+)
+def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

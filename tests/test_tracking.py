@@ -1,0 +1,398 @@
+"""What people see of a study while it runs and afterwards: W&B runs, metrics.csv and the terminal."""
+
+import io
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from halving.errors import UserError
+from halving.history import Ended, Event, Halted, Header, History, Ladder, Trial
+from halving.tracking.base import Trackers
+from halving.tracking.csv import Csv
+from halving.tracking.progress import Progress, duration, number
+from halving.tracking.wandb import Wandb, run_id, steps, study_id, trial_config
+from halving.trial import Epoch, Finished, Outcome, Resume, Start, Verdict
+
+RUN_DIR = "2026-01-02_03-04-05_678901"
+
+
+def header(run_dir: Path, **changes: object) -> Header:
+    settings = {
+        "config": {"seed": 0, "trial": 0, "epochs": 4, "optimizer": {"lr": 0.1, "momentum": 0.0}},
+        "run_dir": str(run_dir),
+        "tags": ["sweep-1"],
+        "overrides": ["scheduler=sha"],
+        "notes": "a note",
+    }
+    known = {
+        "name": "halving",
+        "scheduler": "sha",
+        "searcher": "random",
+        "seed": 0,
+        "r_max": 4,
+        "metric": "val_error",
+        "full_cost": 4.0,
+        "planned_cost": 8.0,
+        "dimensions": ("optimizer.lr",),
+        "plan": (Ladder((1, 2, 4), (4, 2, 1)),),
+        "settings": settings,
+    }
+    return Header(**(known | changes))
+
+
+def study(run_dir: Path) -> list[Event]:
+    """Four trials of 1 epoch, trial 1 fails, trials 0 and 2 go on to 2, trial 2 to 4; trial 0 stays paused."""
+    errors = {0: {1: 0.5, 2: 0.45}, 2: {1: 0.4, 2: 0.3, 3: 0.25, 4: 0.2}, 3: {1: 0.6}}
+
+    def train(trial: int, since: int, until: int) -> list[Event]:
+        epochs = [
+            Epoch(trial, e, {"lr": 0.1, "val_loss": 2 * errors[trial][e], "val_error": errors[trial][e]})
+            for e in range(since + 1, until + 1)
+        ]
+        outcome = Outcome(trial, until, errors[trial][until])
+        return [*epochs, Finished(outcome, seconds=2.0, checkpoint=f"{trial}.pt", cost=until - since)]
+
+    def start(trial: int) -> Start:
+        return Start(trial, {"optimizer.lr": (trial + 1) / 10}, 1)
+
+    return [
+        header(run_dir),
+        *(start(0), *train(0, 0, 1), Verdict(0, "paused")),
+        start(1),
+        Epoch(1, 1, {"lr": 0.1, "val_loss": math.nan, "val_error": 0.9}),
+        *(Finished(Outcome(1, 1, math.nan, failed=True), cause="the loss is nan", cost=1), Verdict(1, "failed")),
+        *(start(2), *train(2, 0, 1), Verdict(2, "paused")),
+        *(start(3), *train(3, 0, 1), Verdict(3, "paused"), Verdict(3, "stopped", "rank 3 of 4")),
+        *(Resume(2, 1, 2, 1), *train(2, 1, 2), Verdict(2, "paused")),
+        *(Resume(0, 1, 2, 1), *train(0, 1, 2), Verdict(0, "paused")),
+        *(Resume(2, 2, 4, 2), *train(2, 2, 4), Verdict(2, "completed", "reached the last rung")),
+        Ended(2, {"error": 0.22}, "python train.py trial=2"),
+    ]
+
+
+def play(events: list[Event], *trackers: object, history: History | None = None) -> History:
+    history = History() if history is None else history
+    together = Trackers(trackers)
+    for second, event in enumerate(events):
+        history.apply(event, float(second))
+        together.record(event, history)
+    together.close(history)
+    return history
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    path = tmp_path / "halving" / RUN_DIR
+    path.mkdir(parents=True)
+    return path
+
+
+def read_back(directory: Path) -> dict:
+    """Read a run with W&B's own reader: its run record, its history by step and its last summary."""
+    wandb = str(Path(sys.executable).with_name("wandb"))
+    command = [wandb, "leet", "inspect", "--json", str(directory)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    summary: dict = {}
+    for record in records:
+        if record["type"] == "summary":
+            summary |= record["summary"]["update"]
+    history = [record["history"] for record in records if record["type"] == "history"]
+    return {
+        "run": next(record["run"] for record in records if record["type"] == "run"),
+        "history": {row["step"]["num"]: row["item"] for row in history},
+        "summary": summary,
+        "exit": next(record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"),
+    }
+
+
+def directories(run_dir: Path) -> frozenset[Path]:
+    return frozenset((run_dir / "wandb").glob("offline-run-*"))
+
+
+def runs(run_dir: Path, without: frozenset[Path] = frozenset()) -> dict[str, dict]:
+    found = [read_back(directory) for directory in directories(run_dir) - without]
+    assert len(found) == len({run["run"]["run_id"] for run in found})
+    return {run["run"]["run_id"].rpartition("-")[2]: run for run in found}
+
+
+@pytest.mark.parametrize("max_open", [100, 1])
+def test_every_trial_is_a_wandb_run_of_its_own(run_dir: Path, max_open: int) -> None:
+    tracker = Wandb(max_open=max_open)
+    history = play(study(run_dir), tracker)
+    mirrored = runs(run_dir)
+
+    assert set(mirrored) == {"t0", "t1", "t2", "t3", "study"}
+    for name, run in mirrored.items():
+        assert run["run"]["run_group"] == f"halving-{RUN_DIR}"
+        assert run["run"]["job_type"] == ("study" if name == "study" else "trial")
+        assert run["run"]["tags"] == ["sweep-1"]
+        assert run["run"]["notes"] == "a note"
+        assert run["run"]["project"] == "halving"
+    winner = mirrored["t2"]
+    config = winner["run"]["config"]["update"]
+    assert config["optimizer"] == {"lr": 0.3, "momentum": 0.0}
+    assert config["trial"] == 2
+    assert {step: row["val_error"] for step, row in winner["history"].items()} == {1: 0.4, 2: 0.3, 3: 0.25, 4: 0.2}
+    assert {step: row["rung"] for step, row in winner["history"].items()} == {1: 0, 2: 1, 3: 2, 4: 2}
+    expected = {"state": "completed", "error": 0.2, "resource": 4, "rung": 2, "reason": "reached the last rung"}
+    assert expected.items() <= winner["summary"].items()
+    assert mirrored["t3"]["summary"]["state"] == "stopped"
+    assert {"state": "paused", "error": 0.45, "resource": 2}.items() <= mirrored["t0"]["summary"].items()
+    failed = mirrored["t1"]
+    assert {"state": "failed", "cause": "the loss is nan"}.items() <= failed["summary"].items()
+    assert "error" not in failed["summary"]
+    assert failed["exit"] == 1
+    assert failed["history"][1]["val_loss"] == "NaN"
+
+    curve = mirrored["study"]["history"]
+    assert [curve[i]["best_error"] for i in range(1, 8)] == [0.5, 0.5, 0.4, 0.4, 0.3, 0.3, 0.2]
+    assert [curve[i]["resource_spent"] for i in range(1, 8)] == [1, 2, 3, 4, 5, 6, 8]
+    summary = mirrored["study"]["summary"]
+    assert {"best_error": 0.2, "best_trial": 2, "test_error": 0.22, "full_resource": 16}.items() <= summary.items()
+    (table,) = run_dir.glob("wandb/*-study/files/media/table/*.json")
+    assert json.loads(table.read_text())["data"] == [
+        [0, 0, 1, 2, 0.45, "paused", 4.0, 0.1],
+        [1, 0, 0, 1, None, "failed", 0.0, 0.2],
+        [2, 0, 2, 4, 0.2, "completed", 6.0, 0.3],
+        [3, 0, 0, 1, 0.6, "stopped", 2.0, 0.4],
+    ]
+    assert tracker.sync_command(history) == f"wandb sync {run_dir}/wandb/offline-run-*"
+
+
+def test_a_single_trial_is_one_run_with_its_test_error(run_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    finished = Finished(Outcome(0, 1, -0.8), cost=1)
+    alone = header(run_dir, scheduler="single", maximize=True, metric="val_accuracy")
+    epoch = Epoch(0, 1, {"val_accuracy": 0.8})
+    play([alone, Start(0, {}, 1), epoch, finished, Verdict(0, "completed"), Ended(0, {"accuracy": 0.7})], Wandb())
+    mirrored = runs(run_dir)
+    assert set(mirrored) == {"t0"}
+    summary = mirrored["t0"]["summary"]
+    assert {"val_accuracy": 0.8, "test_accuracy": 0.7, "state": "completed"}.items() <= summary.items()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_resumed_study_gives_whole_runs_and_leaves_ended_ones_alone(run_dir: Path) -> None:
+    events = study(run_dir)
+    cut = events.index(Resume(2, 1, 2, 1))
+    history = play(events[:cut], Wandb())
+    before = directories(run_dir)
+    play(events[cut:], Wandb(), history=history)
+    again = runs(run_dir, without=before)
+    assert set(again) == {"t0", "t2", "study"}
+    assert list(again["t2"]["history"]) == [1, 2, 3, 4]
+    assert [row["resource_spent"] for row in again["study"]["history"].values()] == [1, 2, 3, 4, 5, 6, 8]
+
+
+def test_nothing_goes_online_without_a_key(run_dir: Path, tmp_path: Path) -> None:
+    """In a process of its own, as W&B reads its environment once."""
+    script = (
+        "import logging, sys; logging.basicConfig(format='%(message)s', stream=sys.stdout)\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; from test_tracking import *\n"
+        f"where = Path({str(run_dir)!r}); tracker = Wandb(mode='online')\n"
+        "history = play(study(where)[:4], tracker); print(tracker.sync_command(history))"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    empty = clean | {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_CONFIG_DIR": str(tmp_path)}
+
+    def said(**environment: str) -> list[str]:
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=empty | environment, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert said(WANDB_MODE="disabled") == ["None"]
+    assert not (run_dir / "wandb").exists()
+    warning, sync = said()
+    assert "wandb login" in warning
+    assert sync.startswith("wandb sync ")
+    assert len(directories(run_dir)) == 2
+
+
+def test_unknown_mode_is_refused() -> None:
+    with pytest.raises(UserError, match=r"tracker\.mode=onlne: unknown; did you mean online"):
+        Wandb(mode="onlne")
+
+
+def test_study_and_run_ids_tell_studies_apart(tmp_path: Path) -> None:
+    assert study_id(header(tmp_path / "halving" / RUN_DIR)) == f"halving-{RUN_DIR}"
+    jobs = [study_id(header(tmp_path / "halving" / "multirun" / RUN_DIR / str(job))) for job in (0, 1)]
+    assert jobs == [f"halving-{RUN_DIR}-0", f"halving-{RUN_DIR}-1"]
+    assert run_id("halving-x", "t3") == "halving-x-t3"
+    long = [run_id("n" * 80 + end, "t3") for end in "ab"]
+    assert [len(identity) for identity in long] == [64, 64]
+    assert long[0] != long[1]
+
+
+def test_a_choice_replaces_the_options_of_the_other_one(tmp_path: Path) -> None:
+    trial = Trial(7, {"optimizer.weight_decay": 0.01, "optimizer": "adam", "model.width": 8}, 0)
+    config = trial_config(header(tmp_path), trial)
+    assert config["optimizer"] == {"_choice_": "adam", "weight_decay": 0.01}
+    assert config["model"] == {"width": 8}
+    assert header(tmp_path).settings["config"]["optimizer"] == {"lr": 0.1, "momentum": 0.0}
+
+
+def test_steps_grow_where_epochs_repeat() -> None:
+    def numbers(*assignments: list[int]) -> list[int]:
+        history = History()
+        for rung, epochs in enumerate(assignments):
+            history.apply(Start(0, {}, 9) if rung == 0 else Resume(0, 9, 27, rung), 0.0)
+            for epoch in epochs:
+                history.apply(Epoch(0, epoch, {}), 0.0)
+            history.apply(Finished(Outcome(0, 9, 0.5)), 0.0)
+        return [step for step, _, _ in steps(history.trials[0])]
+
+    assert numbers([1, 2], [3, 4]) == [1, 2, 3, 4]
+    assert numbers([1, 2, 1, 2, 3]) == [1, 2, 3]
+    assert numbers([1, 2], [1, 2, 3]) == [1, 2, 3, 4, 5]
+
+
+def test_metrics_csv_grows_row_by_row_and_is_appended_to(run_dir: Path) -> None:
+    path = run_dir / "metrics.csv"
+    history, tracker = History(), Csv()
+    for event in study(run_dir)[:3]:
+        history.apply(event, 1.5)
+        tracker.record(event, history)
+    head = "elapsed,trial,resource,epoch,lr,val_loss,val_error\n1.5,0,1,1,0.1,1.0,0.5\n"
+    assert path.read_text() == head
+    path.write_text(head + "2.0,0,1")
+    more = Epoch(0, 2, {"val_error": 0.4, "other": 1.0})
+    again = Csv()
+    history.apply(more, 3.0)
+    again.record(more, history)
+    again.close(history)
+    assert path.read_text() == head + "2.0,0,1\n3.0,0,1,2,,,0.4\n"
+
+
+def test_a_tracker_that_raises_is_named_once_and_left_out(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        told, closed = 0, 0
+
+        def record(self, event: Event, history: History) -> None:
+            self.told += 1
+            raise OSError("disk full")
+
+        def close(self, history: History) -> None:
+            self.closed += 1
+            raise OSError("disk full")
+
+    broken = Broken()
+    with caplog.at_level(logging.WARNING):
+        play(study(run_dir), broken, Csv())
+    assert (broken.told, broken.closed) == (1, 1)
+    assert len(caplog.records) == 1
+    assert "Broken" in caplog.text
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 1 + 8
+
+
+def shown(events: list[Event], terminal: bool = False, quiet: bool = False) -> str:
+    text = io.StringIO()
+    console = Console(file=text, width=100, force_terminal=terminal, force_interactive=terminal, color_system=None)
+    play(events, Progress(console, quiet=quiet))
+    return text.getvalue()
+
+
+SHA = {"r_max": 27, "full_cost": 27.0, "planned_cost": 81.0, "plan": (Ladder((1, 3, 9, 27), (27, 9, 3, 1)),)}
+HYPERBAND = {
+    "r_max": 9,
+    "full_cost": 9.0,
+    "planned_cost": 69.0,
+    "plan": (Ladder((1, 3, 9), (9, 3, 1)), Ladder((3, 9), (5, 1)), Ladder((9,), (3,))),
+}
+
+
+def cells(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_the_plan_says_what_the_study_will_cost(run_dir: Path) -> None:
+    said = shown([header(run_dir, **SHA)])
+    for row in (["0", "1", "27", "27"], ["1", "3", "9", "18"], ["2", "9", "3", "18"], ["3", "27", "1", "18"]):
+        assert row in cells(said)
+    assert "27 trials, 81 epochs instead of 729" in said
+
+
+def test_the_plan_of_brackets_has_a_row_for_each(run_dir: Path) -> None:
+    said = shown([header(run_dir, **(HYPERBAND | {"planned_cost": 138.0, "plan": HYPERBAND["plan"] * 2}))])
+    for row in (["0,", "3", "9", "3", "1", "42"], ["1,", "4", "5", "1", "42"], ["2,", "5", "3", "54"]):
+        assert row in cells(said)
+    assert "34 trials, 138 epochs instead of 306" in said
+
+
+def test_the_plan_charges_training_from_nothing_where_the_study_does(run_dir: Path) -> None:
+    said = shown([header(run_dir, **(SHA | {"planned_cost": 108.0}))])
+    assert ["3", "27", "1", "27"] in cells(said)
+
+
+def test_without_a_terminal_evaluations_are_lines(run_dir: Path) -> None:
+    lines = shown(study(run_dir)).splitlines()
+    assert lines[-7].startswith("trial 0 (rung 0, 1 epoch): val_error 0.500, the best so far [1 of 8 epochs")
+    assert lines[-6].startswith("trial 1 (rung 0, 1 epoch): failed: the loss is nan")
+    assert lines[-2].startswith("trial 0 (rung 1, 2 epochs): val_error 0.450 [6 of 8 epochs")
+    assert "\x1b" not in "".join(lines)
+
+
+def test_on_a_terminal_the_last_table_stays(run_dir: Path) -> None:
+    said = shown(study(run_dir), terminal=True)
+    last = said[said.rindex("promoted") :]
+    rungs = [line.split() for line in last.splitlines()[1:4]]
+    assert [[row[0], row[1], row[2]] for row in rungs] == [["0", "1", "4/4"], ["1", "2", "2/2"], ["2", "4", "1/1"]]
+    assert [row[4:] for row in rungs] == [["2", "0.400"], ["1", "0.300"], ["0.200"]]
+    assert "val_error 0.200  trial 2 at 4 epochs" in last
+    assert "lr=0.3" in last
+    assert "1, last trial 1: the loss is nan" in last
+    assert "8 of 8 epochs" in last
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_maximised_metric_is_shown_as_it_was_measured(run_dir: Path, terminal: bool) -> None:
+    up = header(run_dir, maximize=True, metric="val_accuracy")
+    said = shown([up, Start(0, {}, 1), Finished(Outcome(0, 1, -0.875), cost=1)], terminal)
+    assert "val_accuracy 0.875" in said
+    assert "-0.875" not in said
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_single_trial_shows_its_epochs(run_dir: Path, terminal: bool) -> None:
+    one = header(run_dir, scheduler="single", planned_cost=4.0, plan=(Ladder((4,), (1,)),), dimensions=())
+    epochs = [Epoch(0, e, {"lr": 0.1, "train_loss": 1 / e, "val_error": 0.5 / e}) for e in (1, 2, 3, 4)]
+    said = shown([one, Start(0, {}, 4), *epochs, Finished(Outcome(0, 4, 0.125), cost=4)], terminal)
+    assert "epoch 4/4" in said
+    assert "train loss 0.250, val error 0.125" in said
+    assert "rung" not in said
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_quiet_says_nothing_and_markup_in_causes_is_no_markup(run_dir: Path, terminal: bool) -> None:
+    assert shown(study(run_dir), terminal, quiet=True) == ""
+    failed = Finished(Outcome(0, 1, math.nan, failed=True), cause="Traceback\nValueError: shape [/red] [4, 4]")
+    said = shown([header(run_dir), Start(0, {}, 1), failed, Halted("budget.seconds=5 is spent")], terminal)
+    assert "ValueError: shape [/red] [4, 4]" in said
+    assert "budget.seconds=5 is spent" in said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (59.6, "1 min 0 s"), (72, "1 min 12 s"), (7500, "2 h 5 min"), (277_200, "3 d 5 h")],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_numbers_keep_three_digits() -> None:
+    assert [number(x) for x in (0.16249, 0.0, 12.5, 0.00012345, 123456.0, math.nan)] == [
+        "0.162",
+        "0.000",
+        "12.500",
+        "0.000123",
+        "1.23e+05",
+        "-",
+    ]
