@@ -167,7 +167,7 @@ class History:
         trial.state = "running"
         trial.evaluations.append(evaluation)
         self.running += 1
-        self.halted = ""
+        self.halted, self.ended = "", None
 
     def _finish(self, trial: Trial, event: Finished, at: float) -> None:
         evaluation = trial.last

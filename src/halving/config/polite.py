@@ -31,7 +31,7 @@ def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]
 
     Exits with 1 after a mistake, with 130 after Ctrl-C; raises what is a bug.
     """
-    _register(conf)
+    register(conf)
 
     def wrap(main: Callable[[], Any]) -> Callable[[], None]:
         @wraps(main)
@@ -79,7 +79,9 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     return run
 
 
-def _register(conf: Path) -> None:
+def register(conf: Path) -> None:
+    """Keep `conf` on the search path, and let configs name what lies beside it as `${repository:...}`."""
+
     class KeepConf(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             search_path.append("halving", f"file://{conf}")

@@ -161,7 +161,7 @@ def split_data(
 
 
 def stratified_order(strata: Tensor, seed: int) -> Tensor:
-    """Permute examples (n,) so that every run of them holds each stratum in its proportion, to within two examples.
+    """Permute examples (n,) so that every run of them holds each stratum nearly in its proportion.
 
     The j-th example of a stratum of m, shuffled, gets a place drawn from [j / m, (j + 1) / m); places are then sorted.
     """

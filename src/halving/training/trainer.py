@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from halving.data.keys import key
+from halving.errors import UserError
 from halving.training.dropout import Dropout
 from halving.training.loop import evaluate, place, train_epoch
 from halving.training.lr_schedules import Plateau
@@ -29,7 +30,10 @@ class Trainer:
         with torch.random.fork_rng(self._cuda):
             torch.manual_seed(key(recipe.seed, recipe.trial, _WEIGHTS))
             self.model = place(recipe.model(), recipe.device)
-        self._optimizer = recipe.optimizer(self.model.parameters())
+        try:
+            self._optimizer = recipe.optimizer(self.model.parameters())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer: {error}") from error
         self._lr: float = self._optimizer.param_groups[0]["lr"]
         self._schedule = recipe.lr_schedule()
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]

@@ -1,0 +1,125 @@
+"""The epoch loop: exact to resume, hand-worked averages, the learning rate of every step."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from halving.data import Data, digits, split_data
+from halving.training.loop import evaluate, place, train_epoch
+from halving.training.models.lenet_modern import LeNetModern
+from halving.training.models.softmax import Softmax
+
+
+def start(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = place(LeNetModern((1, 28, 28), 10), "cpu")
+    return model, torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, fused=True)
+
+
+def rate(x: float) -> float:
+    return 0.05 / (1 + x)
+
+
+def regression(inputs: list[list[float]], targets: list[float], batch_size: int) -> Data:
+    part = torch.tensor(inputs), torch.tensor(targets)
+    return split_data(*part, *part, batch_size=batch_size, validation="test", classification=False)
+
+
+def test_two_and_two_epochs_are_four_bit_for_bit() -> None:
+    data = digits(batch_size=48, train_samples=200)
+    straight, optimizer = start()
+    for epoch in range(1, 5):
+        last = train_epoch(straight, optimizer, data, epoch, rate)
+
+    first, first_optimizer = start()
+    for epoch in (1, 2):
+        train_epoch(first, first_optimizer, data, epoch, rate)
+    evaluate(first, data, data.validation)
+    second, second_optimizer = start(seed=9)
+    second.load_state_dict(first.state_dict())
+    second_optimizer.load_state_dict(first_optimizer.state_dict())
+    for epoch in (3, 4):
+        resumed = train_epoch(second, second_optimizer, data, epoch, rate)
+
+    assert resumed == last
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), second.parameters(), strict=True))
+    assert evaluate(straight, data, data.validation) == evaluate(second, data, data.validation)
+
+
+def test_it_learns() -> None:
+    data = digits(batch_size=32, train_samples=500)
+    model, optimizer = start()
+    _, before = evaluate(model, data, data.test)
+    for epoch in range(1, 5):
+        train_epoch(model, optimizer, data, epoch, lambda _: 0.02)
+    _, after = evaluate(model, data, data.test)
+    assert before > 0.7 and after < 0.3
+
+
+def test_rate_is_asked_at_fractional_epochs_and_set_on_every_group() -> None:
+    data = digits(batch_size=48, train_samples=100)
+    model = Softmax((1, 28, 28), 10)
+    optimizer = torch.optim.SGD([{"params": [parameter], "lr": 7.0} for parameter in model.parameters()])
+    asked: list[float] = []
+    metrics = train_epoch(model, optimizer, data, 3, lambda x: asked.append(x) or x)
+    assert asked == pytest.approx([2, 2 + 1 / 3, 2 + 2 / 3])
+    assert metrics["lr"] == asked[-1]
+    assert [group["lr"] for group in optimizer.param_groups] == [asked[-1]] * 2
+
+
+def test_one_step_of_linear_regression_by_hand() -> None:
+    # Features whiten to -1 and 1. At weight 0 and bias 0 the loss is (1 + 9) / 2 = 5; its gradient is -mean(2 y x) = -2
+    # for the weight and -mean(2 y) = -4 for the bias, so a rate of 0.1 leads to 0.2 and 0.4: predictions 0.2 and 0.6.
+    data = regression([[2.0], [4.0]], [1.0, 3.0], batch_size=2)
+    model = Softmax((1,), 1)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    metrics = train_epoch(model, torch.optim.SGD(model.parameters()), data, 1, lambda _: 0.1)
+    assert metrics == pytest.approx({"lr": 0.1, "train_loss": 5.0, "train_error": 5.0})
+    assert [parameter.item() for parameter in model.parameters()] == pytest.approx([0.2, 0.4])
+    loss = ((0.2 - 1) ** 2 + (0.6 - 3) ** 2) / 2
+    assert evaluate(model, data, data.validation) == pytest.approx((loss, loss))
+
+
+def test_averages_weigh_examples_not_batches() -> None:
+    # With a rate of 0 every batch meets the same model, so any batch size must give the mean over the examples.
+    inputs, targets = [[0.0], [1.0], [5.0]], [1.0, 2.0, 6.0]
+    model = Softmax((1,), 1)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    for batch_size in (1, 2, 3):
+        data = regression(inputs, targets, batch_size)
+        metrics = train_epoch(model, torch.optim.SGD(model.parameters()), data, 1, lambda _: 0.0)
+        assert metrics["train_loss"] == pytest.approx((1 + 4 + 36) / 3)
+
+
+def test_classification_error_is_the_fraction_wrong_over_all_batches() -> None:
+    count = 1500
+    classes = torch.arange(count) % 3
+    data = split_data(torch.rand(count, 2), classes, torch.rand(count, 2), classes, batch_size=8, validation="test")
+    model = Softmax((2,), 3)
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([0.0, math.log(2.0), 0.0]))
+    loss, error = evaluate(model, data, data.test)
+    assert error == pytest.approx(2 / 3)
+    assert loss == pytest.approx((2 * math.log(4.0) + math.log(2.0)) / 3)
+
+
+def test_divergence_is_reported_not_hidden() -> None:
+    data = digits(batch_size=48, train_samples=100)
+    model, optimizer = start()
+    metrics = [train_epoch(model, optimizer, data, epoch, lambda _: 1e20) for epoch in (1, 2)]
+    assert not math.isfinite(metrics[-1]["train_loss"])
+    assert not math.isfinite(evaluate(model, data, data.validation)[0])
+
+
+def test_convolutions_stay_channels_last() -> None:
+    model, _ = start()
+    data = digits(batch_size=48, train_samples=100)
+    images, _ = next(data.batches(data.train))
+    hidden = model[0](images)  # pyright: ignore[reportIndexIssue]
+    assert hidden.stride() == (28 * 28 * 6, 1, 28 * 6, 6)

@@ -1,0 +1,98 @@
+"""Models: the shapes they take, their sizes, how they start, and that a faster order of layers changes nothing."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from halving.errors import UserError
+from halving.targets import instantiate
+from halving.training.models.lenet import LeNet
+from halving.training.models.lenet_modern import LeNetModern
+from halving.training.models.mlp import MLP
+from halving.training.models.resnet import resnet18
+from halving.training.models.softmax import Softmax
+
+CONF = Path(__file__).parents[1] / "conf"
+IMAGES = [(1, 28, 28), (1, 32, 32), (3, 32, 32), (1, 12, 20)]
+
+
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [(build, shape) for build in (Softmax, MLP) for shape in [(5,), *IMAGES]]
+    + [(build, shape) for build in (LeNet, LeNetModern, resnet18) for shape in IMAGES],
+)
+def test_shape_in_and_out(build: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+    model = build(shape=list(shape), outputs=7).eval()
+    assert model(torch.zeros(2, *shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+def test_every_option_builds_from_its_file(option: str) -> None:
+    file = CONF / "model" / f"{option}.yaml"
+    assert file.read_text().startswith("# python train.py ")
+    config = OmegaConf.create({"data": {"shape": [1, 28, 28], "outputs": 10}, "model": OmegaConf.load(file)})
+    model = instantiate(OmegaConf.to_container(config, resolve=True)["model"], "model")  # pyright: ignore
+    assert model.eval()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_sizes_counted_by_hand() -> None:
+    assert size(Softmax((1, 28, 28), 10)) == 784 * 10 + 10
+    assert size(MLP((5,), 1, width=3, depth=2)) == (5 * 3 + 3) + (3 * 3 + 3) + (3 + 1)
+    assert size(MLP((5,), 2, depth=0)) == 5 * 2 + 2
+    lenet = (25 * 6 + 6) + (6 * 25 * 16 + 16) + (400 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
+    assert size(LeNet((1, 28, 28), 10)) == size(LeNetModern((1, 28, 28), 10)) == lenet == 61706
+    wide = (25 * 12 + 12) + (12 * 25 * 32 + 32) + (800 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
+    assert size(LeNetModern((1, 28, 28), 10, width=12)) == wide
+    # torchvision's own for 1,000 classes and a 7 x 7 stem of 3 channels has 11,689,512.
+    assert size(resnet18((1, 28, 28), 10)) == 11_689_512 - 3 * 64 * 49 + 64 * 9 - 990 * 513
+
+
+def test_lenet_weights_fill_xaviers_interval() -> None:
+    torch.manual_seed(0)
+    for layer in LeNet((1, 28, 28), 10):
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            area = math.prod(layer.weight.shape[2:])
+            bound = math.sqrt(6 / (area * (layer.weight.shape[0] + layer.weight.shape[1])))
+            assert 0.9 * bound < layer.weight.abs().max().item() <= bound
+
+
+def test_pooling_before_relu_is_the_same_function() -> None:
+    torch.manual_seed(0)
+    fast = LeNetModern((1, 28, 28), 10).double()
+    parts = list(fast)
+    assert [type(part) for part in parts[1:6]] == [nn.MaxPool2d, nn.ReLU, nn.Conv2d, nn.MaxPool2d, nn.ReLU]
+    usual = nn.Sequential(parts[0], nn.ReLU(), nn.MaxPool2d(2), parts[3], nn.ReLU(), nn.MaxPool2d(2), *parts[6:])
+    images = torch.randn(4, 1, 28, 28, dtype=torch.float64)
+    assert torch.equal(fast(images), usual(images))
+
+
+def test_mlp_places_dropout_after_each_activation() -> None:
+    names = [type(layer).__name__ for layer in MLP((5,), 1, depth=2, dropout=0.5, activation="tanh")]
+    assert names == ["Flatten", "Linear", "Tanh", "Dropout", "Linear", "Tanh", "Dropout", "Linear"]
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: LeNet([5], 1), r"model=lenet needs images.*\[5\] \(data.shape\); choose model=mlp"),
+        (lambda: LeNetModern([5], 1), "model=lenet_modern needs images"),
+        (lambda: LeNet([1, 8, 8], 1), "at least 12 x 12"),
+        (lambda: resnet18([5], 1), "model=resnet18 needs images"),
+        (lambda: LeNetModern([1, 28, 28], 1, width=0), "model.width=0"),
+        (lambda: MLP([5], 1, width=0), "model.width=0"),
+        (lambda: MLP([5], 1, activation="rellu"), "model.activation=rellu.*did you mean"),
+        (lambda: MLP([5], 1, dropout=1.0), "dropout"),
+    ],
+)
+def test_misfits_are_named(build: Callable[[], nn.Module], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build()
