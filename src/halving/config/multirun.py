@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 _FAILURE = "failure.txt"
-_COLUMNS = ("job", "overrides", "error", "epochs", "seconds", "state")
+_COLUMNS: tuple[str, ...] = ("job", "overrides", "error", "epochs", "seconds", "state")
 _sweeps: list[Path] = []
 
 
@@ -65,6 +65,7 @@ def _row(directory: Path) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], sweep: Path) -> None:
+    common = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set[str]()
     from rich.console import Console
     from rich.table import Table
 
@@ -76,8 +77,11 @@ def _print(rows: list[dict[str, Any]], sweep: Path) -> None:
         error = "" if row["error"] is None else f"{row['error']:.4f}"
         epochs = "" if row["epochs"] is None else f"{row['epochs']:g}"
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
-        table.add_row(row["job"], row["overrides"], error, epochs, seconds, row["state"])
+        own = " ".join(word for word in row["overrides"].split() if word not in common)
+        table.add_row(row["job"], own, error, epochs, seconds, row["state"])
     console = Console()
     console.print()
+    if common:
+        console.print(f"all jobs: {' '.join(sorted(common))}", highlight=False)
     console.print(table)
     console.print(f"\n{sweep / 'jobs.csv'}", soft_wrap=True, highlight=False)

@@ -103,9 +103,9 @@ def _explained(error: Exception) -> str:
             return f"unknown key {path}{nearest(path, root if isinstance(root, DictConfig) else OmegaConf.create())}"
         if isinstance(cause, OverrideParseException):
             return f"cannot read the override {cause.override!r}: {first_line(cause)}"
-    if unknown := re.match(r"Could not override '([^']+)'", str(error)):
-        if "No match in the defaults list" in str(error):
-            return f"{unknown[1]}: no such group{nearest_option(unknown[1], _groups())}"
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown and "No match in the defaults list" in str(error):
+        return f"{unknown[1]}: no such group{nearest_option(unknown[1], _groups())}"
     if detail := next((c for c in causes if isinstance(c, OmegaConfBaseException) and c.full_key), None):
         return f"{detail.full_key}: {first_line(detail)}"
     return first_line(error).rstrip(".")
@@ -130,7 +130,7 @@ def _is_from_a_job(error: BaseException) -> bool:
     frame = error.__traceback__
     while frame is not None:
         code = frame.tb_frame.f_code
-        if code.co_name == "return_value" and code.co_filename.endswith(os.path.join("hydra", "core", "utils.py")):
+        if code.co_name == "return_value" and Path(code.co_filename).parts[-3:] == ("hydra", "core", "utils.py"):
             return True
         frame = frame.tb_next
     return False

@@ -48,7 +48,18 @@ class Config:
     notes: str = ""
 
 
-GROUPS = ("data", "model", "optimizer", "lr_schedule", "space", "searcher", "scheduler", "fidelity", "executor", "tracker")
+GROUPS = (
+    "data",
+    "model",
+    "optimizer",
+    "lr_schedule",
+    "space",
+    "searcher",
+    "scheduler",
+    "fidelity",
+    "executor",
+    "tracker",
+)
 ROOT_KEYS = tuple(item.name for item in fields(Config))
 
 ConfigStore.instance().store("schema", Config)

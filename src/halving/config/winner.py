@@ -77,5 +77,3 @@ def _literal(value: Value) -> str:
 def hydra_config() -> DictConfig:
     """Return Hydra's own settings of the running job."""
     return cast(DictConfig, HydraConfig.get())
-
-

@@ -1,0 +1,110 @@
+"""Every option of every group composes and instantiates, and the command at the head of its file uses it."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from torch import nn
+
+from halving.config import checks, trials
+from halving.config.polite import register
+from halving.config.schema import GROUPS, ROOT_KEYS
+from halving.data.base import Data
+from halving.space import Space
+from halving.targets import instantiate
+from halving.training.recipe import Recipe
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+FILES = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
+FOLDERS = {"fashion_mnist": "FashionMNIST/raw", "mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}
+FILE_NAMES = {"airfoil": "airfoil_self_noise.dat"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    register(CONF)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    cfg = compose("config", list(overrides))
+    checks.check(cfg)
+    cfg.device = "cpu"
+    return trials.plain(cfg)
+
+
+def skip_without_files(option: str) -> None:
+    needed = FOLDERS.get(option) or FILE_NAMES.get(option)
+    data_dir = Path(os.environ.get("HALVING_DATA", CONF.parent / "data"))
+    if needed and not (data_dir / needed).exists():
+        pytest.skip(f"{needed} is not below {data_dir} (HALVING_DATA)")
+
+
+def test_the_groups_are_the_ones_of_the_schema() -> None:
+    assert {group for group, _ in OPTIONS} == {*GROUPS, "experiment"}
+    assert set(compose("config")) == set(ROOT_KEYS)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> None:
+    extra = ["fidelity.function=math.hypot"] if (group, option) == ("fidelity", "function") else []
+    config = composed(f"{group}={option}", *extra)
+    space = Space.from_config(config["space"])
+    match group:
+        case "data":
+            skip_without_files(option)
+            data = instantiate(config["data"], "data")
+            assert isinstance(data, Data)
+            assert min(len(data.train), len(data.validation), len(data.test)) > 0
+        case "model":
+            model = instantiate(config["model"], "model")
+            assert isinstance(model, nn.Module)
+            assert model.eval()(torch.zeros(2, *config["data"]["shape"])).shape == (2, config["data"]["outputs"])
+        case "optimizer":
+            parameter = nn.Parameter(torch.ones(3))
+            assert instantiate(config["optimizer"], "optimizer")([parameter]).param_groups[0]["lr"] > 0
+        case "lr_schedule":
+            assert 0 <= instantiate(config["lr_schedule"], "lr_schedule")(0.0) <= 1
+        case "space":
+            assert len(set(space.names)) == len(space.names)
+        case "searcher" | "scheduler":
+            searcher = instantiate(config["searcher"], "searcher", space=space, initial=None)
+            scheduler = instantiate(config["scheduler"], "scheduler", searcher=searcher)
+            assert scheduler.suggest().trial == 0
+        case "fidelity":
+            assert instantiate(config["fidelity"], "fidelity").cost(0, 3) == 3
+        case "executor":
+            config["executor"].pop("threads")
+            assert instantiate(config["executor"], "executor", objective=print).idle()
+        case "tracker":
+            options = [item for item in config["tracker"].values() if isinstance(item, dict)]
+            assert [instantiate(item, "tracker") for item in options] or option == "none"
+        case "experiment":
+            skip_without_files(config["data"]["_target_"].rpartition(".")[2])
+            recipe = Recipe.from_config(config, tmp_path)
+            assert recipe.model()(torch.zeros(1, *config["data"]["shape"])).shape == (1, config["data"]["outputs"])
+            assert trials.defaults(OmegaConf.create(config), space).keys() == set(space.names)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_command_at_its_head_uses_it(file: str) -> None:
+    lines = [line for line in (CONF / file).read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# python train.py")
+    overrides = [word for word in shlex.split(lines[0])[3:] if not word.startswith("--")]
+    if "<" in lines[0] or file == "base.yaml":
+        return
+    cfg = compose("config", overrides, return_hydra_config=True)
+    if "/" in file:
+        group, option = Path(file).parent.name, Path(file).stem
+        chosen = cfg.hydra.runtime.choices[group]
+        assert option in (chosen if OmegaConf.is_list(chosen) else str(chosen))
