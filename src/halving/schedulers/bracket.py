@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from halving.trial import Outcome, Verdict
 
@@ -20,6 +21,9 @@ class Promotion:
 
 @dataclass(slots=True)
 class _Rung:
+    """`size` is how many trials enter: as planned, until the rung below closes and says how many."""
+
+    size: int
     pending: set[int] = field(default_factory=set[int])
     errors: dict[int, float] = field(default_factory=dict[int, float])
 
@@ -31,19 +35,18 @@ class Bracket:
     lower trial id, and a rung without a survivor ends the bracket (Jamieson and Talwalkar 2016, algorithm 1).
     """
 
-    def __init__(self, levels: Sequence[int], sizes: Sequence[int], eta: int) -> None:
+    def __init__(self, levels: Sequence[int], sizes: Sequence[int], eta: int | Fraction) -> None:
         self.levels = tuple(levels)
         self.sizes = tuple(sizes)
         self._eta = eta
         self._entered = 0
-        self._sealed = False
-        self._rungs = [_Rung() for _ in self.levels]
+        self._rungs = [_Rung(size) for size in self.sizes]
         self._promotions: deque[Promotion] = deque()
 
     @property
     def full(self) -> bool:
         """Whether the bracket takes no more new trials."""
-        return self._sealed or self._entered == self.sizes[0]
+        return self._entered == self._rungs[0].size
 
     @property
     def pending(self) -> bool:
@@ -61,9 +64,14 @@ class Bracket:
         self._rungs[0].pending.add(trial)
 
     def seal(self) -> tuple[Verdict, ...]:
-        """Take no more new trials, as the space is exhausted; with nothing pending this closes the first rung."""
-        self._sealed = True
-        return self._close(0) if self._rungs[0].errors and not self._rungs[0].pending else ()
+        """Close the first rung with the trials it has, as the space is exhausted; nothing may be pending.
+
+        Where nobody can go on, nothing changes.
+        """
+        if len(self.levels) == 1 or all(error == float("inf") for error in self._rungs[0].errors.values()):
+            return ()
+        self._rungs[0].size = self._entered
+        return self._close(0)
 
     def promote(self) -> Promotion | None:
         """Return the next trial to go on, or None."""
@@ -84,20 +92,12 @@ class Bracket:
         elif index == len(self.levels) - 1:
             verdict = Verdict(outcome.trial, "completed", f"reached the last rung, {self.levels[index]}")
         else:
-            waiting = f"{len(rung.errors)} of {self._size(index)} have finished rung {index}"
+            waiting = f"{len(rung.errors)} of {rung.size} have finished rung {index}"
             verdict = Verdict(outcome.trial, "paused", waiting)
-        if len(rung.errors) < self._size(index):
+        if len(rung.errors) < rung.size:
             return (verdict,)
         closing = self._close(index)
         return closing if any(v.trial == outcome.trial for v in closing) else (verdict, *closing)
-
-    def _size(self, index: int) -> int:
-        """How many trials enter rung `index`: as planned, or fewer where trials failed or the space was exhausted."""
-        if index == 0:
-            return self._entered if self._sealed else self.sizes[0]
-        below = self._rungs[index - 1].errors
-        survivors = sum(error < float("inf") for error in below.values())
-        return min(survivors, max(1, len(below) // self._eta))
 
     def _close(self, index: int) -> tuple[Verdict, ...]:
         """Rank a rung whose trials have all finished: queue its promotions and stop the others."""
@@ -106,7 +106,7 @@ class Bracket:
             return ()
         ranked = sorted(rung.errors, key=lambda trial: (rung.errors[trial], trial))
         survivors = [trial for trial in ranked if rung.errors[trial] < float("inf")]
-        keep = self._size(index + 1)
+        keep = self._rungs[index + 1].size = min(len(survivors), max(1, len(ranked) // self._eta))
         verdicts: list[Verdict] = []
         for rank, trial in enumerate(survivors, start=1):
             error = rung.errors[trial]

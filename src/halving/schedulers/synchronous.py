@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from halving.history import Ladder
-from halving.schedulers.bracket import Bracket
+from halving.schedulers.bracket import Bracket, Promotion
 from halving.searchers import Searcher
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Verdict, Wait
 
@@ -20,6 +20,8 @@ class BracketSequence:
         self._brackets = list(brackets)
         self._configurations: dict[int, Configuration] = {}
         self._bracket_of: dict[int, int] = {}
+        self._open: list[int] = []
+        self._begun = 0
         self._late: tuple[Verdict, ...] = ()
 
     @property
@@ -28,26 +30,35 @@ class BracketSequence:
         return tuple(Ladder(bracket.levels, bracket.sizes) for bracket in self._brackets)
 
     def suggest(self) -> Start | Resume | Wait | Done:
-        open_brackets = [(i, bracket) for i, bracket in enumerate(self._brackets) if not bracket.complete]
-        for _, bracket in open_brackets:
-            if promotion := bracket.promote():
-                return Resume(promotion.trial, promotion.since, promotion.until, promotion.rung, promotion.reason)
-        for i, bracket in open_brackets:
-            if not bracket.full:
-                return self._start(i, bracket)
-        return Wait() if open_brackets else Done()
+        for index in self._open:
+            if promotion := self._brackets[index].promote():
+                return _resume(promotion)
+        for index in self._open:
+            if not self._brackets[index].full:
+                return self._start(index)
+        if self._begun < len(self._brackets):
+            return self._start(self._begun)
+        return Wait() if self._open else Done()
 
     def update(self, outcome: Outcome) -> tuple[Verdict, ...]:
         configuration = self._configurations[outcome.trial]
         self._searcher.observe(outcome.trial, configuration, outcome.resource, outcome.rank_error)
         late, self._late = self._late, ()
-        return late + self._brackets[self._bracket_of[outcome.trial]].report(outcome)
+        index = self._bracket_of[outcome.trial]
+        verdicts = self._brackets[index].report(outcome)
+        if self._brackets[index].complete:
+            self._open.remove(index)
+        return late + verdicts
 
-    def _start(self, index: int, bracket: Bracket) -> Start | Resume | Wait | Done:
+    def _start(self, index: int) -> Start | Resume | Wait | Done:
+        bracket = self._brackets[index]
         trial = len(self._configurations)
         configuration = self._searcher.propose(trial)
         if configuration is None:
             return self._exhausted(bracket)
+        if index == self._begun:
+            self._begun += 1
+            self._open.append(index)
         self._configurations[trial] = configuration
         self._bracket_of[trial] = index
         bracket.enter(trial)
@@ -59,9 +70,12 @@ class BracketSequence:
         The first rung closes only once nothing is pending, and only here: replaying the same calls then takes the
         same decisions, since Wait left no trace. The losers' verdicts go out with the next update.
         """
-        if any(other.pending for other in self._brackets):
+        if any(self._brackets[index].pending for index in self._open):
             return Wait()
         self._late += bracket.seal()
-        if promotion := bracket.promote():
-            return Resume(promotion.trial, promotion.since, promotion.until, promotion.rung, promotion.reason)
-        return Done()
+        promotion = bracket.promote()
+        return _resume(promotion) if promotion else Done()
+
+
+def _resume(promotion: Promotion) -> Resume:
+    return Resume(promotion.trial, promotion.since, promotion.until, promotion.rung, promotion.reason)

@@ -1,0 +1,32 @@
+"""Why a trial went on or stopped, rung by rung, in words."""
+
+from collections.abc import Iterator
+
+from halving.errors import UserError
+from halving.history import History
+from halving.report.tables import header_of
+
+
+def explanation(history: History, trial: int) -> Iterator[str]:
+    """Yield lines on one trial: its configuration, and at each rung its error, its verdict and the reason.
+
+    Raises UserError for a trial that the study does not have.
+    """
+    header = header_of(history)
+    found = history.trials.get(trial)
+    if found is None:
+        raise UserError(f"trial {trial}: the study has trials 0 to {len(history.trials) - 1}")
+    values = ", ".join(f"{name}={value}" for name, value in found.configuration.items())
+    yield f"trial {trial} of {header.scheduler}, bracket {found.bracket}: {values or 'the configuration as it stands'}"
+    for evaluation in found.evaluations:
+        where = f"rung {evaluation.rung}, {evaluation.since} to {evaluation.until} {header.unit}"
+        if evaluation.finished is None:
+            yield f"  {where}: still running"
+            continue
+        error = evaluation.finished.outcome.error
+        shown = f"{header.metric} {-error if header.maximize else error:.6g}"
+        cause = f" ({evaluation.finished.cause})" if evaluation.finished.cause else ""
+        yield f"  {where}: {shown}{cause}"
+        if evaluation.verdict:
+            yield f"    {evaluation.verdict}: {evaluation.verdict_reason or 'no reason given'}"
+    yield f"  now {found.state}"
