@@ -1,10 +1,11 @@
 """The composition root: from a Hydra config to objects, a study and its report."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,10 +19,12 @@ from halving.errors import UserError
 from halving.executors import Executor
 from halving.history import Ended, Halted, Header, History, Ladder
 from halving.journal import FILE, Journal
+from halving.planning import Plan, fit
 from halving.report.conclusion import conclusion
 from halving.report.tables import write_all
 from halving.schedulers import Scheduler
 from halving.schedulers.successive_halving import ladder, sizes
+from halving.searchers import Searcher
 from halving.space import Space
 from halving.study import first_failure, planned_cost
 from halving.targets import instantiate
@@ -51,6 +54,8 @@ def run(cfg: DictConfig) -> None:
         console.print(f"[yellow]note:[/] {warning}", soft_wrap=True)
 
     parts = _parts(cfg, run_dir)
+    if parts.note:
+        console.print(parts.note, soft_wrap=True, highlight=False, markup=False)
     header = _header(cfg, hydra, parts, run_dir)
     journal = Journal(run_dir)
     mirrors = _mirrors(cfg)
@@ -133,6 +138,7 @@ class _Parts:
     objective: Objective
     budget: Budget
     threads: int
+    note: str
 
 
 def _parts(cfg: DictConfig, run_dir: Path) -> _Parts:
@@ -146,10 +152,13 @@ def _parts(cfg: DictConfig, run_dir: Path) -> _Parts:
     objective = Objective(placed, run_dir, threads)
     fidelity = objective.prepare(defaults)
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=defaults)
-    scheduler: Scheduler = instantiate(config["scheduler"], "scheduler", searcher=searcher)
+    build = partial(_scheduler, cfg, searcher)
+    plan = _fitted(cfg, build, objective, fidelity, defaults) if cfg.plan == "auto" else None
+    scheduler = build() if plan is None else build(plan.r_min, {plan.count: plan.value})
     return _Parts(
         space=space,
         scheduler=scheduler,
+        note=f"plan: {plan.reason}" if plan is not None else "",
         executor=instantiate(executor, "executor", objective=objective),
         fidelity=fidelity,
         objective=objective,
@@ -158,10 +167,56 @@ def _parts(cfg: DictConfig, run_dir: Path) -> _Parts:
     )
 
 
+def _scheduler(
+    cfg: DictConfig, searcher: Searcher, r_min: int | None = None, own: Mapping[str, int] | None = None
+) -> Scheduler:
+    """Build the scheduler, with another r_min and other settings of its own than the config's."""
+    copy = cfg.copy()
+    copy.r_min = cfg.r_min if r_min is None else r_min
+    return instantiate(trials.plain(copy)["scheduler"] | dict(own or {}), "scheduler", searcher=searcher)
+
+
+def _fitted(
+    cfg: DictConfig,
+    build: Callable[..., Scheduler],
+    objective: Objective,
+    fidelity: Fidelity,
+    configuration: Configuration,
+) -> Plan:
+    """Choose r_min and the number of trials that fit into budget.seconds, after timing the first rung twice."""
+    seconds = 0.0
+    with TemporaryDirectory() as directory:
+        for _ in range(2):  # the first time pays for what is loaded and warmed up once
+            *_, finished = replace(objective, run_dir=Path(directory))(Job(0, configuration, 0, cfg.r_min))
+            assert isinstance(finished, Finished)
+            if finished.outcome.failed:
+                raise UserError(f"plan=auto: the configuration as it stands fails: {finished.cause}")
+            seconds = finished.seconds
+
+    def cost(r_min: int, value: int) -> float:
+        levels = ladder(cfg.eta, r_min, cfg.r_max)
+        if "rounds" in cfg.scheduler and "n" not in cfg.scheduler:
+            return value * (planned_cost(_plan(build(r_min)), fidelity.cost) or 0.0)
+        own = "n" if "n" in cfg.scheduler else "max_trials"
+        exact = planned_cost(_plan(build(r_min, {own: value})), fidelity.cost)
+        halved = planned_cost((Ladder(levels, sizes(levels, cfg.eta, value)),), fidelity.cost)
+        return halved or 0.0 if exact is None else exact
+
+    return fit(
+        trials.plain(cfg)["scheduler"],
+        cost,
+        eta=cfg.eta,
+        r_max=cfg.r_max,
+        seconds=cfg.budget.seconds,
+        unit_seconds=seconds / fidelity.cost(0, cfg.r_min),
+        unit=fidelity.unit,
+    )
+
+
 def _budget(cfg: DictConfig, scheduler: Scheduler, fidelity: Fidelity) -> Budget:
     """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend."""
     budget = Budget(**trials.plain(cfg.budget))
-    endless = getattr(scheduler, "plan", None) == ()
+    endless = hasattr(scheduler, "plan") and not _plan(scheduler)
     if not endless or budget != Budget():
         return budget
     levels = ladder(cfg.eta, cfg.r_min, cfg.r_max)
@@ -169,7 +224,7 @@ def _budget(cfg: DictConfig, scheduler: Scheduler, fidelity: Fidelity) -> Budget
 
 
 def _header(cfg: DictConfig, hydra: DictConfig, parts: _Parts, run_dir: Path) -> Header:
-    plan: tuple[Ladder, ...] = getattr(parts.scheduler, "plan", ())
+    plan = _plan(parts.scheduler)
     planned = planned_cost(plan, parts.fidelity.cost)
     return Header(
         name=cfg.name,
@@ -213,6 +268,10 @@ def _ended(cfg: DictConfig, hydra: DictConfig, history: History, objective: Obje
         winner.command(hydra, stream, trial.configuration),
         objective.config(trial.configuration, trial.trial),
     )
+
+
+def _plan(scheduler: Scheduler) -> tuple[Ladder, ...]:
+    return getattr(scheduler, "plan", ())
 
 
 def _mirrors(cfg: DictConfig) -> list[Tracker]:

@@ -155,8 +155,8 @@ def tune(
 
 
 def planned_cost(plan: tuple[Ladder, ...], cost: Callable[[int, int], float]) -> float | None:
-    """Return what climbing all of a plan's ladders spends, or None without a plan."""
-    if not plan:
+    """Return what climbing all of a plan's ladders spends, or None where it is not known beforehand."""
+    if not plan or any(len(ladder.sizes) < len(ladder.levels) for ladder in plan):
         return None
     steps = (
         size * cost(since, until)

@@ -16,7 +16,7 @@ def check(cfg: DictConfig) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(first_line(error)) from error
+        raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
     rules = (
         (cfg.eta >= 2, f"eta={cfg.eta}: must be an integer of at least 2, since a rung keeps one trial in eta"),
         (cfg.r_min >= 1, f"r_min={cfg.r_min}: must be at least 1 unit of resource"),
@@ -25,6 +25,8 @@ def check(cfg: DictConfig) -> None:
             f"r_min={cfg.r_min} is more than r_max={cfg.r_max}: the first rung must not lie above the last",
         ),
         (cfg.epochs >= 1, f"epochs={cfg.epochs}: a training has at least 1 epoch"),
+        (cfg.plan in (None, "auto"), f"plan={cfg.plan}: give auto, or null to plan yourself"),
+        (cfg.plan is None or cfg.budget.seconds is not None, "plan=auto: what should it fit? Give budget.seconds=600"),
         (cfg.seed >= 0, f"seed={cfg.seed}: must not be negative"),
         (cfg.trial >= 0, f"trial={cfg.trial}: must not be negative"),
     )

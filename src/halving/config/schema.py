@@ -41,6 +41,7 @@ class Config:
     r_max: int = MISSING
     epochs: int = MISSING
     metric: str = MISSING
+    plan: str | None = None
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     device: str = MISSING
     data_dir: str = MISSING

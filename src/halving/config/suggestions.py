@@ -51,7 +51,7 @@ _OPTION_ALIASES = {
 
 def nearest(path: str, cfg: DictConfig) -> str:
     """Return "; did you mean a or b?" for a path that the config lacks, or nothing."""
-    known = list(_paths(cfg))
+    known = [name for name in _paths(cfg) if name not in (path, f"space.{path}")]
     last = path.rpartition(".")[2]
     alias = _ALIASES.get(path) or _ALIASES.get(last)
     found = [alias] if alias and (alias in known or alias.startswith("hydra.")) else []

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from halving.config.schema import ROOT_KEYS
 from halving.trial import Value
 
-_STUDY_ONLY = ("space", "searcher", "scheduler", "budget", "executor", "resume", "eta", "r_min", "trial")
+_STUDY_ONLY = ("space", "searcher", "scheduler", "budget", "executor", "plan", "resume", "eta", "r_min", "trial")
 _FROM_BASE = {"space": "none", "searcher": "random", "scheduler": "single", "executor": "serial", "tracker": "none"}
 
 
@@ -36,7 +36,7 @@ def best_yaml(cfg: DictConfig) -> str:
     container = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
     skipped = (*_FROM_BASE, "budget")
     content |= {key: container[key] for key in ROOT_KEYS if key in container and key not in skipped}
-    content |= {"resume": None, "executor": {"threads": container["executor"].get("threads")}}
+    content |= {"plan": None, "resume": None, "executor": {"threads": container["executor"].get("threads")}}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
