@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import socket
 import zlib
 from collections.abc import Iterable, Mapping
@@ -45,9 +46,13 @@ class Journal:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / FILE
         self._lock = _lock(run_dir / "journal.lock")
+        try:
+            raw = self.path.read_bytes() if self.path.exists() else b""
+            self.events, end = decode(raw, self.path)
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        raw = self.path.read_bytes()
-        self.events, end = decode(raw, self.path)
         if end < len(raw):
             self.path.with_name(f"journal.torn-{end}").write_bytes(raw[end:])
             os.ftruncate(self._fd, end)
@@ -107,11 +112,11 @@ def replay(events: Iterable[tuple[Event, float]]) -> History:
 def encode(event: Event, seq: int, at: float) -> bytes:
     """Return the line of one event."""
     nonfinite: dict[str, str] = {}
-    body: dict[str, Any] = {"v": VERSION, "seq": seq, "at": round(at, 6), "type": _TYPES[type(event)]}
+    body: dict[str, Any] = {"v": VERSION, "seq": seq, "at": at, "type": _TYPES[type(event)]}
     body |= cast(dict[str, Any], _plain(event, "", nonfinite))
     if nonfinite:
         body["nonfinite"] = nonfinite
-    line = json.dumps(body, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    line = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
     return line[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(line[:-1])
 
 
@@ -126,7 +131,7 @@ def decode(raw: bytes, path: Path) -> tuple[list[tuple[Event, float]], int]:
         end = raw.find(b"\n", offset) + 1
         body = _verified(raw[offset : end - 1]) if end else None
         if body is None or body["seq"] != len(events):
-            if _any_valid(raw[end:] if end else b""):
+            if _any_valid(raw[offset + 1 :]):
                 raise UserError(
                     f"{path} is damaged at byte {offset} (record {len(events)}), and whole records follow: "
                     "restore it from a copy; it is not read past the damage"
@@ -149,7 +154,9 @@ def _verified(line: bytes) -> dict[str, Any] | None:
 
 
 def _any_valid(rest: bytes) -> bool:
-    return any(_verified(line) is not None for line in rest.split(b"\n"))
+    # The newline between two records may be what is damaged, so that a whole one need not begin its line.
+    starts = (found.start() for found in re.finditer(rb'\{"v":', rest))
+    return any(_verified(rest[start:].partition(b"\n")[0]) is not None for start in starts)
 
 
 def _plain(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
@@ -164,7 +171,7 @@ def _plain(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
             return value
         case Mapping():
             items = cast(Mapping[str, Any], value)
-            return {key: _plain(item, f"{path}/{key}", nonfinite) for key, item in items.items()}
+            return {key: _plain(item, f"{path}/{_escaped(key)}", nonfinite) for key, item in items.items()}
         case list() | tuple():
             elements = cast(list[Any], value)
             return [_plain(item, f"{path}/{i}", nonfinite) for i, item in enumerate(elements)]
@@ -174,9 +181,14 @@ def _plain(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
             raise TypeError(f"{path}: {type(value).__name__} does not go into the journal")
 
 
+def _escaped(key: str) -> str:
+    """Return a key as part of a JSON pointer (RFC 6901): a metric may be called val/error."""
+    return str(key).replace("~", "~0").replace("/", "~1")
+
+
 def _event(body: dict[str, Any]) -> Event:
     for path, number in cast(dict[str, str], body.get("nonfinite", {})).items():
-        *parents, last = path.split("/")[1:]
+        *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in path.split("/")[1:])
         node: Any = body
         for parent in parents:
             node = node[int(parent) if isinstance(node, list) else parent]

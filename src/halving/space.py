@@ -91,7 +91,11 @@ class Space:
 
         Raises UserError, which names the dimension, for anything else and for reversed bounds.
         """
-        return cls(tuple(_read(config, "")))
+        space = cls(tuple(_read(config, "")))
+        for name in space.names:
+            if space.names.count(name) > 1:
+                raise UserError(f"space.{name}: named twice, nested and with a dot; keep one of them")
+        return space
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ class Budget:
     """What ends a study early: whichever is reached first stops new assignments, and running ones finish.
 
     `evaluations` and `resource` count what was started, in assignments and in units of resource; `seconds` is the
-    executor's time; `target` is an error to reach; `patience` is evaluations without a better incumbent.
+    executor's time; `target` is a metric to reach; `patience` is evaluations without a better incumbent.
     """
 
     evaluations: int | None = None
@@ -33,8 +33,11 @@ class Budget:
             if value is not None and value <= 0:
                 raise UserError(f"budget.{name}={value}: must be more than 0")
 
-    def reached(self, history: History, committed: float, now: float) -> str:
-        """Return what was reached, in words, or nothing; `committed` is the cost of the jobs that run."""
+    def reached(self, history: History, committed: float, now: float, sign: int = 1) -> str:
+        """Return what was reached, in words, or nothing.
+
+        `committed` is the cost of the jobs that run; `sign` is -1 where the errors are a maximised metric, flipped.
+        """
         evaluations = len(history.finished)
         best = history.incumbent
         if self.evaluations is not None and evaluations + history.running >= self.evaluations:
@@ -43,7 +46,7 @@ class Budget:
             return f"budget.resource={self.resource:g} reached"
         if self.seconds is not None and now >= self.seconds:
             return f"budget.seconds={self.seconds:g} reached"
-        if self.target is not None and best is not None and best[1].error <= self.target:
+        if self.target is not None and best is not None and best[1].error <= sign * self.target:
             return f"budget.target={self.target:g} reached"
         if self.patience is not None and best is not None and evaluations - history.improved_at >= self.patience:
             return f"budget.patience={self.patience} reached: no better incumbent for as many evaluations"
@@ -77,7 +80,7 @@ class Tuner:
         self._journal = journal
         self._trackers = trackers or Trackers(())
         self._budget = budget or Budget()
-        self._maximize = maximize
+        self._sign = -1 if maximize else 1
         self._root = root or Path()
         self._running: dict[int, Assignment] = {}
         self._obsolete: list[str] = []
@@ -96,7 +99,7 @@ class Tuner:
 
     def record(self, event: Event) -> None:
         """Tell journal, history and trackers of an event."""
-        at = self._executor.now()
+        at = round(self._executor.now(), 6)
         if self._journal is not None:
             self._journal.append(event, at)
         self.history.apply(event, at)
@@ -106,7 +109,7 @@ class Tuner:
         """Hand out jobs while there is room; return whether nothing is left to hand out."""
         while self._executor.has_room():
             committed = sum(self._cost_of(assignment) for assignment in self._running.values())
-            if reason := self._budget.reached(self.history, committed, self._executor.now()):
+            if reason := self._budget.reached(self.history, committed, self._executor.now(), self._sign):
                 if not self.history.halted:
                     self.record(Halted(reason))
                 return True
@@ -129,7 +132,7 @@ class Tuner:
                 self._journal.flush()
             return
         outcome = event.outcome
-        if self._maximize:
+        if self._sign < 0:
             outcome = replace(outcome, error=-outcome.error, curve=tuple(-error for error in outcome.curve))
         since = self._since(self._running.pop(outcome.trial))
         previous = self.history.incumbent

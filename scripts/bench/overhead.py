@@ -1,0 +1,114 @@
+"""What a study costs beside its training: milliseconds per evaluation of a no-op objective, by scheduler.
+
+python scripts/bench/overhead.py --repeats 3
+
+Tuner, scheduler and journal as in a real study, with a real fsync for each evaluation in a temporary directory: `--dir`
+puts it on the disk that counts. `in fsync` is what the disk takes of the milliseconds, the rest is ours. Exits with 1
+where an evaluation costs more than 1 ms at 10,000 trials, or more than 1.5 times what it costs at 1,000.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from halving.executors import Serial
+from halving.history import Header, History
+from halving.journal import Journal
+from halving.schedulers import FIFO, Scheduler, SuccessiveHalving
+from halving.searchers import RandomSearcher, Searcher
+from halving.space import Space
+from halving.trial import Epoch, Finished, Job, Outcome
+from halving.tuner import Tuner
+
+FEW, MANY = 1_000, 10_000
+MOST_MS, MOST_RATIO = 1.0, 1.5
+
+# One row per scheduler: how to make one that runs about so many trials.
+SCHEDULERS: dict[str, Callable[[Searcher, int], Scheduler]] = {
+    "fifo": lambda searcher, trials: FIFO(searcher, 1, trials),
+    "sha, rounds of 27": lambda searcher, trials: SuccessiveHalving(searcher, rounds=trials // 27),
+    "sha, one bracket": lambda searcher, trials: SuccessiveHalving(searcher, n=trials),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one study: milliseconds per evaluation, those of them spent in fsync, and fsyncs per evaluation."""
+
+    ms: float
+    fsync_ms: float
+    fsyncs: float
+
+
+class TimedJournal(Journal):
+    """Counts and times its fsyncs."""
+
+    fsyncs = 0
+    seconds = 0.0
+
+    def sync(self) -> None:
+        self.flush()
+        began = time.perf_counter()
+        super().sync()
+        self.seconds += time.perf_counter() - began
+        self.fsyncs += 1
+
+
+def no_op(job: Job) -> Iterator[Epoch | Finished]:
+    yield Epoch(job.trial, job.until, {"val_error": 0.5, "train_loss": 0.25})
+    yield Finished(Outcome(job.trial, job.until, (job.trial * 7919 % 1000) / 1000))
+
+
+def measure(make: Callable[[Searcher, int], Scheduler], trials: int, where: Path | None) -> Cost:
+    space = Space.from_config({"lr": {"_target_": "scipy.stats.loguniform", "a": 0.01, "b": 1.0}})
+    scheduler = make(RandomSearcher(space), trials)
+    with tempfile.TemporaryDirectory(dir=where) as directory:
+        journal = TimedJournal(Path(directory))
+        tuner = Tuner(
+            scheduler,
+            Serial(no_op),
+            history=History(),
+            cost=lambda since, until: until - since,
+            journal=journal,
+        )
+        tuner.record(Header("overhead", type(scheduler).__name__, "RandomSearcher", 0, 27))
+        began = time.perf_counter()
+        tuner.run()
+        seconds = time.perf_counter() - began
+        journal.close()
+    evaluations = len(tuner.history.finished)
+    return Cost(1e3 * seconds / evaluations, 1e3 * journal.seconds / evaluations, journal.fsyncs / evaluations)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of studies to time (default: 3)")
+    parser.add_argument("--dir", type=Path, help="where the journals are written (default: the system's temporary one)")
+    parser.add_argument("--only", choices=SCHEDULERS, help="one scheduler instead of all")
+    arguments = parser.parse_args()
+
+    slow = False
+    print(f"{'scheduler':20} {'trials':>7} {'ms/evaluation':>14} {'in fsync':>9} {'fsyncs':>7} {'ratio':>6}")
+    for name in [arguments.only] if arguments.only else SCHEDULERS:
+        pairs = [
+            tuple(measure(SCHEDULERS[name], trials, arguments.dir) for trials in (FEW, MANY))
+            for _ in range(arguments.repeats)
+        ]
+        ratio = statistics.median(many.ms / few.ms for few, many in pairs)
+        for trials, costs in zip((FEW, MANY), zip(*pairs, strict=True), strict=True):
+            ms = statistics.median(cost.ms for cost in costs)
+            in_fsync = statistics.median(cost.fsync_ms for cost in costs)
+            shown = f"{ratio:6.2f}" if trials == MANY else ""
+            print(f"{name:20} {trials:7} {ms:14.3f} {in_fsync:9.3f} {costs[0].fsyncs:7.3f} {shown}", flush=True)
+            slow |= trials == MANY and (ms > MOST_MS or ratio > MOST_RATIO)
+    print(f"at most {MOST_MS:g} ms at {MANY:,} trials and {MOST_RATIO:g} times what it is at {FEW:,} wanted")
+    return 1 if slow else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

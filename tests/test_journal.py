@@ -1,0 +1,290 @@
+"""The journal: what is written comes back, damage is found, and everything else can be rebuilt from it."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from halving.errors import UserError
+from halving.executors import Serial
+from halving.history import Ended, Event, Halted, Header, History, Ladder
+from halving.journal import FILE, Journal, decode, encode, read, replay
+from halving.report.tables import write_curves, write_results, write_summary
+from halving.schedulers import SuccessiveHalving
+from halving.searchers import RandomSearcher
+from halving.space import Space
+from halving.trial import Epoch, Finished, Job, Outcome, Resume, Start, Verdict
+from halving.tuner import Budget, Tuner
+
+HEADER = Header(
+    name="a study",
+    scheduler="sha",
+    searcher="random",
+    seed=3,
+    r_max=9,
+    full_cost=9.0,
+    planned_cost=27.0,
+    dimensions=("lr", "batch/size~"),
+    plan=(Ladder((1, 3, 9), (9, 3, 1)), Ladder((9,), (2,))),
+    settings={"config": {"model": {"width": 4, "name": "größe \u2028 🙂"}}, "overrides": ["a=1"], "eta": 3, "x": None},
+)
+numbers = st.floats(allow_nan=False)
+anything = st.one_of(numbers, st.just(math.nan))
+names = st.text(max_size=8)
+values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | names
+metrics = st.dictionaries(names, anything, max_size=3)
+counts = st.integers(0, 10**6)
+outcomes = st.builds(Outcome, counts, counts, anything, st.booleans(), st.lists(anything, max_size=3).map(tuple))
+events = st.one_of(
+    st.just(HEADER),
+    st.builds(Start, counts, st.dictionaries(names, values, max_size=3), counts, counts, counts, names),
+    st.builds(Resume, counts, counts, counts, counts, names),
+    st.builds(Epoch, counts, counts, metrics),
+    st.builds(Finished, outcomes, st.floats(0, 1e6), st.none() | names, names, st.floats(0, 1e6)),
+    st.builds(Verdict, counts, st.sampled_from(["paused", "stopped", "completed", "failed"]), names),
+    st.builds(Halted, names),
+    st.builds(Ended, st.none() | counts, metrics, names, st.just({"model": {"width": 4}})),
+)
+
+
+def raw_of(written: list[Event]) -> bytes:
+    return b"".join(encode(event, seq, 0.5 * seq) for seq, event in enumerate(written))
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not strict JSON")
+
+
+@given(st.lists(events, max_size=5))
+def test_every_event_survives_as_a_line_of_strict_json(written: list[Event]) -> None:
+    raw = raw_of(written)
+    assert raw.count(b"\n") == len(written)
+    for seq, line in enumerate(raw.splitlines()):
+        record = json.loads(line, parse_constant=refuse)
+        assert (record["v"], record["seq"], record["at"]) == (1, seq, 0.5 * seq)
+    back, end = decode(raw, Path("j"))
+    assert end == len(raw)
+    # repr compares NaN with NaN, and tells 1 from 1.0 and from True.
+    assert repr([event for event, _ in back]) == repr(written)
+    assert [at for _, at in back] == [0.5 * seq for seq in range(len(written))]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_null_and_named(number: float) -> None:
+    line = encode(Epoch(0, 1, {"val/loss": number, "val_error": 0.5}), 0, 0.0)
+    record = json.loads(line)
+    assert record["metrics"] == {"val/loss": None, "val_error": 0.5}
+    assert list(record["nonfinite"].values()) == [str(number)]
+    ((event, _),), _ = decode(line, Path("j"))
+    assert repr(event) == repr(Epoch(0, 1, {"val/loss": number, "val_error": 0.5}))
+
+
+def test_a_lone_surrogate_in_a_cause_survives() -> None:
+    """Python's names of undecodable files hold them; a failed trial must not take the study with it."""
+    event = Finished(Outcome(0, 0, math.nan, failed=True), cause="cannot open 'caf\udce9'")
+    ((back, _),), _ = decode(encode(event, 0, 0.0), Path("j"))
+    assert repr(back) == repr(event)
+
+
+def test_what_has_no_json_is_refused_by_its_place() -> None:
+    with pytest.raises(TypeError, match="/settings/here: set"):
+        encode(Header("n", "s", "r", 0, 1, settings={"here": {1}}), 0, 0.0)
+
+
+def test_unknown_fields_are_ignored_and_a_later_version_is_refused() -> None:
+    def line(**changes: Any) -> bytes:
+        record = {"v": 1, "seq": 0, "at": 1.5, "type": "halted", "reason": "a budget", **changes}
+        body = json.dumps(record, separators=(",", ":")).encode()[:-1]
+        return body + b',"crc":"%08x"}\n' % zlib.crc32(body)
+
+    assert decode(line(later="field"), Path("j"))[0] == [(Halted("a budget"), 1.5)]
+    with pytest.raises(UserError, match="version 2"):
+        decode(line(v=2), Path("j"))
+
+
+WRITTEN: list[Event] = [
+    HEADER,
+    Start(0, {"lr": 0.1}, 1),
+    Epoch(0, 1, {"val_error": math.nan}),
+    Finished(Outcome(0, 1, 0.25, curve=(0.25,)), 1.5, "checkpoints/0/1.pt", cost=1.0),
+    Verdict(0, "completed", "reached the last rung, 1"),
+]
+RAW = raw_of(WRITTEN)
+BOUNDARIES = [len(raw_of(WRITTEN[:i])) for i in range(len(WRITTEN) + 1)]
+
+
+@given(st.integers(0, len(RAW) - 1), st.integers(1, 255))
+def test_any_changed_byte_is_found(position: int, change: int) -> None:
+    damaged = bytearray(RAW)
+    damaged[position] ^= change
+    record = sum(boundary <= position for boundary in BOUNDARIES) - 1
+    offset = BOUNDARIES[record]
+    if record < len(WRITTEN) - 1:
+        with pytest.raises(UserError, match=rf"damaged at byte {offset} \(record {record}\)"):
+            decode(bytes(damaged), Path("j"))
+    else:
+        kept, end = decode(bytes(damaged), Path("j"))
+        assert end == offset and repr([event for event, _ in kept]) == repr(WRITTEN[:-1])
+
+
+def test_every_newline_between_records_matters() -> None:
+    for boundary in BOUNDARIES[1:-1]:
+        damaged = RAW[: boundary - 1] + b" " + RAW[boundary:]
+        with pytest.raises(UserError, match="damaged at byte"):
+            decode(damaged, Path("j"))
+
+
+def test_a_record_out_of_sequence_is_damage() -> None:
+    lines = RAW.splitlines(keepends=True)
+    with pytest.raises(UserError, match=f"damaged at byte {BOUNDARIES[2]}"):
+        decode(b"".join(lines[:2] + lines[3:]), Path("j"))
+
+
+def test_truncation_at_any_byte_keeps_the_whole_records_and_sets_the_tail_aside(tmp_path: Path) -> None:
+    whole = BOUNDARIES[-2]
+    for cut in range(whole, len(RAW)):
+        run_dir = tmp_path / str(cut)
+        run_dir.mkdir()
+        (run_dir / FILE).write_bytes(RAW[:cut])
+        assert repr([event for event, _ in read(run_dir)]) == repr(WRITTEN[:-1]), "reading needs no repair"
+        assert (run_dir / FILE).read_bytes() == RAW[:cut]
+
+        journal = Journal(run_dir)
+        assert repr([event for event, _ in journal.events]) == repr(WRITTEN[:-1])
+        aside = run_dir / f"journal.torn-{whole}"
+        assert (aside.read_bytes() if aside.exists() else b"") == RAW[whole:cut]
+        journal.append(WRITTEN[-1], 2.0)
+        journal.close()
+        assert (run_dir / FILE).read_bytes() == RAW
+
+
+def test_damage_in_the_middle_is_refused_untouched_and_the_lock_is_given_back(tmp_path: Path) -> None:
+    damaged = RAW.replace(b'"lr":0.1', b'"lr":0.2')
+    (tmp_path / FILE).write_bytes(damaged)
+    for open_or_read in (Journal, read):
+        with pytest.raises(UserError, match=f"damaged at byte {BOUNDARIES[1]}"):
+            open_or_read(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == damaged
+    (tmp_path / FILE).write_bytes(RAW)
+    Journal(tmp_path).close()
+
+
+def test_nothing_is_written_before_flush_and_each_sync_is_one_write_and_one_fsync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    calls: list[str] = []
+    for name in ("write", "fsync"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, n=name, real=real: (calls.append(n), real(*args))[1])
+    for event in WRITTEN:
+        journal.append(event, 0.0)
+    assert calls == [] and read(tmp_path) == []
+    journal.sync()
+    assert calls == ["write", "fsync"] and len(read(tmp_path)) == len(WRITTEN)
+    journal.close()
+
+
+def test_a_full_disk_leaves_a_whole_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.append(WRITTEN[0], 0.0)
+    journal.sync()
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:20]))
+    journal.append(WRITTEN[1], 0.0)
+    with pytest.raises(UserError, match="make room"):
+        journal.flush()
+    monkeypatch.undo()
+    assert (tmp_path / FILE).read_bytes() == RAW[: BOUNDARIES[1]]
+    journal.append(WRITTEN[2], 1.0)
+    journal.close()
+    assert repr([event for event, _ in read(tmp_path)]) == repr(WRITTEN[:3]), "once there is room, all of it"
+
+
+def test_a_second_writer_is_refused_with_the_owner_and_a_dead_owner_blocks_nobody(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from halving.journal import Journal; "
+    code += "journal = Journal(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert owner.stdout is not None and owner.stdout.readline() == "open\n"
+        with pytest.raises(UserError, match=rf"host \S+, pid {owner.pid}\b"):
+            Journal(tmp_path)
+        assert read(tmp_path) == [], "reading takes no lock"
+    finally:
+        owner.kill()
+        owner.communicate()
+    Journal(tmp_path).close()
+
+
+def test_reading_a_directory_without_a_journal_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=FILE):
+        read(tmp_path)
+
+
+def objective(job: Job) -> Iterator[Epoch | Finished]:
+    """Two epochs a unit; some trials diverge and trial 4 raises."""
+    if job.trial == 4:
+        raise ValueError("no such configuration")
+    lr = float(job.configuration["lr"] or 0)
+    error = math.nan if lr > 0.9 else abs(lr - 0.3) + 1 / job.until
+    for epoch in range(2 * job.since + 1, 2 * job.until + 1):
+        yield Epoch(job.trial, epoch, {"val_error": error, "train_loss": 1 / epoch, "seconds": 0.25, "lr": lr})
+    yield Finished(Outcome(job.trial, job.until, error, math.isnan(error)), 0.5)
+
+
+def written_study(run_dir: Path, budget: Budget | None = None) -> History:
+    journal = Journal(run_dir)
+    searcher = RandomSearcher(Space.from_config({"lr": {"_target_": "scipy.stats.uniform"}}), seed=0)
+    scheduler = SuccessiveHalving(searcher, eta=3, r_min=1, r_max=9)
+    tuner = Tuner(
+        scheduler,
+        Serial(objective),
+        history=History(),
+        cost=lambda since, until: until - since,
+        journal=journal,
+        budget=budget,
+    )
+    tuner.record(Header("s", "sha", "random", 0, 9, full_cost=9.0, dimensions=("lr",), plan=scheduler.plan))
+    tuner.run()
+    best = tuner.history.incumbent
+    tuner.record(Ended(best[0].trial if best else None, {"test_error": 0.125}, "python train.py trial=1"))
+    journal.close()
+    return tuner.history
+
+
+@pytest.mark.parametrize("budget", [None, Budget(evaluations=11)])
+def test_replay_gives_the_live_history_and_the_tables_byte_for_byte(tmp_path: Path, budget: Budget | None) -> None:
+    live = written_study(tmp_path, budget)
+    rebuilt = replay(read(tmp_path))
+    assert any(math.isinf(evaluation.error) for _, evaluation in live.finished)
+    for write in (write_results, write_curves, write_summary):
+        write(live, tmp_path / "live")
+        write(rebuilt, tmp_path / "rebuilt")
+        assert (tmp_path / "live").read_bytes() == (tmp_path / "rebuilt").read_bytes(), write.__name__
+    assert repr(rebuilt) == repr(live)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0, 1))
+def test_a_prefix_of_the_journal_is_an_earlier_state(tmp_path: Path, share: float) -> None:
+    """Folding a prefix and then the rest is folding all: a state can be taken up anywhere."""
+    if not (tmp_path / FILE).exists():
+        written_study(tmp_path)
+    told = read(tmp_path)
+    cut = int(share * len(told))
+    history = replay(told[:cut])
+    assert history.running in (0, 1) and len(history.finished) <= cut
+    for event, at in told[cut:]:
+        history.apply(event, at)
+    assert repr(history) == repr(replay(told))

@@ -1,0 +1,155 @@
+"""Spaces: from a mapping to the unit cube and back, what is refused, and what random search draws."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from halving.errors import UserError
+from halving.searchers import RandomSearcher
+from halving.space import Space
+
+SPACE = Space.from_config(
+    {
+        "optimizer": {
+            "lr": {"_target_": "scipy.stats.loguniform", "a": 0.0001, "b": 1.0},
+            "momentum": {"_target_": "scipy.stats.uniform", "loc": 0.5, "scale": 0.5},
+            "log_decay": {"_target_": "scipy.stats.norm", "loc": -3.0, "scale": 2.0},
+        },
+        "data.batch_size": {"_target_": "scipy.stats.randint", "low": 32, "high": 256},
+        "model": {"width": [4, 8, 16.5], "activation": ["relu", "tanh", None, True]},
+    }
+)
+KINDS = {
+    "optimizer.lr": "continuous",
+    "optimizer.momentum": "continuous",
+    "optimizer.log_decay": "continuous",
+    "data.batch_size": "integer",
+    "model.width": "ordered",
+    "model.activation": "categories",
+}
+points = st.lists(st.floats(0, 1), min_size=len(KINDS), max_size=len(KINDS))
+
+
+def test_nested_and_dotted_names_and_kinds() -> None:
+    assert {dimension.name: dimension.kind for dimension in SPACE.dimensions} == KINDS
+    assert SPACE.names == tuple(KINDS), "in the order written"
+
+
+@given(points)
+def test_every_point_decodes_into_the_support_as_plain_python(u: list[float]) -> None:
+    configuration: dict[str, Any] = SPACE.decode(u)
+    assert 0.0001 <= configuration["optimizer.lr"] <= 1
+    assert 0.5 <= configuration["optimizer.momentum"] <= 1
+    assert math.isfinite(configuration["optimizer.log_decay"])
+    assert configuration["data.batch_size"] in range(32, 256)
+    assert configuration["model.width"] in (4, 8, 16.5)
+    assert configuration["model.activation"] in ("relu", "tanh", None, True)
+    assert {type(value) for value in configuration.values()} <= {bool, int, float, str, type(None)}
+    assert json.loads(json.dumps(configuration)) == configuration
+
+
+@given(points)
+def test_decoding_then_encoding_stays_in_the_same_cell(u: list[float]) -> None:
+    """A continuous value keeps its coordinate; a discrete one comes to the middle of its cell."""
+    point = SPACE.encode(configuration := SPACE.decode(u))
+    assert point.shape == (len(KINDS),) and point.dtype == np.float64
+    assert point[:3] == pytest.approx(u[:3], abs=1e-9)
+    for coordinate, width, x in zip(point[3:], (1 / 224, 1 / 3, 1 / 4), u[3:], strict=True):
+        assert abs(coordinate - x) <= width / 2 + 1e-9
+    again = SPACE.decode(point)
+    assert {k: v for k, v in again.items() if not k.startswith("optimizer")} == {
+        k: v for k, v in configuration.items() if not k.startswith("optimizer")
+    }
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_ends_of_the_cube_are_the_ends_of_the_support(end: int) -> None:
+    configuration = SPACE.decode([end] * len(KINDS))
+    assert configuration["optimizer.lr"] == pytest.approx([0.0001, 1][end])
+    assert configuration["optimizer.momentum"] == [0.5, 1][end]
+    assert configuration["data.batch_size"] == [32, 255][end]
+    assert configuration["model.width"] == [4, 16.5][end]
+    assert SPACE.decode([end - 0.5 + end] * len(KINDS)) == configuration, "outside is clipped"
+
+
+@pytest.mark.parametrize(
+    "distribution", [stats.randint(32, 256), stats.binom(9, 0.3), stats.poisson(4), stats.randint(7, 8)]
+)
+def test_integer_sits_at_the_middle_of_its_cell(distribution: Any) -> None:
+    space = Space.from_config({"k": distribution})
+    low, high = int(distribution.ppf(1e-6)), int(distribution.ppf(1 - 1e-6))
+    for k in range(low, high + 1):
+        (u,) = space.encode({"k": k})
+        assert u == pytest.approx(distribution.cdf(k) - distribution.pmf(k) / 2, abs=1e-9)
+        assert space.decode([u]) == {"k": k}
+
+
+def test_a_log_scale_halves_at_the_geometric_mean() -> None:
+    assert SPACE.decode([0.5] * 6)["optimizer.lr"] == pytest.approx(0.01)
+    assert SPACE.encode(SPACE.decode([0.5] * 6) | {"optimizer.lr": 0.1})[0] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "why"),
+    [
+        ({"_target_": "scipy.stats.loguniform", "a": 1.0, "b": 0.01}, "reversed"),
+        ({"_target_": "scipy.stats.uniform", "loc": 0.0, "scale": -1.0}, "reversed"),
+        ({"_target_": "scipy.stats.randint", "low": 5, "high": 5}, "reversed"),
+        ({"_target_": "scipy.stats.norm", "loc": 0.0, "scale": math.nan}, "out of range"),
+        ({"_target_": "scipy.stats.uniform", "loc": [0.0, 1.0]}, "not a distribution"),
+        ({"_target_": "scipy.stats.logunifrom", "a": 0.1, "b": 1.0}, "cannot import"),
+        ({"_target_": "scipy.stats.loguniform", "low": 0.1, "high": 1.0}, "low"),
+        ({"_target_": "builtins.dict"}, "not a distribution"),
+        (0.1, "not a distribution"),
+        ("0.1", "not a distribution"),
+        ([], "empty list"),
+        ([1, 2, 1], "twice"),
+        ([[1], [2]], "no scalar"),
+        (["${model}"], "interpolation"),
+    ],
+)
+def test_refusals_name_the_dimension_and_the_reason(leaf: Any, why: str) -> None:
+    with pytest.raises(UserError) as refused:
+        Space.from_config({"optimizer": {"lr": leaf}})
+    assert str(refused.value).startswith("space.optimizer.lr") and why in str(refused.value)
+
+
+def test_one_name_for_two_dimensions_is_refused() -> None:
+    with pytest.raises(UserError, match=r"space.model.width: named twice"):
+        Space.from_config({"model": {"width": [1, 2]}, "model.width": [3, 4]})
+
+
+def test_sample_follows_the_generator_and_the_distribution() -> None:
+    first, second = (SPACE.sample(np.random.default_rng(1)) for _ in range(2))
+    assert first == second != SPACE.sample(np.random.default_rng(2))
+    rng = np.random.default_rng(0)
+    rates = [math.log10(float(SPACE.sample(rng)["optimizer.lr"] or 0)) for _ in range(400)]
+    assert stats.kstest(rates, stats.uniform(-4, 4).cdf).pvalue > 0.001
+
+
+def test_random_searchers_trial_depends_on_seed_and_id_alone() -> None:
+    forward, backward = RandomSearcher(SPACE, seed=3), RandomSearcher(SPACE, seed=3)
+    expected = [forward.propose(t) for t in range(8)]
+    backward.observe(5, {"model.width": 4}, 1, 0.1)
+    assert [backward.propose(t) for t in reversed(range(8))] == expected[::-1]
+    assert RandomSearcher(SPACE, seed=4).propose(0) != expected[0]
+    assert len({configuration["optimizer.lr"] for configuration in expected if configuration}) == 8
+
+
+def test_initial_configurations_come_first_and_shift_nobody() -> None:
+    lr = Space.from_config({"lr": stats.uniform(0, 1)})
+    plain = RandomSearcher(lr, seed=0)
+    one = RandomSearcher(lr, seed=0, initial={"lr": 0.1})
+    two = RandomSearcher(lr, seed=0, initial=[{"lr": 0.1}, {"lr": 0.2}])
+    assert [one.propose(t) for t in range(3)] == [{"lr": 0.1}, plain.propose(1), plain.propose(2)]
+    assert [two.propose(t) for t in range(3)] == [{"lr": 0.1}, {"lr": 0.2}, plain.propose(2)]
+
+
+def test_space_without_dimensions_has_one_configuration() -> None:
+    assert RandomSearcher(Space.from_config({})).propose(7) == {}

@@ -1,0 +1,285 @@
+"""The loop: budgets, the order of writing and acting, checkpoints, failures."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from halving.errors import UserError
+from halving.executors import Serial
+from halving.history import Event, Header, History
+from halving.journal import Journal, read, replay
+from halving.schedulers import FIFO, Scheduler, SuccessiveHalving
+from halving.trial import Configuration, Done, Epoch, Finished, Job, Outcome, Start, Verdict, Wait
+from halving.tuner import Budget, Tuner
+
+Error = Callable[[int, int], float]
+
+
+class Numbers:
+    def propose(self, trial: int) -> Configuration | None:
+        return {"x": trial}
+
+    def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None: ...
+
+
+class Virtual:
+    """`workers` jobs at a time, first in first out, each a minute of virtual time a unit of resource."""
+
+    def __init__(self, error: Error, workers: int = 1, checkpoints: Path | None = None) -> None:
+        self.error = error
+        self.workers = workers
+        self.checkpoints = checkpoints
+        self.clock = 0.0
+        self.running: list[Job] = []
+        self.submitted: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        assert self.has_room()
+        self.running.append(job)
+        self.submitted.append(job)
+
+    def wait(self) -> Iterator[Epoch | Finished]:
+        job = self.running.pop(0)
+        self.clock += 60.0 * (job.until - job.since)
+        error = self.error(job.trial, job.until)
+        yield Epoch(job.trial, job.until, {"val_error": error})
+        checkpoint = None
+        if self.checkpoints is not None and math.isfinite(error):
+            checkpoint = f"checkpoints/{job.trial}/{job.until}.pt"
+            (self.checkpoints / checkpoint).parent.mkdir(parents=True, exist_ok=True)
+            (self.checkpoints / checkpoint).touch()
+        yield Finished(Outcome(job.trial, job.until, error, math.isnan(error), (error,)), 60.0, checkpoint)
+
+    def has_room(self) -> bool:
+        return len(self.running) < self.workers
+
+    def idle(self) -> bool:
+        return not self.running
+
+    def now(self) -> float:
+        return self.clock
+
+    def shutdown(self, graceful: bool = True) -> None: ...
+
+
+def resuming(since: int, until: int) -> float:
+    return until - since
+
+
+def tuned(
+    scheduler: Scheduler,
+    executor: Virtual | Serial,
+    budget: Budget | None = None,
+    maximize: bool = False,
+    run_dir: Path | None = None,
+) -> History:
+    journal = Journal(run_dir) if run_dir else None
+    tuner = Tuner(
+        scheduler,
+        executor,
+        history=History(),
+        cost=resuming,
+        journal=journal,
+        budget=budget,
+        maximize=maximize,
+        root=run_dir,
+    )
+    tuner.record(Header("s", "x", "numbers", 0, 9, maximize=maximize))
+    tuner.run()
+    if journal is not None:
+        journal.close()
+    return tuner.history
+
+
+def falling(trial: int, resource: int) -> float:
+    return 1 / (1 + trial)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    ("budget", "evaluations", "reason"),
+    [
+        (Budget(evaluations=7), 7, "budget.evaluations=7 reached"),
+        (Budget(evaluations=1), 1, "budget.evaluations=1 reached"),
+        (Budget(resource=20.0), 7, "budget.resource=20 reached"),
+        (Budget(resource=21.0), 7, "budget.resource=21 reached"),
+        (Budget(resource=22.0), 8, "budget.resource=22 reached"),
+        (Budget(evaluations=9, resource=3.0), 1, "budget.resource=3 reached"),
+    ],
+)
+def test_counts_are_kept_exactly_whoever_still_runs(
+    budget: Budget, evaluations: int, reason: str, workers: int
+) -> None:
+    """What runs counts as begun: three units a trial, so that 20 and 21 units hold seven trials."""
+    history = tuned(FIFO(Numbers(), 3), Virtual(falling, workers), budget)
+    assert len(history.finished) == evaluations and history.running == 0
+    assert history.spent == 3 * evaluations
+    assert history.halted == reason
+
+
+@pytest.mark.parametrize(("workers", "evaluations"), [(1, 4), (3, 6)])
+def test_seconds_stop_new_assignments_and_running_ones_finish(workers: int, evaluations: int) -> None:
+    """A trial takes 60 s and the budget is 200 s; with three workers, those begun before it end after it."""
+    history = tuned(FIFO(Numbers(), 1), Virtual(falling, workers), Budget(seconds=200.0))
+    assert len(history.finished) == evaluations and history.running == 0
+    assert history.halted == "budget.seconds=200 reached"
+    assert history.seconds == 60 * evaluations
+
+
+@pytest.mark.parametrize(("workers", "evaluations"), [(1, 4), (3, 6)])
+def test_target_stops_at_an_error_as_good(workers: int, evaluations: int) -> None:
+    history = tuned(FIFO(Numbers(), 1), Virtual(falling, workers), Budget(target=0.25))
+    assert len(history.finished) == evaluations
+    assert history.halted == "budget.target=0.25 reached"
+
+
+def test_patience_counts_evaluations_since_the_incumbent_changed() -> None:
+    errors = [0.9, 0.5, 0.6, math.nan, 0.4, 0.4, 0.7, 0.5, 0.1]
+    history = tuned(FIFO(Numbers(), 1), Virtual(lambda trial, _: errors[trial]), Budget(patience=3))
+    assert len(history.finished) == 8 and history.incumbent is not None
+    assert history.incumbent[0].trial == 4, "an equal error is no better one"
+    assert history.halted.startswith("budget.patience=3 reached")
+
+
+def test_a_study_that_reaches_its_end_was_not_halted() -> None:
+    history = tuned(SuccessiveHalving(Numbers(), 3, 1, 9), Virtual(falling), Budget(evaluations=14, seconds=1e6))
+    assert len(history.finished) == 13 and history.spent == 21 and history.halted == ""
+
+
+@pytest.mark.parametrize("limit", ["evaluations", "resource", "seconds", "patience"])
+def test_a_budget_of_nothing_is_refused(limit: str) -> None:
+    with pytest.raises(UserError, match=f"budget.{limit}=0"):
+        Budget(**{limit: 0})
+
+
+def test_maximize_flips_once_and_the_best_is_the_greatest(tmp_path: Path) -> None:
+    accuracy: Error = lambda trial, resource: (trial + resource) / 100  # noqa: E731
+    history = tuned(SuccessiveHalving(Numbers(), 3, 1, 9), Virtual(accuracy), maximize=True, run_dir=tmp_path)
+    assert history.incumbent is not None
+    best, evaluation = history.incumbent
+    assert (best.trial, evaluation.error) == (8, -0.17)
+    assert evaluation.finished is not None and evaluation.finished.outcome.curve == (-0.17,)
+    assert evaluation.epochs[-1].metrics == {"val_error": 0.17}, "what was measured stays as measured"
+    assert repr(replay(read(tmp_path))) == repr(history), "and replay does not flip it again"
+
+
+def test_target_of_a_maximised_metric_is_a_value_to_exceed() -> None:
+    accuracy: Error = lambda trial, _: trial / 10  # noqa: E731
+    history = tuned(FIFO(Numbers(), 1), Virtual(accuracy), Budget(target=0.5), maximize=True)
+    assert len(history.finished) == 6 and history.halted == "budget.target=0.5 reached"
+
+
+class Spy(Virtual):
+    """Reads the journal from the disk whenever it is handed a job."""
+
+    def __init__(self, run_dir: Path, synced: list[int]) -> None:
+        super().__init__(falling, workers=3)
+        self.run_dir = run_dir
+        self.synced = synced
+
+    def submit(self, job: Job) -> None:
+        history = replay(read(self.run_dir))
+        trial = history.trials[job.trial]
+        assert (trial.state, trial.last.since, trial.last.until) == ("running", job.since, job.until)
+        assert self.synced[-1] == (self.run_dir / "journal.jsonl").stat().st_size, "written, but not durable"
+        super().submit(job)
+
+
+def test_an_assignment_is_durable_before_it_is_acted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = Journal.sync
+
+    def sync(journal: Journal) -> None:
+        real(journal)
+        synced.append(journal.path.stat().st_size)
+
+    monkeypatch.setattr(Journal, "sync", sync)
+    executor = Spy(tmp_path, synced)
+    tuned(SuccessiveHalving(Numbers(), 3, 1, 9), executor, run_dir=tmp_path)
+    assert len(executor.submitted) == 13
+
+
+def test_checkpoints_go_once_the_journal_is_durable_and_the_incumbents_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every deletion the journal on disk already says why; in the end only the winner's is left."""
+    real = Path.unlink
+    deleted: list[str] = []
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        history = replay(read(tmp_path))
+        trial = history.trials[int(path.parent.name)]
+        assert trial.state not in ("running", "paused") or trial.checkpoint != f"checkpoints/{trial.trial}/{path.name}"
+        assert history.incumbent is not None
+        assert f"{path.parent.name}/{path.name}" != str(history.incumbent[0].checkpoint).removeprefix("checkpoints/")
+        deleted.append(path.name)
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    errors: Error = lambda trial, until: math.nan if (trial, until) == (8, 3) else falling(trial, until)  # noqa: E731
+    history = tuned(SuccessiveHalving(Numbers(), 3, 1, 9), Virtual(errors, 2, checkpoints=tmp_path), run_dir=tmp_path)
+    assert history.incumbent is not None and history.incumbent[0].trial == 7
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.pt")] == ["checkpoints/7/9.pt"]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["7"], "no empty directories stay"
+    assert len(deleted) == 11
+
+
+def test_an_incumbent_that_ended_loses_its_checkpoint_when_a_better_one_comes(tmp_path: Path) -> None:
+    errors = [0.5, 0.6, 0.3, 0.4]
+    tuned(FIFO(Numbers(), 1, 4), Virtual(lambda t, _: errors[t], checkpoints=tmp_path), run_dir=tmp_path)
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.pt")] == ["checkpoints/2/1.pt"]
+
+
+def test_an_incumbent_that_fails_when_it_goes_on_keeps_the_checkpoint_that_made_it_so(tmp_path: Path) -> None:
+    errors: Error = lambda trial, until: math.nan if until > 1 else falling(trial, until)  # noqa: E731
+    history = tuned(SuccessiveHalving(Numbers(), 3, 1, 3), Virtual(errors, checkpoints=tmp_path), run_dir=tmp_path)
+    assert history.incumbent is not None
+    assert (history.incumbent[0].trial, history.incumbent[1].resource) == (2, 1)
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.pt")] == ["checkpoints/2/1.pt"]
+
+
+class Stuck:
+    def suggest(self) -> Start | Wait | Done:
+        return Wait()
+
+    def update(self, outcome: Outcome) -> tuple[Verdict, ...]:
+        return ()
+
+
+def test_a_scheduler_that_waits_for_nothing_is_a_bug_of_ours() -> None:
+    with pytest.raises(RuntimeError, match="waits"):
+        tuned(Stuck(), Virtual(falling))
+
+
+def test_an_exception_in_the_objective_fails_that_trial_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
+    def objective(job: Job) -> Iterator[Epoch | Finished]:
+        yield Epoch(job.trial, 1, {"val_error": 0.5})
+        if job.trial == 1:
+            raise ArithmeticError("no convergence")
+        yield Finished(Outcome(job.trial, job.until, float(job.trial)))
+
+    history = tuned(FIFO(Numbers(), 3, 3), Serial(objective))
+    assert [history.trials[t].state for t in range(3)] == ["completed", "failed", "completed"]
+    finished = history.trials[1].last.finished
+    assert finished is not None and finished.cause == "ArithmeticError: no convergence"
+    assert finished.outcome.failed and math.isinf(history.trials[1].last.error)
+    assert "trial 1 failed" in caplog.text
+
+
+def test_a_broken_tracker_does_not_stop_the_study(caplog: pytest.LogCaptureFixture) -> None:
+    from halving.tracking.base import Trackers
+
+    class Broken:
+        def record(self, event: Event, history: History) -> None:
+            raise OSError("no network")
+
+        def close(self, history: History) -> None: ...
+
+    tuner = Tuner(
+        FIFO(Numbers(), 1, 5), Virtual(falling), history=History(), cost=resuming, trackers=Trackers([Broken()])
+    )
+    tuner.run()
+    assert len(tuner.history.finished) == 5
+    assert caplog.text.count("Broken failed") == 1
