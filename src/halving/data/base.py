@@ -1,7 +1,7 @@
 """A data set as tensors on the device, its split and its batches."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import LongTensor, Tensor
 from halving.data.keys import key
 from halving.errors import UserError
 
-ORDER, AUGMENTATION, VALIDATION = 0, 1, 2
+ORDER, AUGMENTATION, VALIDATION, SUBSET, FOLDS = range(5)
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Validation = float | int | Literal["test"]
@@ -29,6 +29,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def take(self, indices: Tensor) -> "Split":
+        """Return the examples at `indices` (k,), which may lie on the CPU."""
+        chosen = indices.to(self.inputs.device)
+        return Split(self.inputs[chosen], self.targets[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,28 @@ class Data:
         """Return the stream, on the device, from which the images of `epoch` are augmented."""
         generator = torch.Generator(self.train.inputs.device)
         return generator.manual_seed(key(self.seed, epoch, AUGMENTATION))
+
+    def subset(self, count: int) -> "Data":
+        """Train on `count` examples of the training set, drawn by the seed in the proportions of the classes.
+
+        A smaller subset is part of a larger one, and all examples are the training set itself. Mean and standard
+        deviation stay, so that the same example looks the same in each.
+        """
+        order = stratified_order(strata(self.train.targets, self.classification), key(self.seed, SUBSET))
+        return replace(self, train=self.train.take(order[:count].sort().values))
+
+    def fold(self, number: int, folds: int) -> "Data":
+        """Validate on the `number`-th (from 1) of `folds` parts of the data, train on the others.
+
+        The parts are drawn by the seed in the proportions of the classes; they are disjoint and cover the training and
+        the validation set, but not a validation set that is the test set itself. Mean and standard deviation stay.
+        """
+        parts = [self.train] if self.validation is self.test else [self.validation, self.train]
+        pool = Split(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
+        order = stratified_order(strata(pool.targets, self.classification), key(self.seed, FOLDS))
+        first, last = (len(pool) * bound // folds for bound in (number - 1, number))
+        others = torch.cat((order[:first], order[last:]))
+        return replace(self, train=pool.take(others), validation=pool.take(order[first:last]))
 
     def batches(
         self,
@@ -129,8 +156,7 @@ def split_data(
         raise UserError(
             f"test_inputs: examples of shape {list(test[0].shape[1:])}, but train_inputs has {list(inputs.shape[1:])}"
         )
-    strata = targets if classification else torch.zeros(len(targets), dtype=torch.int64)
-    order = stratified_order(strata, key(seed, VALIDATION))
+    order = stratified_order(strata(targets, classification), key(seed, VALIDATION))
     held_out = validation_count(validation, len(order))
     part = order[held_out:]
     if train_samples is not None:
@@ -158,6 +184,11 @@ def split_data(
         seed=seed,
         augment=augment,
     )
+
+
+def strata(targets: Tensor, classification: bool) -> Tensor:
+    """Return each example's stratum, int64 (n,) on the CPU: its class, or one for all where targets are numbers."""
+    return targets.cpu() if classification else torch.zeros(len(targets), dtype=torch.int64)
 
 
 def stratified_order(strata: Tensor, seed: int) -> Tensor:

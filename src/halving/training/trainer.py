@@ -1,7 +1,8 @@
 """One trial in training: exact to pause, save and resume at the end of any epoch."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from halving.training.dropout import Dropout
 from halving.training.loop import evaluate, place, train_epoch
 from halving.training.lr_schedules import Plateau
 from halving.training.recipe import Recipe
+from halving.trial import Epoch
 
 # Purposes that keep the random streams of one (seed, trial) apart.
 _WEIGHTS, _EPOCH, _DROPOUT = range(3)
@@ -37,6 +39,22 @@ class Trainer:
         self._lr: float = self._optimizer.param_groups[0]["lr"]
         self._schedule = recipe.lr_schedule()
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]
+
+    def train(self, trial: int, epochs: range, shift: int = 0) -> Generator[Epoch, None, tuple[list[float], str]]:
+        """Train `epochs` (from 1); yield each as an event of `trial`, numbered `shift` higher.
+
+        Returns the metric after each epoch and, where the last of them diverged, the cause.
+        """
+        metric = self._recipe.metric
+        curve: list[float] = []
+        for epoch in epochs:
+            metrics = self.train_epoch(epoch)
+            yield Epoch(trial, epoch + shift, metrics)
+            curve.append(metrics[metric])
+            for name in ("train_loss", metric):
+                if not math.isfinite(metrics[name]):
+                    return curve, f"diverged: {name} is {metrics[name]} after epoch {epoch}"
+        return curve, ""
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train epoch `epoch` (from 1) and validate; return the metrics. `seconds` leaves out the validation."""

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from halving.errors import UserError
 from halving.training.recipe import Recipe
 from halving.training.trainer import Trainer
 from halving.trial import Epoch, Finished, Job, Outcome
@@ -33,17 +32,11 @@ class Epochs:
         trainer = Trainer(trained)
         if job.since:
             trainer.restore(trained.load(job.trial, job.since))
-        curve: list[float] = []
-        for epoch in range(job.since + 1, job.until + 1):
-            metrics = trainer.train_epoch(epoch)
-            yield Epoch(job.trial, epoch, metrics)
-            if trained.metric not in metrics:
-                raise UserError(f"metric={trained.metric}: not measured; there is {', '.join(sorted(metrics))}")
-            curve.append(metrics[trained.metric])
-            if cause := _divergence(metrics, trained.metric, epoch):
-                outcome = Outcome(job.trial, epoch, math.nan, failed=True, curve=tuple(curve))
-                yield Finished(outcome, time.perf_counter() - began, cause=cause)
-                return
+        curve, cause = yield from trainer.train(job.trial, range(job.since + 1, job.until + 1))
+        if cause:
+            outcome = Outcome(job.trial, job.since + len(curve), math.nan, failed=True, curve=tuple(curve))
+            yield Finished(outcome, time.perf_counter() - began, cause=cause)
+            return
         checkpoint = trained.save(job.trial, job.until, trainer.state())
         outcome = Outcome(job.trial, job.until, curve[-1], curve=tuple(curve))
         yield Finished(outcome, time.perf_counter() - began, checkpoint)
@@ -53,10 +46,3 @@ class Epochs:
         trainer = Trainer(trained)
         trainer.restore(trained.load(trial, resource))
         return trainer.test()
-
-
-def _divergence(metrics: dict[str, float], metric: str, epoch: int) -> str:
-    for name in ("train_loss", metric):
-        if not math.isfinite(metrics[name]):
-            return f"diverged: {name} is {metrics[name]} after epoch {epoch}"
-    return ""

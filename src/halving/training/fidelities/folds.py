@@ -1,0 +1,88 @@
+"""Folds of cross-validation as the resource."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from halving.errors import UserError
+from halving.training.recipe import Recipe
+from halving.training.trainer import Trainer
+from halving.trial import Epoch, Finished, Job, Outcome
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The resource is the number of folds evaluated, out of r_max; the error is the mean over them.
+
+    Training and validation set together are cut into r_max folds, the same for every trial (`Data.fold`). For each in
+    turn the model begins with the same weights, trains the root's `epochs` on the other folds, and its last error on
+    the fold counts. A paused trial keeps its errors and models and goes on with the next fold; `curve` is the running
+    mean. Epoch e of fold f is numbered (f - 1) epochs + e.
+
+    The test error is the mean over the models of all folds so far; "model" in the checkpoint is the last fold's.
+
+    `r_min`, `r_max` and `epochs` are the defaults of the root's keys. Raises UserError, when prepared, for less than
+    two folds, or more than there are examples. Source: Hastie et al., The Elements of Statistical Learning, 7.10 (K is
+    r_max).
+    """
+
+    r_min: int = 1
+    r_max: int = 9
+    epochs: int = 10
+    unit: str = "folds"
+    resumable: bool = True
+
+    def cost(self, since: int, until: int) -> float:
+        return until - since
+
+    def prepare(self, recipe: Callable[[], Recipe]) -> None:
+        whole = recipe()
+        if whole.r_max < 2:
+            raise UserError(f"r_max={whole.r_max}: fidelity=folds needs at least 2 folds, one of them to train on")
+        fold = whole.data.fold(1, whole.r_max)
+        if not len(fold.validation):
+            raise UserError(
+                f"r_max={whole.r_max}: fidelity=folds cuts the data into r_max folds, but there are only "
+                f"{len(fold.train)} examples; give a smaller r_max"
+            )
+        Trainer(whole)
+
+    def run(self, recipe: Callable[[], Recipe], job: Job) -> Iterator[Epoch | Finished]:
+        began = time.perf_counter()
+        whole = recipe()
+        kept = whole.load(job.trial, job.since) if job.since else {"errors": [], "models": []}
+        errors: list[float] = list(kept["errors"])
+        models: list[dict[str, Any]] = list(kept["models"])
+        curve: list[float] = []
+        for fold in range(job.since + 1, job.until + 1):
+            trainer = _trainer(whole, fold)
+            shift = (fold - 1) * whole.epochs
+            after, cause = yield from trainer.train(job.trial, range(1, whole.epochs + 1), shift)
+            if cause:
+                outcome = Outcome(job.trial, fold, math.nan, failed=True, curve=tuple(curve))
+                yield Finished(outcome, time.perf_counter() - began, cause=f"fold {fold} {cause}")
+                return
+            errors.append(after[-1])
+            models.append(trainer.model.state_dict())
+            curve.append(fmean(errors))
+        checkpoint = whole.save(job.trial, job.until, {"errors": errors, "models": models, "model": models[-1]})
+        outcome = Outcome(job.trial, job.until, curve[-1], curve=tuple(curve))
+        yield Finished(outcome, time.perf_counter() - began, checkpoint)
+
+    def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
+        whole = recipe()
+        tests: list[dict[str, float]] = []
+        for fold, weights in enumerate(whole.load(trial, resource)["models"], start=1):
+            trainer = _trainer(whole, fold)
+            trainer.model.load_state_dict(weights)
+            tests.append(trainer.test())
+        # Every example is validated on by one fold, therefore these counts add up where all else is averaged.
+        combine = {"val_samples": sum}
+        return {name: combine.get(name, fmean)([test[name] for test in tests]) for name in tests[0]}
+
+
+def _trainer(whole: Recipe, fold: int) -> Trainer:
+    return Trainer(replace(whole, data=whole.data.fold(fold, whole.r_max)))

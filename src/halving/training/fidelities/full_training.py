@@ -1,0 +1,26 @@
+"""One training from its first epoch to its last, as an assignment."""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from halving.training.recipe import Recipe
+from halving.training.trainer import Trainer
+from halving.trial import Epoch, Finished, Job, Outcome
+
+
+def train_in_full(recipe: Recipe, trainer: Trainer, job: Job, **state: Any) -> Iterator[Epoch | Finished]:
+    """Train all epochs of a full training, whatever the resource; yield them and, last, one Finished.
+
+    The error is measured at `job.until` alone. The checkpoint holds the weights, as "model", and `state`.
+    """
+    began = time.perf_counter()
+    curve, cause = yield from trainer.train(job.trial, range(1, recipe.epochs + 1))
+    if cause:
+        outcome = Outcome(job.trial, job.until, math.nan, failed=True)
+        yield Finished(outcome, time.perf_counter() - began, cause=cause)
+        return
+    checkpoint = recipe.save(job.trial, job.until, {"model": trainer.model.state_dict(), **state})
+    outcome = Outcome(job.trial, job.until, curve[-1], curve=(curve[-1],))
+    yield Finished(outcome, time.perf_counter() - began, checkpoint)

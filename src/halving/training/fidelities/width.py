@@ -1,0 +1,62 @@
+"""The width of the model as the resource."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+from halving.errors import UserError
+from halving.training.fidelities.full_training import train_in_full
+from halving.training.recipe import Recipe
+from halving.training.trainer import Trainer
+from halving.trial import Epoch, Finished, Job
+
+
+@dataclass(frozen=True)
+class Width:
+    """The resource r multiplies the configured width of the model by r / r_max, rounded up; each rung starts anew.
+
+    `model.width` = 6 and r_max = 9 give the widths 1, 2 and 6 at r = 1, 3 and 9. What a width is, the model says. Each
+    rung trains the root's `epochs` and counts as r, although most layers' work grows with its square. The checkpoint
+    names its width in "arguments".
+
+    `r_min`, `r_max` and `epochs` are the defaults of the root's keys. Raises UserError, when prepared, for a model
+    without a `width` that is a whole number.
+    """
+
+    r_min: int = 1
+    r_max: int = 9
+    epochs: int = 10
+    unit: str = "width shares"
+    resumable: bool = False
+
+    def cost(self, since: int, until: int) -> float:
+        return until
+
+    def prepare(self, recipe: Callable[[], Recipe]) -> None:
+        whole = recipe()
+        if not isinstance(whole.width, int):
+            raise UserError(
+                f"model.width={whole.width}: fidelity=width needs a model whose width is a whole number; "
+                f"model=lenet_modern and model=mlp have one"
+            )
+        Trainer(whole)
+
+    def run(self, recipe: Callable[[], Recipe], job: Job) -> Iterator[Epoch | Finished]:
+        whole = recipe()
+        width = width_at(whole, job.until)
+        yield from train_in_full(whole, _trainer(whole, width), job, arguments={"width": width})
+
+    def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
+        whole = recipe()
+        trainer = _trainer(whole, width_at(whole, resource))
+        trainer.model.load_state_dict(whole.load(trial, resource)["model"])
+        return trainer.test()
+
+
+def width_at(recipe: Recipe, resource: int) -> int:
+    """Return the width at a resource: at least 1, and the configured one at r_max."""
+    return -(-recipe.width * resource // recipe.r_max)
+
+
+def _trainer(whole: Recipe, width: int) -> Trainer:
+    return Trainer(replace(whole, model=partial(whole.model, width=width)))
