@@ -1,5 +1,6 @@
 """Learning-curve extrapolation (Domhan et al. 2015)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -28,7 +29,8 @@ class Family:
     start: tuple[float, ...]
 
 
-# Errors are scaled to the largest of a curve beforehand; the first parameter is the asymptote, the second the height.
+# Errors are scaled beforehand: 0 is their floor, 1 the largest of a curve. The first parameter is the asymptote, the
+# second the height.
 FAMILIES = (
     Family("power law", lambda t, p: p[0] + p[1] * t ** -p[2], (0, 0, 0), (1.5, 10, 5), (0.2, 0.8, 0.5)),
     Family("exponential", lambda t, p: p[0] + p[1] * np.exp(-p[2] * t), (0, 0, 1e-4), (1.5, 10, 5), (0.2, 0.8, 0.1)),
@@ -74,8 +76,9 @@ class Curve(EarlyStopping):
         at_end = [other.errors[-1] for other in self._climbers.values() if len(other.errors) == len(self._levels)]
         if not at_end:
             return False, f"nobody has reached {self._levels[-1]} yet"
-        if len(climber.curve) < self._min_points:
-            return False, f"{len(climber.curve)} points of a curve are too few to extrapolate"
+        known = sum(map(math.isfinite, climber.curve))
+        if known < self._min_points:
+            return False, f"{known} points of a curve are too few to extrapolate"
         chance = probability_below(min(at_end), climber.curve, level, self._levels[-1])
         return chance < self._threshold, f"beats the best error {min(at_end):.6g} with probability {chance:.3g}"
 
@@ -83,16 +86,27 @@ class Curve(EarlyStopping):
 def probability_below(target: float, curve: Sequence[float], resource: int, r_max: int) -> float:
     """Return the probability that a curve, known at points up to `resource`, ends below `target` at `r_max`.
 
-    A mixture over FAMILIES: each predicts a normal distribution, from its parameters' uncertainty and the residuals'.
+    Points that are not finite are left out. A mixture over FAMILIES: each predicts a normal distribution, from its
+    parameters' uncertainty and the residuals'.
     """
     t = np.linspace(resource / len(curve), resource, len(curve))
-    scale = max(abs(error) for error in curve) or 1.0
-    y = np.asarray(curve, dtype=np.float64) / scale
+    y = np.asarray(curve, dtype=np.float64)
+    t, y = t[np.isfinite(y)], y[np.isfinite(y)]
+    floor = _floor(float(y.min()), float(y.max()))
+    scale = float(y.max()) - floor or 1.0
+    y = (y - floor) / scale
     predictions = [_predict(family, t, y, float(r_max)) for family in FAMILIES]
     best = min(bic for _, _, bic in predictions)
     weights = [float(np.exp((best - bic) / 2)) for _, _, bic in predictions]
-    below = [NormalDist(mean, deviation).cdf(target / scale) for mean, deviation, _ in predictions]
+    below = [NormalDist(mean, deviation).cdf((target - floor) / scale) for mean, deviation, _ in predictions]
     return sum(w * p for w, p in zip(weights, below, strict=True)) / sum(weights)
+
+
+def _floor(lowest: float, highest: float) -> float:
+    """Return what no curve can fall below: 0, or -1 for a flipped share such as accuracy; else a guess far below."""
+    if lowest >= -1:
+        return 0.0 if lowest >= 0 else -1.0
+    return lowest - 4 * (highest - lowest)
 
 
 def _predict(family: Family, t: Array, y: Array, end: float) -> tuple[float, float, float]:
