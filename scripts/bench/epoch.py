@@ -12,6 +12,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,8 @@ def book_loader(data_dir: Path) -> DataLoader:
     from torchvision import transforms
     from torchvision.datasets import FashionMNIST
 
+    # Four workers are the book's, however many cores there are.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     transform = transforms.Compose([transforms.Resize((28, 28)), transforms.ToTensor()])
     dataset = FashionMNIST(data_dir, train=True, transform=transform)
     return DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=4)

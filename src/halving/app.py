@@ -57,9 +57,9 @@ def run(cfg: DictConfig) -> None:
     if parts.note:
         console.print(parts.note, soft_wrap=True, highlight=False, markup=False)
     header = _header(cfg, hydra, parts, run_dir)
-    journal = Journal(run_dir)
     mirrors = _mirrors(cfg)
     trackers = Trackers([Progress(console, quiet=console.quiet), *mirrors])
+    journal = Journal(run_dir)
     tuner = Tuner(
         parts.scheduler,
         parts.executor,

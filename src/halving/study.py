@@ -73,8 +73,8 @@ class Study:
         best = self.best
         path = self.run_dir / str(best.checkpoint)
         resource = int(path.stem)
-        model: nn.Module = instantiate(ended.config["model"], "model")
         checkpoint = load_checkpoint(path, best.trial, resource, config_hash(ended.config))
+        model: nn.Module = instantiate(ended.config["model"], "model", **checkpoint.state.get("arguments", {}))
         model.load_state_dict(checkpoint.state["model"])
         return model.eval()
 
@@ -102,15 +102,20 @@ def tune(
     """Minimise `function(configuration, resource) -> error` over a space.
 
     `scheduler` is a class such as `SuccessiveHalving`, called with the searcher and `options` (eta, r_min, r_max,
-    ...), or a ready scheduler. The function starts anew at every rung; if it raises or returns NaN, that trial fails
-    and the study goes on. With `run_dir` the study is written there, for `load` and for the report.
+    ...), or a ready scheduler, which has a searcher of its own. The function starts anew at every rung; if it raises
+    or returns NaN, that trial fails and the study goes on. With `run_dir` the study is written there, for `load` and
+    for the report.
 
     Raises UserError for a space or options that cannot be, a used `run_dir`, or if no trial survived.
     """
     cube = space if isinstance(space, Space) else Space.from_config(space)
     proposer = searcher(cube, seed=seed, initial=initial)
+    if options and not callable(scheduler):
+        raise UserError(f"tune: {', '.join(options)} belong to a scheduler class, but a ready scheduler was given")
     allocator = scheduler(proposer, **options) if callable(scheduler) else scheduler
     plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
+    if hasattr(allocator, "plan") and not plan and budget is None:
+        raise UserError(f"tune: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget")
     r_max = max((level for ladder in plan for level in ladder.levels), default=options.get("r_max", 1))
     header = Header(
         name=getattr(function, "__name__", type(function).__name__),

@@ -16,7 +16,7 @@ def instantiate(config: Any, /, where: str = "", **extra: Any) -> Any:
     these bound; `_args_` are positional. Other mappings and lists are rebuilt with their elements instantiated.
     Workers have no Hydra, therefore this exists. `where` is the configuration path that messages name.
 
-    Raises UserError for a target that cannot be found or called with these keys.
+    Raises UserError for a target that cannot be found or called with these keys, or refuses their values.
     """
     match config:
         case {"_target_": str(target), **rest}:
@@ -25,7 +25,12 @@ def instantiate(config: Any, /, where: str = "", **extra: Any) -> Any:
             arguments = [instantiate(item, f"{where}[{i}]") for i, item in enumerate(rest.pop("_args_", ()))]
             keywords = {key: instantiate(value, join(where, key)) for key, value in rest.items()} | extra
             check_call(function, arguments, keywords, bind, where or target)
-            return partial(function, *arguments, **keywords) if bind else function(*arguments, **keywords)
+            if bind:
+                return partial(function, *arguments, **keywords)
+            try:
+                return function(*arguments, **keywords)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{where or target}: {function_name(function)}: {error}") from error
         case Mapping():
             return {key: instantiate(value, join(where, str(key))) for key, value in config.items()}
         case list() | tuple():

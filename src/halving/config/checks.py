@@ -40,7 +40,8 @@ def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:
     found: list[str] = []
     scheduler = OmegaConf.to_yaml(cfg.scheduler)
     warmup = cfg.lr_schedule.get("warmup") or 0
-    if "${r_min}" in scheduler and warmup > cfg.r_min:
+    counts_epochs = cfg.epochs == cfg.r_max
+    if counts_epochs and "${r_min}" in scheduler and warmup > cfg.r_min:
         found.append(
             f"lr_schedule.warmup={warmup:g} lasts beyond r_min={cfg.r_min}: the first decisions fall inside the warm-up"
         )

@@ -1,5 +1,6 @@
 """Mistakes on the command line become one message and exit status 1; bugs keep their traceback."""
 
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,8 @@ from halving.config import multirun
 from halving.config.checks import first_line
 from halving.config.suggestions import nearest, nearest_option
 from halving.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _UNKNOWN_KEY = re.compile(r"is not in struct|Key '.*' not in '")
@@ -68,6 +71,8 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
         try:
             task(cfg)
         except UserError as error:
+            if error.__cause__ is not None:
+                log.error("%s", error, exc_info=error.__cause__)
             multirun.note_failure(str(error))
             if HydraConfig.get().mode == RunMode.RUN:
                 sys.exit(f"error: {error}")

@@ -1,6 +1,6 @@
 """A trial's configuration laid over the study's."""
 
-import math
+import inspect
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, cast
@@ -8,9 +8,11 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from halving.config.schema import Config
 from halving.config.suggestions import nearest
 from halving.errors import UserError
 from halving.space import Space
+from halving.targets import locate
 from halving.trial import Configuration, Value
 
 
@@ -42,16 +44,23 @@ def _default(cfg: DictConfig, path: str, kind: str) -> Value:
     value = OmegaConf.select(cfg, path)
     if OmegaConf.is_config(value):
         raise UserError(f"space.{path}: {path} is a mapping or a list, not a value that a distribution could set")
-    if kind == "continuous" and isinstance(value, int) and not isinstance(value, bool):
+    if kind == "continuous" and _wants_integer(cfg, path):
         raise UserError(
-            f"space.{path}: a real distribution for {path}={value}, which is an integer; "
-            f"use scipy.stats.randint, or write {path}={value}.0 if it is real"
+            f"space.{path}: a real distribution, but {path} is an integer; use scipy.stats.randint, or a list"
         )
-    if kind == "integer" and isinstance(value, float) and math.isfinite(value):
-        raise UserError(f"space.{path}: an integer distribution for {path}={value}, which is real")
     if kind in ("continuous", "integer") and isinstance(value, str | bool):
         raise UserError(f"space.{path}: a distribution of numbers for {path}={value}, which is none; use a list")
     return cast(Value, value)
+
+
+def _wants_integer(cfg: DictConfig, path: str) -> bool:
+    """Whether the target that gets the value annotates it as an integer; the value may be 1 for a real 1.0."""
+    parent, _, key = path.rpartition(".")
+    target = OmegaConf.select(cfg, f"{parent}._target_") if parent else None
+    if target is None:
+        return key in Config.__annotations__ and Config.__annotations__[key] is int
+    parameter = inspect.signature(locate(target, f"{parent}._target_")).parameters.get(key)
+    return parameter is not None and parameter.annotation in (int, "int")
 
 
 def _exists(cfg: DictConfig, path: str) -> bool:

@@ -41,7 +41,7 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     shown = -evaluation.error if header.maximize else evaluation.error
     samples = test.get("val_samples") if header.metric == "val_error" else None
     name = "validation error" if header.metric == "val_error" else header.metric
-    where = f" after {evaluation.resource} {header.unit}"
+    where = f" after {_counted(evaluation.resource, header.unit)}"
     text = f"{name} {shown:.4f}{interval(shown, samples)}"
     if "test_error" in test:
         text += f", test error {test['test_error']:.4f}{interval(test['test_error'], test.get('test_samples'))}"
@@ -53,7 +53,7 @@ def _spent(history: History, single: bool) -> str:
     assert header is not None
     seconds = f"{history.seconds:.1f} s"
     if single:
-        return f"{history.spent:g} {header.unit} in {seconds}"
+        return f"{_counted(history.spent, header.unit)} in {seconds}"
     full = len(history.trials) * header.full_cost
     instead = f" instead of {full:g}" if full > history.spent else ""
     failed = sum(trial.state == "failed" for trial in history.trials.values())
@@ -63,6 +63,10 @@ def _spent(history: History, single: bool) -> str:
         f"{len(history.trials)} trials, {len(history.finished)} evaluations{failures}: "
         f"{history.spent:g} {header.unit}{instead} in {seconds}{halted}"
     )
+
+
+def _counted(number: float, unit: str) -> str:
+    return f"{number:g} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def _short(value: object) -> str:

@@ -338,7 +338,8 @@ def _last_epoch(header: Header, evaluation: Evaluation) -> int | None:
     if header.unit == "epochs":
         return evaluation.until
     epochs = header.settings.get("config", {}).get("epochs")
-    return epochs if isinstance(epochs, int) else None
+    # Epochs of folds go on counting from fold to fold.
+    return epochs if isinstance(epochs, int) and header.unit != "folds" else None
 
 
 def _running(header: Header, running: list[Trial]) -> str:

@@ -1,0 +1,156 @@
+"""A user's mistake is one line that says what was wrong and what to do; never a traceback."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+UNREADABLE = [
+    ("etta=3", "unknown key etta", "did you mean eta?"),
+    ("lr=0.1", "unknown key lr", "optimizer.lr"),
+    ("learning_rate=0.1", "learning_rate", "optimizer.lr"),
+    ("number_of_trials=3", "number_of_trials", "budget.evaluations"),
+    ("lr_scheduler=cosine", "lr_scheduler", "lr_schedule"),
+    ("max_epochs=3", "max_epochs", "r_max"),
+    ("schedular=sha", "schedular", "scheduler"),
+    ("scheduler=shaa", "scheduler=shaa", "did you mean sha", "fifo"),
+    ("model=resnet", "model=resnet", "did you mean resnet18"),
+    ("experiment=lenet", "experiment=lenet", "lenet_halving"),
+    ("eta=2.5", "eta", "2.5", "Integer"),
+    ("eta=abc", "eta", "abc", "Integer"),
+    ("optimizer.lr=[", "cannot read", "optimizer.lr=["),
+]
+RULES = [
+    ("+foo=2", "unknown key foo"),
+    ("+optimizer.x=1", "optimizer.x", "SGD takes no 'x'", "momentum"),
+    ("+model.nope=1", "model.nope", "LeNetModern takes no 'nope'", "width"),
+    ("fidelity=function", "fidelity.function", "Missing mandatory value"),
+    ("eta=1", "eta=1", "at least 2"),
+    ("r_min=0", "r_min=0", "at least 1"),
+    ("r_min=30 r_max=27", "r_min=30", "r_max=27"),
+    ("scheduler=sha eta=1", "eta=1", "at least 2"),
+    ("seed=-1", "seed=-1", "negative"),
+    ("trial=-1", "trial=-1", "negative"),
+    ("epochs=0", "epochs=0", "at least 1"),
+    ("optimizer.lr=-1.0", "learning rate", "-1.0"),
+    ("optimizer.lr=-1", "learning rate", "-1"),
+    ("lr_schedule.warmup=-1", "lr_schedule.warmup=-1", "at least 0"),
+    ("tracker=wandb tracker.mode=onlin", "tracker.mode=onlin", "online"),
+    ("budget.evaluations=0", "budget.evaluations=0", "more than 0"),
+    ("data.train_samples=10000000", "data.train_samples=10000000", "1150"),
+    ("data.batch_size=0", "data.batch_size=0", "at least 1"),
+    ("scheduler=sha scheduler.n=0", "scheduler.n=0", "at least 1"),
+    ("device=foo", "device=foo", "auto, cpu, cuda"),
+    ("device=cuda", "device=cuda", "no CUDA device", "device=auto"),
+    ("fidelity=function fidelity.function=os.nope", "fidelity.function", "os.nope"),
+]
+SPACES = [
+    ("+space.optimizer.momentumm=[0.1]", "space.optimizer.momentumm", "did you mean optimizer.momentum"),
+    ("+space.nowhere.at.all=[1]", "nowhere.at.all"),
+    ("space.optimizer.lr.a=2.0", "space.optimizer.lr", "a=2.0, b=1.0", "reversed"),
+    (
+        "~space.data +space.data.batch_size={_target_:scipy.stats.uniform,loc:1.0,scale:2.0}",
+        "space.data.batch_size",
+        "integer",
+        "scipy.stats.randint",
+    ),
+    ("+space.optimizer.momentum={_target_:scipy.stats.randint,low:0,high:9}", "space.optimizer.momentum", "integer"),
+    ("+space.seed=3", "space.seed", "3 is not a distribution"),
+    ("+space.optimizer.momentum={_target_:builtins.dict,a:3}", "space.optimizer.momentum", "not a distribution"),
+    ("+space.optimizer.momentum={_target_:scipy.stats.unifrom}", "space.optimizer.momentum", "scipy.stats.unifrom"),
+    ("+space.optimizer.momentum=[]", "space.optimizer.momentum", "empty list"),
+]
+
+
+def assert_refused(result: object, *words: str) -> None:
+    status, out, err = (getattr(result, name) for name in ("returncode", "stdout", "stderr"))
+    assert status == 1, err + out
+    assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1, err
+    assert "Traceback" not in err + out
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize("row", UNREADABLE, ids=lambda row: row[0])
+def test_one_line_says_what_was_probably_meant(row: tuple[str, ...], run: Callable, tmp_path: Path) -> None:
+    assert_refused(run(row[0], cwd=tmp_path), *row[1:])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("row", [*RULES, *SPACES], ids=lambda row: row[0])
+def test_one_line_says_what_is_wrong(row: tuple[str, ...], fork: Callable, tmp_path: Path) -> None:
+    # A CUDA device that is there is hidden, so that device=cuda is a mistake everywhere.
+    result = fork("tracker=none", *row[0].split(), cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert_refused(result, *row[1:])
+    assert not list(tmp_path.rglob("results.csv"))
+
+
+@pytest.mark.parametrize("mistake", ["+foo=2", "+space.optimizer.momentumm=[0.1]"])
+def test_a_key_is_not_its_own_correction(mistake: str, fork: Callable) -> None:
+    suggestion = fork(mistake).stderr.partition(";")[2]
+    assert "foo" not in suggestion and "momentumm" not in suggestion
+
+
+def test_without_files_and_network_it_says_what_to_put_where(run: Callable, tmp_path: Path) -> None:
+    proxy = "http://127.0.0.1:9"  # where nobody listens: no network, wherever this runs
+    result = run("data=fashion_mnist", cwd=tmp_path, HALVING_DATA=str(tmp_path), HTTPS_PROXY=proxy, HTTP_PROXY=proxy)
+    raw = tmp_path / "FashionMNIST" / "raw"
+    assert_refused(result, f"is not in {tmp_path}", f"into {raw}", "train-images-idx3-ubyte", "data=digits")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a bit flipped", "not this format"])
+def test_damaged_fashion_mnist_is_never_trained_on(
+    damage: str, fork: Callable, fashion_mnist: Path, tmp_path: Path
+) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    name = "t10k-labels-idx1-ubyte"
+    for file in fashion_mnist.iterdir():
+        if not file.name.endswith(".gz") and file.name != name:
+            (raw / file.name).symlink_to(file)
+    content = bytearray((fashion_mnist / name).read_bytes())
+    match damage:
+        case "truncated":
+            content = content[:-100]
+        case "a bit flipped":
+            content[5000] ^= 1
+        case _:
+            content = bytearray(b"<html>404</html>")
+    (raw / name).write_bytes(content)
+    assert_refused(fork("data=fashion_mnist", HALVING_DATA=str(tmp_path)), str(raw / name), "damaged", "Delete it")
+
+
+def test_a_model_of_images_refuses_features(fork: Callable) -> None:
+    directory = data_directory()
+    if not (directory / "airfoil_self_noise.dat").is_file():
+        pytest.skip(f"airfoil_self_noise.dat is not in {directory} (HALVING_DATA)")
+    assert_refused(
+        fork("data=airfoil", "model=lenet", HALVING_DATA=str(directory)), "model=lenet needs images", "[5]", "model=mlp"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        ("scheduler=sha lr_schedule.warmup=2.0", "lr_schedule.warmup=2 lasts beyond r_min=1"),
+        ("scheduler=single eta=3", "eta=3 has no effect on a single trial; scheduler=sha"),
+    ],
+)
+def test_what_is_probably_not_meant_gets_a_note(arguments: str, note: str, fork: Callable) -> None:
+    small = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1")
+    result = fork(*arguments.split(), *small)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"note: {note}")
+
+
+def data_directory() -> Path:
+    return Path(os.environ.get("HALVING_DATA", Path(__file__).parents[1] / "data")).absolute()
+
+
+@pytest.fixture
+def fashion_mnist() -> Path:
+    raw = data_directory() / "FashionMNIST" / "raw"
+    if not (raw / "t10k-labels-idx1-ubyte").is_file():
+        pytest.skip(f"Fashion-MNIST is not in {raw} (HALVING_DATA)")
+    return raw

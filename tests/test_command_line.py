@@ -1,0 +1,273 @@
+"""One study from the command line: what it prints, what it leaves, and how its winner is trained again."""
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import environment
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from scipy.stats import binomtest
+
+import halving
+from halving.config.winner import command
+from halving.data import digits
+
+SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1")
+SUMMARY = {
+    *("best_trial", "best_error", "best_resource", "best_configuration", "test_error", "trials", "evaluations"),
+    *("resource_spent", "full_resource", "wall_seconds", "train_seconds", "scheduler", "searcher", "seed", "command"),
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    run_dir: Path
+    stdout: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.run_dir / "summary.json").read_text("utf-8"))
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        with (self.run_dir / name).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def study(run: Callable, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A study whose winner is not the first trial, and that has dropout, momentum and a schedule to get wrong."""
+    run_dir = tmp_path_factory.mktemp("study") / "it's here"
+    result = run(
+        *("scheduler=sha", "eta=3", "r_max=9", "data.train_samples=200", "tracker=[wandb,csv]"),
+        *("model=mlp", "model.width=32", "model.dropout=0.5", "lr_schedule=cosine", "executor.threads=1"),
+        *("optimizer.lr=0.001", "optimizer.momentum=0.5", f'hydra.run.dir="{run_dir}"'),
+    )
+    assert result.returncode == 0, result.stderr
+    return Finished(run_dir, result.stdout)
+
+
+def studied(result: subprocess.CompletedProcess[str], cwd: Path) -> Finished:
+    assert result.returncode == 0, result.stderr
+    (journal,) = cwd.rglob("journal.jsonl")
+    return Finished(journal.parent, result.stdout)
+
+
+def test_the_plan_comes_before_the_first_trial_and_the_end_says_how_to_go_on(study: Finished) -> None:
+    plan, trials, end = (study.stdout.index(text) for text in ("21 epochs instead of 81", "trial 0 (", " wins after 9"))
+    assert plan < trials < end
+    assert re.findall(r"^ +(\d) +(\d) +(\d) +(\d)", study.stdout, re.M) == [tuple("0199"), tuple("1336"), tuple("2916")]
+    assert "9 trials, 13 evaluations: 21 epochs instead of 81 in" in study.stdout
+    assert f"train it again: {study.summary['command']}\n" in study.stdout
+    assert f"files: {study.run_dir}\n" in study.stdout
+
+
+def test_the_run_directory_holds_what_is_promised(study: Finished) -> None:
+    names = "journal.jsonl results.csv curves.csv summary.json best.yaml report.html metrics.csv train.log .hydra wandb"
+    assert {*names.split(), "checkpoints"} <= {path.name for path in study.run_dir.iterdir()}
+    checkpoints = [path.relative_to(study.run_dir) for path in study.run_dir.glob("checkpoints/**/*") if path.is_file()]
+    assert checkpoints == [Path("checkpoints", str(study.summary["best_trial"]), "9.pt")]
+
+
+def test_results_curves_and_summary_agree(study: Finished) -> None:
+    results, curves, summary = study.rows("results.csv"), study.rows("curves.csv"), study.summary
+    columns = "trial bracket rung resource error status verdict seconds optimizer.lr data.batch_size"
+    assert list(results[0]) == columns.split()
+    assert Counter((row["rung"], row["verdict"]) for row in results) == {
+        ("0", "promoted"): 3,
+        ("0", "stopped"): 6,
+        ("1", "promoted"): 1,
+        ("1", "stopped"): 2,
+        ("2", "completed"): 1,
+    }
+    assert ",".join(curves[0]) == "trial,resource,epoch,lr,train_loss,train_error,val_loss,val_error,seconds"
+    assert len(curves) == 21
+    measured = {(row["trial"], row["epoch"]): row["val_error"] for row in curves}
+    assert [row["error"] for row in results] == [measured[row["trial"], row["resource"]] for row in results]
+
+    assert set(summary) >= SUMMARY
+    counts = ("trials", "evaluations", "resource_spent", "full_resource", "best_resource", "seed")
+    assert [summary[name] for name in counts] == [9, 13, 21, 81, 9, 0]
+    assert (summary["scheduler"], summary["searcher"]) == ("sha", "random")
+    last = results[-1]
+    assert (summary["best_trial"], summary["best_error"]) == (int(last["trial"]), float(last["error"]))
+    assert summary["best_trial"] != 0
+    assert {name: str(value) for name, value in summary["best_configuration"].items()} == {
+        name: last[name] for name in ("optimizer.lr", "data.batch_size")
+    }
+
+
+def test_every_trial_and_the_study_are_wandb_runs(study: Finished) -> None:
+    runs = [path.name.rpartition("-")[2] for path in study.run_dir.glob("wandb/offline-run-*")]
+    assert sorted(runs) == ["study", *(f"t{trial}" for trial in range(9))]
+    assert f"upload: wandb sync {shlex.quote(str(study.run_dir / 'wandb'))}/offline-run-*\n" in study.stdout
+
+
+def test_best_yaml_retrains_the_winner_exactly_from_anywhere(study: Finished, run: Callable, tmp_path: Path) -> None:
+    again = studied(run("-cp", str(study.run_dir), "-cn", "best", cwd=tmp_path), tmp_path).summary
+    assert_same(again, study.summary)
+
+
+def test_the_command_retrains_the_winner_exactly(study: Finished, repo: Path, tmp_path: Path) -> None:
+    assert_same(by_shell(study.summary["command"], repo, tmp_path), study.summary)
+
+
+def test_best_yaml_takes_further_overrides_and_multirun(study: Finished, fork: Callable, tmp_path: Path) -> None:
+    result = fork("-cp", str(study.run_dir), "-cn", "best", "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    same, other = (Finished(tmp_path / job, "").summary for job in "01")
+    assert_same(same, study.summary)
+    assert other["seed"] == 1 and other["train_seconds"] > 0
+    assert (other["best_error"], other["test_error"]) != (same["best_error"], same["test_error"])
+
+
+def test_the_loaded_model_has_the_test_error_of_the_summary(study: Finished) -> None:
+    data = digits(batch_size=64, seed=0, train_samples=200)
+    model = halving.load(study.run_dir).best_model()
+    inputs = (data.test.inputs - data.mean.view(1, -1, 1, 1)) / data.std.view(1, -1, 1, 1)
+    wrong = (model(inputs).argmax(1) != data.test.targets).sum().item()
+    assert wrong / len(data.test) == pytest.approx(study.summary["test_error"], abs=1e-12)
+
+
+def test_a_used_run_directory_is_refused_and_left_alone(study: Finished, fork: Callable) -> None:
+    before = (study.run_dir / "journal.jsonl").read_bytes()
+    result = fork(*SMALL, f'hydra.run.dir="{study.run_dir}"')
+    assert result.returncode == 1 and result.stderr.startswith("error: ")
+    assert "already holds a study" in result.stderr and str(study.run_dir) in result.stderr
+    assert (study.run_dir / "journal.jsonl").read_bytes() == before
+
+
+def test_a_single_trial_prints_its_error_with_an_interval(fork: Callable, tmp_path: Path) -> None:
+    single = studied(fork(*SMALL, cwd=tmp_path), tmp_path)
+    error = single.summary["best_error"]
+    # 1,797 digits, a fifth of them for the test, a fifth of the rest for validation.
+    low, high = binomtest(round(error * 288), 288).proportion_ci(method="wilson")
+    assert f"validation error {error:.4f} (95 %: {low:.4f} to {high:.4f})" in single.stdout
+    assert f"files: {single.run_dir}" in single.stdout
+    assert single.summary["trials"] == 1 and single.summary["resource_spent"] == 3
+
+
+def test_another_metric_decides(fork: Callable, tmp_path: Path) -> None:
+    study = studied(fork(*SMALL, "scheduler=sha", "metric=val_loss", cwd=tmp_path), tmp_path)
+    losses = {(row["trial"], row["epoch"]): row["val_loss"] for row in study.rows("curves.csv")}
+    results = study.rows("results.csv")
+    assert [row["error"] for row in results] == [losses[row["trial"], row["resource"]] for row in results]
+    first = sorted((float(row["error"]), row["trial"]) for row in results if row["rung"] == "0")
+    assert [row["trial"] for row in results if row["verdict"] == "promoted"] == [first[0][1]]
+
+
+def test_a_maximised_metric_promotes_the_largest(fork: Callable, tmp_path: Path) -> None:
+    study = studied(fork(*SMALL, "scheduler=sha", "metric=max:val_error", cwd=tmp_path), tmp_path)
+    first = [row for row in study.rows("results.csv") if row["rung"] == "0"]
+    shown = {row["trial"]: -float(row["error"]) for row in first}
+    (promoted,) = (row["trial"] for row in first if row["verdict"] == "promoted")
+    assert shown[promoted] == max(shown.values()) > 0
+
+
+def test_a_diverging_trial_fails_and_the_study_goes_on(fork: Callable, tmp_path: Path) -> None:
+    space = ("~space.data", "~space.optimizer.lr", "+space.optimizer.lr=[0.1,1e38]")
+    study = studied(fork(*SMALL, "scheduler=sha", "scheduler.n=6", *space, cwd=tmp_path), tmp_path)
+    failed = [row for row in study.rows("results.csv") if row["optimizer.lr"] == "1e+38"]
+    assert failed and {(row["status"], row["verdict"], row["error"]) for row in failed} == {("failed", "failed", "")}
+    assert study.summary["best_configuration"] == {"optimizer.lr": 0.1}
+    assert study.summary["best_resource"] == 3
+
+
+def test_a_study_without_survivors_says_why(fork: Callable, tmp_path: Path) -> None:
+    result = fork(*SMALL, "scheduler=sha", "space=none", "optimizer.lr=1e38", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no trial survived; 3 failed, the first with: diverged")
+    assert result.stderr.count("\n") == 1
+    (summary,) = tmp_path.rglob("summary.json")
+    assert json.loads(summary.read_text("utf-8"))["best_trial"] is None
+
+
+def test_the_space_is_edited_from_the_shell(fork: Callable, tmp_path: Path) -> None:
+    overrides = ("space.optimizer.lr.b=0.5", "~space.data", "+space.optimizer.momentum=[0.0,0.9]", "scheduler.n=9")
+    study = studied(fork(*SMALL, "scheduler=sha", *overrides, cwd=tmp_path), tmp_path)
+    rows = study.rows("results.csv")
+    assert list(rows[0])[8:] == ["optimizer.lr", "optimizer.momentum"]
+    assert all(0.01 <= float(row["optimizer.lr"]) <= 0.5 for row in rows)
+    assert {row["optimizer.momentum"] for row in rows} == {"0.0", "0.9"}
+
+
+def test_odd_words_come_back_from_the_command(fork: Callable, repo: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    word = """it's a=[b], {c: "d"} $HOME \\ é"""
+    quoted = word.replace("'", "\\'")
+    space = ("~space.data", "~space.optimizer", f"+space.notes=['{quoted}']", f"notes='{quoted}'")
+    study = studied(fork(*SMALL, "scheduler=sha", *space, cwd=first), first).summary
+    assert study["best_configuration"] == {"notes": word}
+    assert_same(by_shell(study["command"], repo, second), study)
+    header = json.loads((second / "journal.jsonl").read_text("utf-8").splitlines()[0])
+    assert header["settings"]["config"]["notes"] == word
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+
+
+@given(scalars.filter(lambda value: not isinstance(value, str) or ("${" not in value and "\0" not in value)))
+def test_any_value_comes_back_from_the_command(value: Any) -> None:
+    hydra = OmegaConf.create(
+        {
+            "overrides": {"task": ["eta=3", "optimizer.lr=0.5"], "hydra": []},
+            "runtime": {"config_sources": []},
+            "job": {"config_name": "config"},
+        }
+    )
+    words = shlex.split(command(hydra, 17, {"optimizer.lr": value}))
+    assert words[:4] == ["python", "train.py", "scheduler=single", "trial=17"]
+    (override,) = OverridesParser.create().parse_overrides(words[4:])
+    found = override.value()
+    text = getattr(found, "text", found)
+    assert (override.key_or_group, text, type(text)) == ("optimizer.lr", value, type(value))
+
+
+@pytest.mark.parametrize("option", ["--help", "--cfg"])
+def test_looking_loads_nothing_heavy(option: str, repo: Path, tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train.py', {option!r}, *{['job'] if option == '--cfg' else []!r}]\n"
+        f"runpy.run_path({str(repo / 'train.py')!r}, run_name='__main__')\n"
+        "heavy = {'torch', 'torchvision', 'wandb', 'scipy', 'sklearn', 'numpy', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "[]\n")
+    assert ("python train.py scheduler=sha" if option == "--help" else "r_max: ${fidelity.r_max}") in result.stdout
+
+
+def test_the_resolved_config_is_shown(run: Callable) -> None:
+    config = yaml.safe_load(run("--cfg", "job", "--resolve", "fidelity.r_max=9", HALVING_DATA="/d").stdout)
+    assert (config["r_max"], config["epochs"], config["scheduler"]["r_max"], config["data_dir"]) == (9, 9, 9, "/d")
+
+
+def assert_same(again: dict[str, Any], study: dict[str, Any]) -> None:
+    names = ("best_error", "test_error", "best_resource")
+    assert {name: again[name] for name in names} == {name: study[name] for name in names}
+    assert again["trials"] == 1
+
+
+def by_shell(command: str, repo: Path, run_dir: Path) -> dict[str, Any]:
+    """Run a command where train.py is, as one would paste it, and return the summary that it leaves."""
+    words = f"{command} tracker=none hydra.run.dir={shlex.quote(str(run_dir))}"
+    result = subprocess.run(
+        words, shell=True, cwd=repo, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return Finished(run_dir, result.stdout).summary

@@ -1,0 +1,133 @@
+"""A model, data and an objective of one's own: one class or function and one YAML each, outside this project."""
+
+import json
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from conftest import environment
+
+PACKAGE = """
+    import numpy as np
+    from torch import nn
+
+    from halving.data import split_data
+
+
+    class Tiny(nn.Module):
+        def __init__(self, shape, outputs, width):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(shape[0], width), nn.Tanh(), nn.Linear(width, outputs))
+
+        def forward(self, inputs):
+            return self.net(inputs)
+
+
+    def rings(*, batch_size, seed, device, shape=None, outputs=None):
+        rng = np.random.default_rng(0)
+        inputs = rng.normal(size=(300, 2))
+        targets = (np.hypot(*inputs.T) > 1.2).astype(int)
+        return split_data(
+            inputs[:200], targets[:200], inputs[200:], targets[200:], batch_size=batch_size, seed=seed, device=device
+        )
+
+
+    def valley(configuration, resource):
+        return (configuration["x"] - 0.3) ** 2 + 1 / resource
+"""
+CONF = {
+    "model/tiny": """
+        _target_: mine.Tiny
+        shape: ${data.shape}
+        outputs: ${data.outputs}
+        width: 8
+    """,
+    "data/rings": """
+        _target_: mine.rings
+        batch_size: 32
+        seed: ${seed}
+        device: ${device}
+        shape: [2]
+        outputs: 2
+    """,
+    "experiment/valley": """
+        # @package _global_
+        defaults:
+          - override /fidelity: function
+          - override /space: none
+          - override /scheduler: sha
+        fidelity:
+          function: mine.valley
+          configuration: {x: 0.5}
+        space:
+          fidelity:
+            configuration:
+              x: {_target_: scipy.stats.uniform, loc: 0.0, scale: 1.0}
+    """,
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(dedent(PACKAGE), encoding="utf-8")
+    for name, text in CONF.items():
+        path = tmp_path / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text).lstrip(), encoding="utf-8")
+    return tmp_path
+
+
+def test_own_model_and_data(run: Callable, repo: Path, mine: Path) -> None:
+    summary = studied(
+        run, mine, "model=tiny", "data=rings", "scheduler=sha", "+space.model.width=[4,8,16]", "optimizer.lr=0.5"
+    )
+    assert (summary["trials"], summary["resource_spent"], summary["full_resource"]) == (3, 5, 9)
+    assert summary["best_configuration"]["model.width"] in (4, 8, 16)
+    assert summary["best_error"] < 0.5
+    again = retrained(summary["command"], repo, mine)
+    assert (again["best_error"], again["test_error"]) == (summary["best_error"], summary["test_error"])
+
+
+def test_own_objective(run: Callable, repo: Path, mine: Path) -> None:
+    summary = studied(run, mine, "experiment=valley")
+    x = summary["best_configuration"]["fidelity.configuration.x"]
+    assert summary["best_error"] == pytest.approx((x - 0.3) ** 2 + 1 / 3, abs=1e-12)
+    # It starts anew at every rung: three trials for 1 and one for 3 units, where all in full had taken 9.
+    assert (summary["trials"], summary["resource_spent"], summary["full_resource"]) == (3, 6, 9)
+    assert retrained(summary["command"], repo, mine)["best_error"] == summary["best_error"]
+
+
+def studied(run: Callable, mine: Path, *arguments: str) -> dict:
+    run_dir = mine / "study"
+    result = run(
+        *(
+            "--config-dir",
+            str(mine / "conf"),
+            *arguments,
+            "r_max=3",
+            "tracker=none",
+            "executor.threads=1",
+            f"hydra.run.dir={run_dir}",
+        ),
+        PYTHONPATH=str(mine),
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads((run_dir / "summary.json").read_text("utf-8"))
+
+
+def retrained(command: str, repo: Path, mine: Path) -> dict:
+    run_dir = mine / "again"
+    result = subprocess.run(
+        f"{command} hydra.run.dir={shlex.quote(str(run_dir))}",
+        shell=True,
+        cwd=repo,
+        env=environment(PYTHONPATH=str(mine)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads((run_dir / "summary.json").read_text("utf-8"))
