@@ -55,7 +55,6 @@ SPACES = [
         "integer",
         "scipy.stats.randint",
     ),
-    ("+space.optimizer.momentum={_target_:scipy.stats.randint,low:0,high:9}", "space.optimizer.momentum", "integer"),
     ("+space.seed=3", "space.seed", "3 is not a distribution"),
     ("+space.optimizer.momentum={_target_:builtins.dict,a:3}", "space.optimizer.momentum", "not a distribution"),
     ("+space.optimizer.momentum={_target_:scipy.stats.unifrom}", "space.optimizer.momentum", "scipy.stats.unifrom"),

@@ -27,7 +27,7 @@ from halving.schedulers import (
 )
 from halving.schedulers.curve import probability_below
 from halving.schedulers.hyperband import allocation
-from halving.schedulers.pasha import noise
+from halving.schedulers.pasha import crossing, noise
 from halving.schedulers.rung import OpenRung
 from halving.trial import Assignment, Configuration, Done, Outcome, Resume, Start, Wait
 
@@ -303,13 +303,14 @@ def test_pasha_takes_errors_that_cross_again_and_again_for_noise_after_bohdal_20
 
 
 def test_pasha_noise_by_hand_after_bohdal_2023_section_4_2() -> None:
-    assert noise([]) == noise([[1.0, 2.0]]) == 0.0
-    assert noise([[1, 2], [2, 1]]) == 0.0, "crossing once is a change of ranking, not noise"
-    assert noise([[1, 2, 1, 2], [2, 1, 2, 1], [9, 9, 9, 9]]) == 1.0
-    # Distances 1 and 3: the 90th percentile lies at 1 + 0.9 * (3 - 1).
-    twice = [[1, 2, 1, 2], [2, 1, 2, 1], [100, 103, 100, 103], [103, 100, 103, 100]]
-    assert noise(twice) == pytest.approx(2.8)
-    assert noise([[1, 2, 2, 1, 5], [2, 2, 1, 2]]) == pytest.approx(1.0), "compared as far as both reach; ties cross not"
+    assert crossing([1, 2], [2, 1]) is None, "crossing once is a change of ranking, not noise"
+    assert crossing([1, 2, 1, 2], [2, 1, 2, 1]) == 1.0
+    assert crossing([1, 2, 1, 2], [9, 9, 9, 9]) is None
+    assert crossing([1, 2, 2, 1, 5], [2, 2, 1, 2]) == 1.0, "compared as far as both reach; ties cross not"
+    assert noise([]) == 0.0
+    assert noise([1.0]) == 1.0
+    # The 90th percentile of 1 and 3 lies at 1 + 0.9 * (3 - 1).
+    assert noise([1.0, 3.0]) == pytest.approx(2.8)
 
 
 def test_median_rule_by_hand_after_golovin_2017_section_3_2_2() -> None:

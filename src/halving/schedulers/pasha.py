@@ -1,10 +1,11 @@
 """PASHA: progressive ASHA (Bohdal et al. 2023)."""
 
-import statistics
+from bisect import insort
 from collections.abc import Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 from halving.schedulers.asynchronous import AsynchronousBracket, AsynchronousBrackets
+from halving.schedulers.rung import Key
 from halving.schedulers.successive_halving import ladder
 from halving.searchers import Searcher
 from halving.trial import Outcome, Verdict
@@ -35,6 +36,7 @@ class _Progressive(AsynchronousBracket):
         self.top = min(1, len(levels) - 1)
         self._errors: list[dict[int, float]] = [{} for _ in levels]
         self._curves: dict[int, list[float]] = {}
+        self._compare()
 
     def report(self, outcome: Outcome, index: int) -> Verdict:
         verdict = super().report(outcome, index)
@@ -42,27 +44,45 @@ class _Progressive(AsynchronousBracket):
             return verdict
         self._errors[index][outcome.trial] = outcome.error
         self._curves.setdefault(outcome.trial, []).extend(outcome.curve or (outcome.error,))
-        if 0 < index == self.top < len(self.levels) - 1 and not self._stable():
-            self.top += 1
+        if 0 < index == self.top < len(self.levels) - 1:
+            self._enter(outcome.trial)
+            if not self._stable():
+                self.top += 1
+                self._compare()
         return verdict
+
+    def _compare(self) -> None:
+        """Begin to compare a new pair of rungs: their rankings, and the distances of pairs that cross twice."""
+        self._above: list[Key] = []
+        self._below: list[Key] = []
+        self._distances: list[float] = []
+
+    def _enter(self, trial: int) -> None:
+        insort(self._above, (self._errors[self.top][trial], trial))
+        insort(self._below, (self._errors[self.top - 1][trial], trial))
+        for _, other in self._above:
+            if (distance := crossing(self._curves[trial], self._curves[other])) is not None:
+                insort(self._distances, distance)
 
     def _stable(self) -> bool:
         """Whether each trial of the top rung has the place there that it has, softly, in the rung below."""
-        above, below = self._errors[self.top], self._errors[self.top - 1]
-        ranked_above = sorted(above, key=lambda trial: (above[trial], trial))
-        ranked_below = sorted(above, key=lambda trial: (below[trial], trial))
-        epsilon = noise([self._curves[trial] for trial in ranked_above])
-        places = zip(ranked_above, ranked_below, strict=True)
-        return all(abs(below[trial] - below[expected]) <= epsilon for trial, expected in places)
+        below, epsilon = self._errors[self.top - 1], noise(self._distances)
+        places = zip(self._above, self._below, strict=True)
+        return all(abs(below[trial] - error) <= epsilon for (_, trial), (error, _) in places)
 
 
-def noise(curves: Sequence[Sequence[float]]) -> float:
-    """Return epsilon: the 90th percentile of the distances between curves that cross at least twice, or 0."""
-    distances: list[float] = []
-    for one, other in combinations(curves, 2):
-        differences = [a - b for a, b in zip(one, other, strict=False) if a != b]
-        if sum(a * b < 0 for a, b in pairwise(differences)) >= 2:
-            distances.append(abs(differences[-1]))
-    if len(distances) < 2:
-        return sum(distances)
-    return statistics.quantiles(distances, n=10, method="inclusive")[-1]
+def crossing(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return how far apart two curves end if they cross at least twice, else None."""
+    differences = [a - b for a, b in zip(one, other, strict=False) if a != b]
+    crossings = sum(a * b < 0 for a, b in pairwise(differences))
+    return abs(differences[-1]) if crossings >= 2 else None
+
+
+def noise(distances: Sequence[float]) -> float:
+    """Return epsilon, the 90th percentile of the sorted distances between curves that cross twice, or 0."""
+    if not distances:
+        return 0.0
+    position = 0.9 * (len(distances) - 1)
+    low = int(position)
+    high = min(low + 1, len(distances) - 1)
+    return distances[low] + (position - low) * (distances[high] - distances[low])
