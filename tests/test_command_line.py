@@ -272,3 +272,13 @@ def by_shell(command: str, repo: Path, run_dir: Path) -> dict[str, Any]:
     )
     assert result.returncode == 0, result.stderr
     return Finished(run_dir, result.stdout).summary
+
+
+def test_a_budget_of_seconds_becomes_a_plan_that_is_said(fork: Callable, tmp_path: Path) -> None:
+    small = ["model=softmax", "data.train_samples=100", "r_max=9", "tracker=none", "executor.threads=1"]
+    result = fork("scheduler=asha", "plan=auto", "budget.seconds=3", *small, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (plan,) = [line for line in result.stdout.splitlines() if line.startswith("plan: ")]
+    assert "r_min=1 and max_trials=" in plan
+    refused = fork("scheduler=sha", "plan=auto", *small, cwd=tmp_path)
+    assert refused.stderr == "error: plan=auto: what should it fit? Give budget.seconds=600\n"
