@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -282,3 +283,29 @@ def test_a_budget_of_seconds_becomes_a_plan_that_is_said(fork: Callable, tmp_pat
     assert "r_min=1 and max_trials=" in plan
     refused = fork("scheduler=sha", "plan=auto", *small, cwd=tmp_path)
     assert refused.stderr == "error: plan=auto: what should it fit? Give budget.seconds=600\n"
+
+
+def test_ctrl_c_leaves_a_whole_journal_and_its_tables(repo: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "study"
+    command = [sys.executable, "-u", str(repo / "train.py"), "scheduler=sha", "tracker=csv", f"hydra.run.dir={run_dir}"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        # A parent in the background may have handed down that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("trial 2 "):
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.stdout.read()
+    assert process.wait(timeout=30) == 130
+    assert f"interrupted; the journal is whole: {run_dir / 'journal.jsonl'}" in said
+    study = halving.load(run_dir)
+    assert study.history.halted == "interrupted"
+    with (run_dir / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(study.history.finished) >= 3
