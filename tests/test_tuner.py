@@ -11,6 +11,8 @@ from halving.executors import Serial
 from halving.history import Event, Header, History
 from halving.journal import Journal, read, replay
 from halving.schedulers import FIFO, Scheduler, SuccessiveHalving
+from halving.searchers import RandomSearcher
+from halving.space import Space
 from halving.trial import Configuration, Done, Epoch, Finished, Job, Outcome, Start, Verdict, Wait
 from halving.tuner import Budget, Tuner
 
@@ -283,3 +285,14 @@ def test_a_broken_tracker_does_not_stop_the_study(caplog: pytest.LogCaptureFixtu
     tuner.run()
     assert len(tuner.history.finished) == 5
     assert caplog.text.count("Broken failed") == 1
+
+
+def test_a_study_in_which_everything_fails_at_once_still_reaches_its_budget() -> None:
+    def raises(job: Job) -> Iterator[Epoch | Finished]:
+        raise OSError("no")
+        yield
+
+    scheduler = FIFO(RandomSearcher(Space.from_config({"x": [1, 2]}), 0), 9)
+    tuner = Tuner(scheduler, Serial(raises), history=History(), cost=lambda a, b: b - a, budget=Budget(resource=5))
+    tuner.run()
+    assert (len(tuner.history.finished), tuner.history.spent) == (5, 5)

@@ -1,14 +1,19 @@
 """The composition root: from a Hydra config to objects, a study and its report."""
 
+import hashlib
+import json
 import logging
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -17,7 +22,7 @@ from halving.config import checks, trials, winner
 from halving.environment import cores, environment
 from halving.errors import UserError
 from halving.executors import Executor
-from halving.history import Ended, Halted, Header, History, Ladder
+from halving.history import Ended, Header, History, Ladder
 from halving.journal import FILE, Journal
 from halving.planning import Plan, fit
 from halving.report.conclusion import conclusion
@@ -32,6 +37,7 @@ from halving.tracking.base import Tracker, Trackers
 from halving.tracking.progress import Progress
 from halving.tracking.wandb import Wandb
 from halving.training.fidelities.base import Fidelity
+from halving.training.fidelities.function import Function
 from halving.training.recipe import Recipe
 from halving.trial import Configuration, Epoch, Finished, Job
 from halving.tuner import Budget, Tuner
@@ -72,18 +78,26 @@ def run(cfg: DictConfig) -> None:
         root=run_dir,
     )
     try:
-        tuner.record(header)
-        tuner.run()
-        tuner.record(_ended(cfg, hydra, tuner.history, parts.objective, run_dir))
+        with _stopping(tuner) as signals:
+            tuner.record(header)
+            tuner.run()
+            if not signals:
+                tuner.record(_ended(cfg, hydra, tuner.history, parts.objective, run_dir))
     except KeyboardInterrupt:
-        tuner.record(Halted("interrupted"))
-        console.print(f"\ninterrupted; the journal is whole: {run_dir / FILE}", soft_wrap=True, highlight=False)
+        journal.abandon()
         raise
     finally:
         parts.executor.shutdown()
-        trackers.close(tuner.history)
-        journal.close()
-        write_all(tuner.history, run_dir)
+        try:
+            journal.close()
+        finally:
+            try:
+                write_all(tuner.history, run_dir)
+            finally:
+                trackers.close(tuner.history)
+    if signals:
+        console.print(f"\ninterrupted; the journal is whole: {run_dir / FILE}", soft_wrap=True, highlight=False)
+        sys.exit(128 + signals[0])
     if tuner.history.incumbent is None:
         raise UserError(f"no trial survived; {first_failure(tuner.history)}; see {run_dir / 'train.log'}")
     console.print()
@@ -91,6 +105,25 @@ def run(cfg: DictConfig) -> None:
     for mirror in mirrors:
         if isinstance(mirror, Wandb) and (line := mirror.sync_command(tuner.history)):
             console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def _stopping(tuner: Tuner) -> Iterator[list[int]]:
+    """Let the first SIGINT or SIGTERM end the study after the running epoch, and a second one at once."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        tuner.stop = "interrupted"
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -154,7 +187,11 @@ def _parts(cfg: DictConfig, run_dir: Path) -> _Parts:
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=defaults)
     build = partial(_scheduler, cfg, searcher)
     plan = _fitted(cfg, build, objective, fidelity, defaults) if cfg.plan == "auto" else None
-    scheduler = build() if plan is None else build(plan.r_min, {plan.count: plan.value})
+    if plan is not None:
+        for each in (cfg, placed):
+            OmegaConf.update(each, "r_min", plan.r_min)
+            OmegaConf.update(each, f"scheduler.{plan.count}", plan.value)
+    scheduler = build()
     return _Parts(
         space=space,
         scheduler=scheduler,
@@ -217,14 +254,16 @@ def _budget(cfg: DictConfig, scheduler: Scheduler, fidelity: Fidelity) -> Budget
     """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend."""
     budget = Budget(**trials.plain(cfg.budget))
     endless = hasattr(scheduler, "plan") and not _plan(scheduler)
-    if not endless or budget != Budget():
+    if not endless or (budget.evaluations, budget.resource, budget.seconds) != (None, None, None):
         return budget
     levels = ladder(cfg.eta, cfg.r_min, cfg.r_max)
-    return Budget(resource=planned_cost((Ladder(levels, sizes(levels, cfg.eta)),), fidelity.cost))
+    return replace(budget, resource=planned_cost((Ladder(levels, sizes(levels, cfg.eta)),), fidelity.cost))
 
 
 def _header(cfg: DictConfig, hydra: DictConfig, parts: _Parts, run_dir: Path) -> Header:
     plan = _plan(parts.scheduler)
+    unresolved = OmegaConf.to_container(cfg, resolve=False)
+    metric = cfg.metric.removeprefix("max:")
     planned = planned_cost(plan, parts.fidelity.cost)
     return Header(
         name=cfg.name,
@@ -233,7 +272,7 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: _Parts, run_dir: Path) ->
         seed=cfg.seed,
         r_max=cfg.r_max,
         unit=parts.fidelity.unit,
-        metric=cfg.metric.removeprefix("max:"),
+        metric="error" if metric == "val_error" and isinstance(parts.fidelity, Function) else metric,
         maximize=cfg.metric.startswith("max:"),
         full_cost=parts.fidelity.cost(0, cfg.r_max),
         planned_cost=parts.budget.resource if planned is None else planned,
@@ -241,7 +280,8 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: _Parts, run_dir: Path) ->
         plan=plan,
         settings={
             "config": parts.objective.config({}, 0),
-            "unresolved": OmegaConf.to_container(cfg, resolve=False),
+            "unresolved": unresolved,
+            "config_hash": hashlib.sha256(json.dumps(unresolved, sort_keys=True).encode()).hexdigest(),
             "overrides": list(hydra.overrides.task),
             "run_dir": str(run_dir),
             "tags": [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else [],
@@ -302,4 +342,4 @@ def _refuse_used(run_dir: Path, cfg: DictConfig) -> None:
 
 
 def _choice(hydra: DictConfig, group: str) -> str:
-    return str(HydraConfig.get().runtime.choices.get(group, group))
+    return str(hydra.runtime.choices.get(group, group))

@@ -60,6 +60,7 @@ class Journal:
         _sync_directory(run_dir)
         self._seq = len(self.events)
         self._gathered = bytearray()
+        self._durable = True
 
     def append(self, event: Event, at: float) -> None:
         """Gather an event that happened `at` seconds after the study began."""
@@ -71,6 +72,7 @@ class Journal:
         if not self._gathered:
             return
         size = os.fstat(self._fd).st_size
+        self._durable = False
         try:
             if (written := os.write(self._fd, self._gathered)) < len(self._gathered):
                 raise OSError(f"only {written} of {len(self._gathered)} bytes were written")
@@ -82,12 +84,20 @@ class Journal:
     def sync(self) -> None:
         """Make everything appended so far durable."""
         self.flush()
-        os.fsync(self._fd)
+        if not self._durable:
+            os.fsync(self._fd)
+            self._durable = True
+
+    def abandon(self) -> None:
+        """Write nothing more: after an interruption that may have come in the middle of an append."""
+        self._gathered.clear()
 
     def close(self) -> None:
-        self.sync()
-        os.close(self._fd)
-        os.close(self._lock)
+        try:
+            self.sync()
+        finally:
+            os.close(self._fd)
+            os.close(self._lock)
 
 
 def read(run_dir: Path) -> list[tuple[Event, float]]:
@@ -193,6 +203,8 @@ def _event(body: dict[str, Any]) -> Event:
         for parent in parents:
             node = node[int(parent) if isinstance(node, list) else parent]
         node[int(last) if isinstance(node, list) else last] = float(number)
+    if body["type"] not in _EVENTS:
+        raise UserError(f"the journal has records of type {body['type']!r}, which a newer halving wrote: update it")
     kind = _EVENTS[body["type"]]
     known = {f.name: body[f.name] for f in fields(kind) if f.name in body}
     if kind is Finished:

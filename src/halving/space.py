@@ -118,6 +118,8 @@ class Space:
 def _read(node: Mapping[str, Any], path: str) -> Iterator[Dimension]:
     for key, value in node.items():
         name = f"{path}.{key}" if path else str(key)
+        if key == "_choice_":
+            raise UserError(f"space.{path}: choices of options are not built yet; compare with -m {path}=a,b")
         if isinstance(value, Mapping) and "_target_" not in value:
             yield from _read(cast(Mapping[str, Any], value), name)
         else:

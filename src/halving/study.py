@@ -68,9 +68,9 @@ class Study:
         from halving.training.recipe import config_hash
 
         ended = self.history.ended
-        if self.run_dir is None or ended is None or "model" not in ended.config:
-            raise UserError("this study has no best model: it trained none, or has not ended")
         best = self.best
+        if self.run_dir is None or ended is None or "model" not in ended.config or best.checkpoint is None:
+            raise UserError("this study has no best model: it trained none, or has not ended")
         path = self.run_dir / str(best.checkpoint)
         resource = int(path.stem)
         checkpoint = load_checkpoint(path, best.trial, resource, config_hash(ended.config))
@@ -150,10 +150,12 @@ def tune(
         best = tuner.history.incumbent
         tuner.record(Ended(best[0].trial if best else None))
     finally:
-        trackers.close(tuner.history)
-        if journal is not None and directory is not None:
-            journal.close()
-            write_all(tuner.history, directory)
+        try:
+            if journal is not None and directory is not None:
+                journal.close()
+                write_all(tuner.history, directory)
+        finally:
+            trackers.close(tuner.history)
     if tuner.history.incumbent is None:
         raise UserError(f"no trial survived; {first_failure(tuner.history)}")
     return Study(tuner.history, directory)

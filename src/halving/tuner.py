@@ -54,7 +54,7 @@ class Budget:
 
 
 class Tuner:
-    """Runs a study until its scheduler is done or its budget reached.
+    """Runs a study until its scheduler is done, its budget reached, or `stop` says why it should end now.
 
     `cost(since, until)` is what an assignment spends. `root` is where checkpoint paths begin. With `maximize` the
     metric's sign is flipped here, and only here, so that everything else minimises.
@@ -74,6 +74,7 @@ class Tuner:
         root: Path | None = None,
     ) -> None:
         self.history = history
+        self.stop = ""
         self._scheduler = scheduler
         self._executor = executor
         self._cost = cost
@@ -87,14 +88,19 @@ class Tuner:
 
     def run(self) -> None:
         """Run to the end. Raises RuntimeError if the scheduler waits although nothing runs."""
-        while True:
+        while not self.stop:
             done = self._assign()
+            self._sync()
             if self._executor.idle():
                 if done:
                     break
                 raise RuntimeError("the scheduler waits, but nothing runs that it could wait for")
             for event in self._executor.wait():
                 self._take_in(event)
+                if self.stop:
+                    break
+        if self.stop:
+            self.record(Halted(self.stop))
         self._sync()
 
     def record(self, event: Event) -> None:
@@ -137,7 +143,9 @@ class Tuner:
         since = self._since(self._running.pop(outcome.trial))
         previous = self.history.incumbent
         replaced = self.history.trials[outcome.trial].checkpoint
-        self.record(replace(event, outcome=outcome, cost=self._cost(since, max(since, outcome.resource))))
+        # What fails at once still costs a unit: a study of failures must reach its budget.
+        reached = max(outcome.resource, since + 1) if outcome.failed else max(outcome.resource, since)
+        self.record(replace(event, outcome=outcome, cost=self._cost(since, reached)))
         if replaced is not None and event.checkpoint not in (None, replaced):
             self._obsolete.append(replaced)
         verdicts = self._scheduler.update(outcome)

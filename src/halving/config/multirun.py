@@ -57,7 +57,7 @@ def _row(directory: Path) -> dict[str, Any]:
         return row | {"error": None, "epochs": None, "seconds": None, "state": f"failed: {state}"}
     found = json.loads(summary.read_text(encoding="utf-8"))
     return row | {
-        "error": found["best_error"],
+        "error": -found["best_error"] if found["maximize"] and found["best_error"] is not None else found["best_error"],
         "epochs": found["resource_spent"],
         "seconds": round(found["wall_seconds"], 1),
         "state": f"failed: {state}" if failure.is_file() else "finished",

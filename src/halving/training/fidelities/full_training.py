@@ -22,5 +22,5 @@ def train_in_full(recipe: Recipe, trainer: Trainer, job: Job, **state: Any) -> I
         yield Finished(outcome, time.perf_counter() - began, cause=cause)
         return
     checkpoint = recipe.save(job.trial, job.until, {"model": trainer.model.state_dict(), **state})
-    outcome = Outcome(job.trial, job.until, curve[-1], curve=(curve[-1],))
+    outcome = Outcome(job.trial, job.until, curve[-1])
     yield Finished(outcome, time.perf_counter() - began, checkpoint)
