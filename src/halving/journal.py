@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from halving.errors import UserError
+from halving.errors import StorageError, UserError
 from halving.history import Ended, Event, Halted, Header, History, Ladder
 from halving.trial import Epoch, Finished, Outcome, Resume, Start, Verdict
 
@@ -78,7 +78,9 @@ class Journal:
                 raise OSError(f"only {written} of {len(self._gathered)} bytes were written")
         except OSError as error:
             os.ftruncate(self._fd, size)
-            raise UserError(f"cannot write {self.path}: {error}; make room, what it holds so far is whole") from error
+            raise StorageError(
+                f"cannot write {self.path}: {error}; make room, what it holds so far is whole"
+            ) from error
         self._gathered.clear()
 
     def sync(self) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ class RememberSweep(Callback):
 def note_failure(message: str) -> None:
     """Leave the reason of a job's failure in its directory."""
     directory = Path(HydraConfig.get().runtime.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / _FAILURE).write_text(message + "\n", encoding="utf-8")
+    with suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _FAILURE).write_text(message + "\n", encoding="utf-8")
 
 
 def print_table() -> None:

@@ -1,5 +1,6 @@
 """Mistakes on the command line become one message and exit status 1; bugs keep their traceback."""
 
+import errno
 import logging
 import os
 import re
@@ -68,6 +69,7 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 
     @wraps(task)
     def run(cfg: DictConfig) -> None:
+        logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
         try:
             task(cfg)
         except UserError as error:
@@ -77,6 +79,12 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             if HydraConfig.get().mode == RunMode.RUN:
                 sys.exit(f"error: {error}")
             raise
+        except OSError as error:
+            message = f"cannot write {error.filename or 'to the disk'}: {error.strerror}; make room"
+            if error.errno != errno.ENOSPC or HydraConfig.get().mode != RunMode.RUN:
+                multirun.note_failure(message)
+                raise
+            sys.exit(f"error: {message}")
         except Exception as error:
             multirun.note_failure(f"{type(error).__name__}: {error}")
             raise

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 
+from halving.errors import StorageError
 from halving.executors.base import Objective
 from halving.trial import Epoch, Finished, Job, Outcome
 
@@ -29,6 +30,8 @@ class Serial:
         began = time.monotonic()
         try:
             yield from self._objective(job)
+        except StorageError:
+            raise
         except Exception as error:
             log.exception("trial %d failed between %d and %d", job.trial, job.since, job.until)
             cause = f"{type(error).__name__}: {error}"

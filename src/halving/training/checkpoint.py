@@ -1,6 +1,7 @@
 """A trial's state on disk: written so that no crash can leave half of it, read so that no damage goes unseen."""
 
 import hashlib
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from halving.errors import UserError
+from halving.errors import StorageError, UserError
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,34 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint durably: a temporary file beside it, fsync, rename, fsync of the directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    """Write a checkpoint durably: a temporary file beside it, fsync, rename, fsync of the directory.
+
+    Raises StorageError if the disk refuses; an older checkpoint is then untouched.
+    """
     content = {
         "trial": checkpoint.trial,
         "resource": checkpoint.resource,
         "config": checkpoint.config,
         "state": checkpoint.state,
     }
-    with temporary.open("wb") as file:
-        torch.save(content | {"digest": digest(content)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    serialised = io.BytesIO()
+    torch.save(content | {"digest": digest(content)}, serialised)
+    temporary = path.with_suffix(".tmp")
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(serialised.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror}; make room") from error
 
 
 def load(path: Path, trial: int, resource: int, config: str) -> Checkpoint:
