@@ -1,10 +1,13 @@
 """What plan=auto chooses, by hand."""
 
+from collections.abc import Callable
+
 import pytest
 
 from halving.errors import UserError
 from halving.history import Ladder
-from halving.planning import fit
+from halving.planning import Simulation, Unsearched, fit, simulated_costs
+from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Median, Scheduler
 from halving.schedulers.successive_halving import ladder, sizes
 from halving.study import planned_cost
 
@@ -16,7 +19,7 @@ def bracket_cost(r_min: int, n: int, eta: int = 3, r_max: int = 27) -> float:
 
 def chosen(seconds: float, settings: dict | None = None) -> tuple[int, str, int]:
     plan = fit(
-        {"n": None} if settings is None else settings,
+        {"r_min": 1, **({"n": None} if settings is None else settings)},
         bracket_cost,
         eta=3,
         r_max=27,
@@ -47,3 +50,61 @@ def test_what_cannot_fit_is_said() -> None:
         chosen(20)
     with pytest.raises(UserError, match="no number of trials to choose"):
         chosen(90, {"max_trials": 1})
+
+
+def one_each(since: int, until: int) -> float:
+    return until - since
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda trials: ASHA(Unsearched(), max_trials=trials),
+        lambda trials: ASHA(Unsearched(), max_trials=trials, variant="stopping"),
+        lambda trials: AsyncHyperband(Unsearched(), r_max=27, max_trials=trials),
+        lambda trials: PASHA(Unsearched(), max_trials=trials),
+        lambda trials: Median(Unsearched(), max_trials=trials),
+    ],
+    ids=["asha", "asha, stopping", "async_hyperband", "pasha", "median"],
+)
+def test_one_simulation_tells_what_every_number_of_trials_spends(build: Callable[[int | None], Scheduler]) -> None:
+    costs = simulated_costs(build(None), one_each)
+    endless = [next(costs) for _ in range(60)]
+    for trials in (1, 7, 40, 60):
+        *_, total = simulated_costs(build(trials), one_each)
+        assert total == endless[trials - 1]
+
+
+def test_a_simulation_of_fifo_by_hand_and_where_training_restarts() -> None:
+    assert list(simulated_costs(FIFO(Unsearched(), 27, 3), one_each)) == [27, 54, 81]
+    # eta = 2 on rungs 1 and 2: of each two trials about one goes on, to pay for 2 anew.
+    costs = simulated_costs(ASHA(Unsearched(), eta=2, r_max=2, max_trials=2), lambda since, until: until)
+    assert list(costs) == [1, 1 + 1 + 2]
+
+
+def test_what_stops_trials_early_is_planned_at_what_it_spends() -> None:
+    """As one bracket of halving, median would be taken for 3 units a trial; it spends three times that."""
+    simulation = Simulation(simulated_costs(Median(Unsearched()), one_each))
+    assert 8 < simulation.cost(200) / 200 < 14
+    assert simulation.cost(5) == 5 * 27, "nobody is stopped before five have ended"
+
+
+def test_beyond_a_simulation_costs_grow_in_proportion() -> None:
+    simulation = Simulation(iter([2.0, 5.0, 6.0]))
+    assert [simulation.cost(n) for n in (2, 3, 6, 1)] == [5.0, 6.0, 12.0, 2.0]
+
+
+def test_without_cohorts_a_few_trials_are_enough() -> None:
+    """Trained in full, 72 units pay for 2 trials of 27, which no bracket of the ladder would be content with."""
+    plan = fit(
+        {"r_max": 27, "max_trials": None},
+        lambda _, trials: 27 * trials,
+        eta=3,
+        r_max=27,
+        seconds=80,
+        unit_seconds=1.0,
+        unit="epochs",
+        cohorts=False,
+    )
+    assert (plan.count, plan.value, plan.cost) == ("max_trials", 2, 54)
+    assert "r_min" not in plan.reason

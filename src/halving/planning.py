@@ -1,14 +1,21 @@
 """From a budget of seconds to r_min and a number of trials: what `plan=auto` chooses."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from halving.errors import UserError
+from halving.schedulers import Scheduler
+from halving.trial import Configuration, Done, Outcome, Resume, Start, Wait
 
 # What a scheduler calls the number of its trials, or of its rounds.
 COUNTS = ("n", "max_trials", "rounds")
 # Of the seconds, the part that a plan may fill: the rest is for validation of the last trials, files and bad luck.
 FILL = 0.9
+# Where a simulation ends: a learning-curve model takes milliseconds for each decision, an asynchronous rung none.
+_SIMULATED_TRIALS, _SIMULATION_SECONDS = 2_000, 1.0
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,14 @@ def fit(
     seconds: float,
     unit_seconds: float,
     unit: str,
+    cohorts: bool = True,
 ) -> Plan:
     """Choose the lowest r_min, then the most trials, with which a study fits into `seconds`.
 
     `settings` are the scheduler's own, of which one counts its trials or rounds. `cost(r_min, value)` estimates what
     the study spends with that r_min and that count. The lowest rung is r_max / eta ** K for the largest K with which
-    at least one bracket fits: the deeper the ladder, the more configurations are seen.
+    at least one bracket fits: the deeper the ladder, the more configurations are seen. Without `cohorts`, where a
+    scheduler keeps no one in eta of a rung, a single trial may be enough.
 
     Raises UserError if the scheduler has nothing to choose, or if not even the smallest study fits.
     """
@@ -49,18 +58,83 @@ def fit(
         depth += 1
     for k in range(depth, -1, -1):
         r_min = r_max // eta**k
-        least = 1 if count == "rounds" else eta**k
+        least = eta**k if cohorts and count != "rounds" else 1
         if cost(r_min, least) <= affordable:
             value = _most(lambda n, r_min=r_min: cost(r_min, n) <= affordable, least)
+            chosen = f"r_min={r_min} and {count}={value} spend" if "r_min" in settings else f"{count}={value} spends"
             reason = (
                 f"one of the {unit} takes {unit_seconds:.3g} s, so {seconds:g} s pay for {affordable:.0f} of them "
-                f"({FILL:.0%} filled); r_min={r_min} and {count}={value} spend about {cost(r_min, value):.0f}"
+                f"({FILL:.0%} filled); {chosen} about {cost(r_min, value):.0f}"
             )
             return Plan(r_min, count, value, cost(r_min, value), reason)
     raise UserError(
         f"plan=auto: the smallest study spends {cost(r_max, 1):g} {unit} of {unit_seconds:.3g} s each, which is more "
         f"than budget.seconds={seconds:g} pays for; give more seconds, or a lower r_max"
     )
+
+
+class Unsearched:
+    """Proposes the configuration as it stands, without end: a searcher for schedulers that are only simulated."""
+
+    def propose(self, trial: int) -> Configuration:
+        return {}
+
+    def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
+        """Learn nothing."""
+
+
+class Simulation:
+    """What a scheduler spends that decides on the way how far trials go, by `simulated_costs`.
+
+    It is run as far as it is asked for, but for 2,000 trials or a second at most; beyond, costs grow in proportion.
+    """
+
+    def __init__(self, costs: Iterator[float]) -> None:
+        self._costs = costs
+        self._known: list[float] = []
+        self._seconds = 0.0
+
+    def cost(self, trials: int) -> float:
+        """Return what a study of so many trials spends."""
+        began = time.perf_counter()
+        while len(self._known) < min(trials, _SIMULATED_TRIALS):
+            if self._seconds + time.perf_counter() - began > _SIMULATION_SECONDS and self._known:
+                break
+            if (spent := next(self._costs, None)) is None:
+                break
+            self._known.append(spent)
+        self._seconds += time.perf_counter() - began
+        known = len(self._known)
+        return self._known[trials - 1] if trials <= known else self._known[-1] * trials / known
+
+
+def simulated_costs(
+    scheduler: Scheduler, cost: Callable[[int, int], float], *, curves: bool = True, seed: int = 0
+) -> Iterator[float]:
+    """Yield what the first 1, 2, 3, ... trials spend in all.
+
+    One worker trains them on synthetic errors, a + (1 - a) r ** -c with noise, and `cost(since, until)` is what a step
+    spends. Without `curves`, errors are known at the rungs only. With one worker, who goes on goes before a new trial,
+    so that what n trials spend is what had been spent when the next one began.
+    """
+    errors: dict[int, tuple[np.random.Generator, float, float]] = {}
+    spent = 0.0
+    while not isinstance(assignment := scheduler.suggest(), Done | Wait):
+        match assignment:
+            case Start(trial):
+                if trial:
+                    yield spent
+                since, rng = 0, np.random.default_rng([seed, trial])
+                errors[trial] = rng, rng.uniform(0.1, 0.6), rng.uniform(0.3, 1.5)
+            case Resume(trial, since):
+                pass
+        rng, asymptote, exponent = errors[trial]
+        resource = np.arange(since + 1, assignment.until + 1, dtype=np.float64)
+        curve = asymptote + (1 - asymptote) * resource**-exponent + rng.normal(0, 0.01, len(resource))
+        outcome = Outcome(trial, assignment.until, float(curve[-1]), curve=tuple(curve.tolist()) if curves else ())
+        scheduler.update(outcome)
+        spent += cost(since, assignment.until)
+    yield spent
 
 
 def _most(fits: Callable[[int], bool], least: int) -> int:

@@ -17,13 +17,10 @@ def check(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
+    from halving.schedulers.base import check_ladder  # the package loads scipy, which --help does without
+
+    check_ladder(cfg.eta, cfg.r_min, cfg.r_max)
     rules = (
-        (cfg.eta >= 2, f"eta={cfg.eta}: must be an integer of at least 2, since a rung keeps one trial in eta"),
-        (cfg.r_min >= 1, f"r_min={cfg.r_min}: must be at least 1 unit of resource"),
-        (
-            cfg.r_min <= cfg.r_max,
-            f"r_min={cfg.r_min} is more than r_max={cfg.r_max}: the first rung must not lie above the last",
-        ),
         (cfg.epochs >= 1, f"epochs={cfg.epochs}: a training has at least 1 epoch"),
         (cfg.plan in (None, "auto"), f"plan={cfg.plan}: give auto, or null to plan yourself"),
         (cfg.plan is None or cfg.budget.seconds is not None, "plan=auto: what should it fit? Give budget.seconds=600"),
@@ -45,8 +42,13 @@ def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:
         found.append(
             f"lr_schedule.warmup={warmup:g} lasts beyond r_min={cfg.r_min}: the first decisions fall inside the warm-up"
         )
-    if any(item.startswith("eta=") for item in overrides) and cfg.scheduler.get("max_trials") == 1:
-        found.append(f"eta={cfg.eta} has no effect on a single trial; scheduler=sha runs a study")
+    if any(item.startswith("eta=") for item in overrides) and "${eta}" not in scheduler:
+        found.append(
+            f"eta={cfg.eta} has no effect on a single trial; scheduler=sha runs a study"
+            if cfg.scheduler.get("max_trials") == 1
+            else f"eta={cfg.eta} has no effect on this scheduler's decisions; where no budget is given, it still sets "
+            "how much the study spends"
+        )
     return found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from halving.errors import UserError
-from halving.history import History
+from halving.history import Header, History
 from halving.report.tables import header_of
 
 
@@ -18,6 +18,8 @@ def explanation(history: History, trial: int) -> Iterator[str]:
         raise UserError(f"trial {trial}: the study has trials 0 to {len(history.trials) - 1}")
     values = ", ".join(f"{name}={value}" for name, value in found.configuration.items())
     yield f"trial {trial} of {header.scheduler}, bracket {found.bracket}: {values or 'the configuration as it stands'}"
+    if note := flipped(header):
+        yield f"  {note}"
     for evaluation in found.evaluations:
         where = f"rung {evaluation.rung}, {evaluation.since} to {evaluation.until} {header.unit}"
         if evaluation.finished is None:
@@ -30,3 +32,10 @@ def explanation(history: History, trial: int) -> Iterator[str]:
         if evaluation.verdict:
             yield f"    {evaluation.verdict}: {evaluation.verdict_reason or 'no reason given'}"
     yield f"  now {found.state}"
+
+
+def flipped(header: Header) -> str:
+    """Say how the numbers in reasons are to be read, where that is not as they are; else nothing."""
+    if not header.maximize:
+        return ""
+    return f"Reasons hold {header.metric} with its sign flipped, as schedulers minimise: -0.9 stands for 0.9."

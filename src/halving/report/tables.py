@@ -28,21 +28,21 @@ def header_of(history: History) -> Header:
 def results_rows(history: History) -> list[dict[str, Any]]:
     """Return one row per finished outcome, in order of finishing: RESULTS, then the dimensions that the trial has.
 
-    `error` is minimised (flipped where the metric is maximised) and None where the outcome failed or is not finite.
+    `error` is the metric, as people know it where it is maximised; None where the outcome failed or is not finite.
     """
-    dimensions = header_of(history).dimensions
+    header = header_of(history)
     return [
         {
             "trial": trial.trial,
             "bracket": trial.bracket,
             "rung": evaluation.rung,
             "resource": evaluation.resource,
-            "error": finite(evaluation.error),
+            "error": shown_error(header, evaluation),
             "status": status(evaluation),
             "verdict": verdict(evaluation),
             "seconds": evaluation.finished.seconds if evaluation.finished else 0.0,
         }
-        | {name: trial.configuration[name] for name in dimensions if name in trial.configuration}
+        | {name: trial.configuration[name] for name in header.dimensions if name in trial.configuration}
         for trial, evaluation in history.finished
     ]
 
@@ -64,15 +64,15 @@ def curve_rows(history: History) -> list[dict[str, Any]]:
 def summary(history: History) -> dict[str, Any]:
     """Return the study in one mapping of JSON values; `best_...` is None where no trial survived.
 
-    Errors are minimised: with `maximize` they are the metric with its sign flipped, except `test_error`. Resources are
-    in the header's unit; `full_resource` is what the same trials cost without early stopping. Times are in seconds.
+    `best_error` is the metric, the greatest with `maximize`. Resources are in the header's unit; `full_resource` is
+    what the same trials cost without early stopping. Times are in seconds.
     """
     header = header_of(history)
     best = winner(history)
     ended = history.ended
     values: dict[str, Any] = {
         "best_trial": best[0].trial if best else None,
-        "best_error": best[1].error if best else None,
+        "best_error": shown_error(header, best[1]) if best else None,
         "best_resource": best[1].resource if best else None,
         "best_configuration": best[0].configuration if best else None,
         "test_error": finite(ended.test.get("test_error", ended.test.get("error"))) if ended else None,
@@ -154,6 +154,12 @@ def verdict(evaluation: Evaluation) -> str:
 def last_epochs(epochs: Iterable[Epoch]) -> dict[int, Epoch]:
     """Return the epochs by their number; of an epoch that was trained twice, the later one."""
     return {epoch.epoch: epoch for epoch in epochs}
+
+
+def shown_error(header: Header, evaluation: Evaluation) -> float | None:
+    """Return the metric as people know it: unflipped where it is maximised, None where the evaluation failed."""
+    error = finite(evaluation.error)
+    return -error if error is not None and header.maximize else error
 
 
 def finite(value: float | None) -> float | None:

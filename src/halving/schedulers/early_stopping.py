@@ -12,12 +12,11 @@ from halving.trial import Configuration, Done, Outcome, Resume, Start, Verdict, 
 
 @dataclass
 class Climber:
-    """A trial's errors at the levels it has reached, and its whole curve where the objective measures one."""
+    """A trial's errors at the levels it has reached, and all (resource, error) that are known of its curve."""
 
     configuration: Configuration
     errors: list[float] = field(default_factory=list[float])
-    curve: list[float] = field(default_factory=list[float])
-    ended: bool = False
+    curve: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
 
 
 class EarlyStopping:
@@ -39,6 +38,9 @@ class EarlyStopping:
     def hopeless(self, climber: Climber, level: int) -> tuple[bool, str]:
         """Say whether a trial that has reached `level` should stop, and why or why not."""
         raise NotImplementedError
+
+    def ended(self, climber: Climber) -> None:
+        """Take note of a trial that goes no further."""
 
     @property
     def plan(self) -> tuple[Ladder, ...]:
@@ -65,17 +67,19 @@ class EarlyStopping:
         self._running -= 1
         self._searcher.observe(trial, climber.configuration, outcome.resource, error)
         if error == float("inf"):
-            climber.ended = True
+            self.ended(climber)
             return (Verdict(trial, "failed", f"failed after {outcome.resource}"),)
+        level = self._levels[len(climber.errors)]
+        since = self._levels[len(climber.errors) - 1] if climber.errors else 0
+        measured = len(outcome.curve) == level - since
+        climber.curve += zip(range(since + 1, level + 1), outcome.curve, strict=True) if measured else [(level, error)]
         climber.errors.append(error)
-        climber.curve.extend(outcome.curve or (error,))
-        level = self._levels[len(climber.errors) - 1]
         if level == self._levels[-1]:
-            climber.ended = True
+            self.ended(climber)
             return (Verdict(trial, "completed", f"reached the last level, {level}"),)
         stop, reason = self.hopeless(climber, level)
         if stop:
-            climber.ended = True
+            self.ended(climber)
             return (Verdict(trial, "stopped", reason),)
         self._going_on.append((trial, reason))
         return (Verdict(trial, "paused", reason),)

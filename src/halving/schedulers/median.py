@@ -1,6 +1,7 @@
 """The median stopping rule (Golovin et al. 2017, Google Vizier, section 3.2.2)."""
 
-import statistics
+from bisect import insort
+from itertools import accumulate
 
 from halving.errors import UserError
 from halving.schedulers.base import check_ladder
@@ -33,12 +34,17 @@ class Median(EarlyStopping):
                 raise UserError(f"scheduler.{name}={value}: must be at least 1")
         super().__init__(searcher, (*range(r_min, r_max, step), r_max), max_trials)
         self._min_trials = min_trials
+        # For each step, in ascending order, what the ended trials that reached it averaged until then.
+        self._averages: list[list[float]] = [[] for _ in self._levels]
 
     def hopeless(self, climber: Climber, level: int) -> tuple[bool, str]:
-        steps = len(climber.errors)
-        ended = [other.errors[:steps] for other in self._climbers.values() if other.ended]
-        averages = [sum(errors) / steps for errors in ended if len(errors) == steps]
+        averages = self._averages[len(climber.errors) - 1]
         if len(averages) < self._min_trials:
             return False, f"only {len(averages)} ended trials have reached {level}, too few to compare with"
-        best, median = min(climber.errors), statistics.median(averages)
+        best, middle = min(climber.errors), len(averages) // 2
+        median = averages[middle] if len(averages) % 2 else (averages[middle - 1] + averages[middle]) / 2
         return best > median, f"best error {best:.6g} by {level}, the median of averages is {median:.6g}"
+
+    def ended(self, climber: Climber) -> None:
+        for step, total in enumerate(accumulate(climber.errors)):
+            insort(self._averages[step], total / (step + 1))

@@ -14,7 +14,8 @@ class OneEpoch(BracketSequence):
     """A bracket of two levels: `n` trials train for `r_min`, and the best `k` go on to `r_max`.
 
     It is the baseline that every method must beat to deserve its place. Without `n` it starts as many trials as spend
-    what one bracket of successive halving with `eta` spends.
+    what one bracket of successive halving with `eta` spends, where training resumes. With a fidelity that trains anew
+    at each rung, halving restarts more often: it then spends more than this default, and `n` is better set by hand.
 
     Raises UserError for a ladder that cannot be climbed, or k > n.
     """

@@ -18,8 +18,8 @@ class PASHA(AsynchronousBrackets):
     its command. Where early errors agree with each other and mislead, it stops too soon.
 
     Two trials count as equal if their errors differ by at most epsilon: the 90th percentile of the final distances
-    of those pairs in the top rung whose learning curves cross at least twice (section 4.2). Where the objective gives
-    no curve, the errors at the rungs are it.
+    of those pairs in the top rung whose learning curves (`Outcome.curve`) cross at least twice (section 4.2). Where the
+    objective gives no curve, the errors at the rungs are it.
 
     Raises UserError for a ladder that cannot be climbed.
     """

@@ -68,7 +68,9 @@ class BracketSequence:
         """Go on with fewer trials than planned.
 
         The first rung closes only once nothing is pending, and only here: replaying the same calls then takes the
-        same decisions, since Wait left no trace. The losers' verdicts go out with the next update.
+        same decisions, since Wait left no trace. The losers' verdicts go out with the next update, which follows from
+        the promotion: whatever budget ends the study, running trials finish. Only in the journal of a study that was
+        interrupted in between do the losers still wait; resuming it seals the rung again.
         """
         if any(self._brackets[index].pending for index in self._open):
             return Wait()
