@@ -35,6 +35,22 @@ SCHEDULERS: list[tuple[str, dict[str, Any]]] = [
     ("OneEpoch", {}),
 ]
 
+SEARCHERS: list[tuple[str, dict[str, Any]]] = [
+    ("RandomSearcher", {}),
+    ("GridSearcher", {}),
+    ("SobolSearcher", {}),
+    ("LocalSearcher", {}),
+    ("AnnealingSearcher", {}),
+    ("EvolutionSearcher", {"population": 4, "tournament": 2}),
+    ("PriorSearcher", {}),
+    ("BOHBSearcher", {}),
+    ("BayesianSearcher", {"surrogate": "gp", "startup": 3}),
+    ("BayesianSearcher", {"surrogate": "forest", "startup": 3}),
+    ("OptunaSearcher", {"options": {"n_startup_trials": 3}}),
+    ("OptunaSearcher", {"sampler": "gp", "options": {"n_startup_trials": 8}}),
+    ("OptunaSearcher", {"sampler": "cmaes", "options": {"popsize": 3}}),
+]
+
 
 def complaints(results: list[Result]) -> dict[str, str]:
     return {result.check: result.complaint for result in results if result.complaint}
@@ -45,8 +61,12 @@ def test_every_scheduler_conforms(name: str, options: dict[str, Any]) -> None:
     assert not complaints(conform(f"halving.schedulers:{name}", options, schedules=3 if name == "Curve" else 8))
 
 
-def test_every_searcher_conforms() -> None:
-    assert not complaints(conform("halving.searchers.RandomSearcher"))
+@pytest.mark.parametrize(("name", "options"), SEARCHERS, ids=lambda value: str(value).replace(" ", ""))
+def test_every_searcher_conforms(name: str, options: dict[str, Any]) -> None:
+    if name == "OptunaSearcher":
+        pytest.importorskip("optuna")
+    schedules = 4 if name in ("BayesianSearcher", "OptunaSearcher") else 6
+    assert not complaints(conform(f"halving.searchers:{name}", options, schedules=schedules))
 
 
 # Broken on purpose, one fault each.
@@ -198,7 +218,8 @@ def test_suite_names_what_a_broken_searcher_does_wrong() -> None:
     assert set(complaints(conform(f"{__name__}:Sloppy", schedules=8))) == {
         "proposes_within_the_space",
         "values_are_plain",
-        "does_not_depend_on_who_finished_first",
+        "proposes_nothing_twice",
+        "goes_on_after_a_resume",
         "takes_failures",
         "stays_exhausted",
     }

@@ -13,6 +13,7 @@ import pytest
 from halving.errors import UserError
 from halving.history import Ended, Halted, Header, History, Ladder
 from halving.report import figures, tables
+from halving.report.explanation import explanation
 from halving.report.html import duration, plan_rows, report_html
 from halving.trial import Configuration, Epoch, Finished, Outcome, Resume, Start, Verdict
 
@@ -182,13 +183,23 @@ def test_results_csv_tells_null_and_booleans_from_what_a_trial_lacks(tmp_path: P
 
 
 def test_a_maximised_metric_is_shown_unflipped_and_recorded_flipped() -> None:
+    """Only reasons, which schedulers wrote, hold it flipped: that is said wherever they are shown."""
     header = Header("acc", "fifo", "random", 0, 1, metric="accuracy", maximize=True)
     history = History()
     history.apply(header, 0.0)
     history.apply(Start(0, {}, 1), 0.0)
     history.apply(Finished(Outcome(0, 1, -0.875)), 1.0)
-    assert tables.summary(history)["best_error"] == -0.875
+    history.apply(Start(1, {}, 1), 1.0)
+    history.apply(Finished(Outcome(1, 1, math.nan)), 2.0)
+    assert tables.summary(history)["best_error"] == 0.875
+    assert [row["error"] for row in tables.results_rows(history)] == [0.875, None]
+    note = "Reasons hold accuracy with its sign flipped"
+    assert any(note in line for line in explanation(history, 0)) and "accuracy 0.875" in "".join(
+        explanation(history, 0)
+    )
+    assert not any("flipped" in line for line in explanation(study(), 0))
     page = report_html(history)
+    assert note in page and "flipped" not in report_html(study())
     assert "0.875" in page
     assert "-0.875" not in page and "\N{MINUS SIGN}0.875" not in page
 

@@ -2,17 +2,24 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
 from halving.report import figures
 from halving.report.canvas import number
-from halving.report.tables import finite, header_of, json_value, override_text, replace, status, summary, winner
+from halving.report.explanation import flipped
+from halving.report.importance import Importances, importances
+from halving.report.tables import header_of, json_value, override_text, replace, shown_error, status, summary, winner
 from halving.trial import Value
+
+_ENOUGH = 20  # trials that importance takes
+_FORESTS = 5  # enough for a table, where `scripts/study.py importance` takes its time
 
 
 def write_report(history: History, path: Path) -> None:
@@ -37,8 +44,10 @@ def report_html(history: History) -> str:
     return environment.get_template("report.html").render(
         summary=summary(history),
         label=figures.metric_label(header),
+        flipped=flipped(header),
         best_error=error_text(header, best[1]) if best else "",
         figures={name: Markup(draw(history)) for name, draw in drawings.items()} if best else {},
+        importance=importance(history),
         dimensions=header.dimensions,
         brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
         plan=list(plan_rows(history)),
@@ -47,6 +56,15 @@ def report_html(history: History) -> str:
         settings={name: setting_text(value) for name, value in header.settings.items() if value},
         config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
     )
+
+
+def importance(history: History) -> Importances | None:
+    """Return how much each dimension mattered; None for a study too small to tell."""
+    if len(history.trials) < _ENOUGH or len(header_of(history).dimensions) < 2:
+        return None
+    with suppress(UserError):
+        return importances(history, samples=_FORESTS)
+    return None
 
 
 def plan_rows(history: History) -> Iterator[dict[str, Any]]:
@@ -85,7 +103,6 @@ def trial_row(header: Header, trial: Trial) -> dict[str, Any]:
         "bracket": trial.bracket,
         "configuration": trial.configuration,
         "resource": last.resource if finished else None,
-        "sign": finite(last.error),
         "error": error_text(header, last),
         "state": "paused" if waiting else trial.state,
         "reason": trial.last.verdict_reason or trial.last.reason,
@@ -106,9 +123,9 @@ def failure_row(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def error_text(header: Header, evaluation: Evaluation) -> str:
-    """Return the metric as people know it, unflipped; empty for a failure."""
-    error = finite(evaluation.error)
-    return "" if error is None else number(-error if header.maximize else error)
+    """Return the metric as people know it; empty for a failure."""
+    error = shown_error(header, evaluation)
+    return "" if error is None else number(error)
 
 
 def shown(value: Value) -> str:

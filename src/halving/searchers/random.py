@@ -1,34 +1,19 @@
 """Random search (Bergstra and Bengio 2012)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from halving.space import Space
-from halving.trial import Configuration, Value
+from halving.searchers.distinct import DistinctSearcher, Point
 
 
-class RandomSearcher:
+class RandomSearcher(DistinctSearcher):
     """Draws every configuration independently from the space's distributions.
 
     Trial t's draw comes from `default_rng([seed, t])`, so it does not depend on who finished first. `initial` is one
-    configuration or several that the first trials get instead.
+    configuration or several that the first trials get instead. In a finite space what was proposed is drawn again.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int = 0,
-        initial: Mapping[str, Value] | Sequence[Mapping[str, Value]] | None = None,
-    ) -> None:
-        self._space = space
-        self._seed = seed
-        self._initial = [initial] if isinstance(initial, Mapping) else list(initial or ())
-
-    def propose(self, trial: int) -> Configuration | None:
-        if trial < len(self._initial):
-            return dict(self._initial[trial])
-        return self._space.sample(np.random.default_rng([self._seed, trial]))
-
-    def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
-        """Learn nothing."""
+    def candidates(self, trial: int, rng: np.random.Generator) -> Iterator[Point]:
+        while True:
+            yield rng.random(len(self._space.dimensions))

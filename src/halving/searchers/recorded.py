@@ -1,0 +1,28 @@
+"""A resumed study's searcher: what the journal holds first, then the searcher's own proposals."""
+
+from collections.abc import Mapping
+
+from halving.searchers.base import Searcher
+from halving.trial import Configuration
+
+
+class Recorded:
+    """Answers for the trials of an earlier process with their recorded configurations.
+
+    A searcher with a method `recall(trial, configuration)` is told of each, as if it had proposed it itself.
+    """
+
+    def __init__(self, searcher: Searcher, configurations: Mapping[int, Configuration]) -> None:
+        self._searcher = searcher
+        self._configurations = configurations
+
+    def propose(self, trial: int) -> Configuration | None:
+        if trial not in self._configurations:
+            return self._searcher.propose(trial)
+        configuration = self._configurations[trial]
+        if (recall := getattr(self._searcher, "recall", None)) is not None:
+            recall(trial, configuration)
+        return configuration
+
+    def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
+        self._searcher.observe(trial, configuration, resource, error)

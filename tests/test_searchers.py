@@ -1,0 +1,321 @@
+"""Searchers: hand-worked grids, no duplicates, what they learn from, and what they refuse."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from halving.errors import UserError
+from halving.history import Header, History
+from halving.report.importance import importances
+from halving.searchers import (
+    AnnealingSearcher,
+    BayesianSearcher,
+    BOHBSearcher,
+    EvolutionSearcher,
+    GridSearcher,
+    LocalSearcher,
+    OptunaSearcher,
+    PriorSearcher,
+    RandomSearcher,
+    Searcher,
+    SobolSearcher,
+)
+from halving.searchers.bayesian import log_expected_improvement
+from halving.searchers.density import Density, category_counts
+from halving.searchers.transfer import transferred
+from halving.space import Space
+from halving.trial import Configuration, Finished, Outcome, Start, Verdict
+
+MIXED = Space.from_config(
+    {
+        "lr": stats.loguniform(1e-4, 1.0),
+        "units": stats.randint(8, 65),
+        "depth": [1, 2, 4],
+        "activation": ["relu", "tanh", "gelu"],
+    }
+)
+DEFAULT: Configuration = {"lr": 0.1, "units": 32, "depth": 2, "activation": "relu"}
+FINITE = Space.from_config({"a": [1, 2, 3], "b": ["x", True, 1], "c": stats.randint(0, 2)})
+SEARCHERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "random": (RandomSearcher, {}),
+    "grid": (GridSearcher, {}),
+    "sobol": (SobolSearcher, {}),
+    "local": (LocalSearcher, {}),
+    "annealing": (AnnealingSearcher, {}),
+    "evolution": (EvolutionSearcher, {"population": 5, "tournament": 3}),
+    "prior": (PriorSearcher, {}),
+    "bohb": (BOHBSearcher, {"fraction": 0.1}),
+    "bayesian": (BayesianSearcher, {}),
+    "forest": (BayesianSearcher, {"surrogate": "forest"}),
+    "tpe": (OptunaSearcher, {"options": {"n_startup_trials": 5}}),
+    "cmaes": (OptunaSearcher, {"sampler": "cmaes"}),
+}
+
+
+def build(name: str, space: Space, **extra: Any) -> Any:
+    kind, options = SEARCHERS[name]
+    if kind is OptunaSearcher:
+        pytest.importorskip("optuna")
+        pytest.importorskip("cmaes")
+    return kind(space, **options, **extra)
+
+
+def error(configuration: Configuration) -> float:
+    """Least at lr = 0.01 with 2 layers of 40 units and tanh."""
+    c: Any = configuration
+    far = (math.log10(c["lr"]) + 2) ** 2 / 4 + ((c["units"] - 40) / 56) ** 2
+    return far + 0.1 * abs(c["depth"] - 2) + 0.3 * (c["activation"] != "tanh")
+
+
+def study(searcher: Searcher, trials: int, resource: int = 1) -> list[Configuration]:
+    """Run trials one after the other; return their configurations."""
+    proposed: list[Configuration] = []
+    for trial in range(trials):
+        if (configuration := searcher.propose(trial)) is None:
+            break
+        proposed.append(configuration)
+        searcher.observe(trial, configuration, resource, error(configuration) if "lr" in configuration else 0.5)
+    return proposed
+
+
+def test_grid_by_hand() -> None:
+    space = Space.from_config({"lr": stats.loguniform(1e-4, 1.0), "n": stats.randint(1, 3), "kind": ["a", "b"]})
+    grid = GridSearcher(space, points=2, initial={"lr": 0.1, "n": 2, "kind": "a"})
+    assert len(grid) == 8
+    proposed = [grid.propose(trial) for trial in range(8)]
+    # The quartiles of the logarithm; the last dimension goes fastest; the first proposal, 0.1, is on the grid.
+    expected = [(0.001, 1, "a"), (0.001, 1, "b"), (0.001, 2, "a"), (0.001, 2, "b"), (0.1, 1, "a"), (0.1, 1, "b")]
+    assert proposed[0] == {"lr": 0.1, "n": 2, "kind": "a"}
+    for got, (lr, n, kind) in zip(proposed[1:7], expected, strict=True):
+        assert got == {"lr": pytest.approx(lr), "n": n, "kind": kind}
+    assert len({repr(each) for each in proposed if each}) == 8
+
+
+def test_grid_ends_and_says_so() -> None:
+    grid = GridSearcher(Space.from_config({"a": [1, 2], "b": stats.uniform(0, 1)}), points=3)
+    assert not grid.exhausted
+    assert [grid.propose(trial) is None for trial in range(7)] == [False] * 6 + [True]
+    assert grid.exhausted
+
+
+def test_sobol_is_more_even_than_chance() -> None:
+    space = Space.from_config({"x": stats.uniform(0, 1), "y": stats.uniform(0, 1)})
+    searcher = SobolSearcher(space, seed=5)
+    points = np.array([space.encode(searcher.propose(trial) or {}) for trial in range(64)])
+    cells = Counter((int(x * 8), int(y * 8)) for x, y in points)
+    assert len(cells) == 64, "one point in each of 64 squares"
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHERS if name != "grid"])
+def test_a_finite_space_is_gone_through_once(name: str) -> None:
+    initial = {"a": 9, "b": "elsewhere", "c": 0}
+    searcher = build(name, FINITE, seed=2, initial=[initial, initial])
+    proposed = study(searcher, 30)
+    assert proposed[0] == initial, "the defaults come first, wherever they lie"
+    assert len(proposed) == 19 and len({repr(each) for each in proposed}) == 19, "True and 1 are two values"
+    assert searcher.exhausted and searcher.propose(19) is None
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHERS if name not in ("random", "grid", "sobol", "prior")])
+def test_learners_gather_where_errors_are_low(name: str) -> None:
+    searcher = build(name, MIXED, seed=1, initial=DEFAULT)
+    learned = np.median([error(each) for each in study(searcher, 60)[40:]])
+    drawn = np.median([error(each) for each in study(RandomSearcher(MIXED, seed=1), 60)])
+    assert learned < 0.7 * drawn
+
+
+@pytest.mark.parametrize("name", list(SEARCHERS))
+def test_rungs_failures_and_pending_trials_together(name: str) -> None:
+    """A synchronous rung: all are pending at first, a third fails, the best third goes on to a higher resource."""
+    searcher = build(name, MIXED, seed=3)
+    for first in (0, 18):
+        configurations = {trial: searcher.propose(trial) for trial in range(first, first + 18)}
+        assert len({repr(each) for each in configurations.values()}) == 18
+        for trial, configuration in configurations.items():
+            searcher.observe(trial, configuration, 1, math.inf if trial % 3 == 0 else error(configuration) + 1)
+        for trial in sorted(configurations, key=lambda trial: (trial % 3 == 0, error(configurations[trial])))[:6]:
+            searcher.observe(trial, configurations[trial], 3, error(configurations[trial]))
+
+
+def test_bayesian_expects_improvement_at_the_highest_resource() -> None:
+    """What is best after 1 unit is worst after 9: three trials at 9 outweigh twelve at 1."""
+    space = Space.from_config({"x": stats.uniform(0, 1)})
+    searcher = BayesianSearcher(space, seed=0)
+    for trial, x in enumerate(np.linspace(0.02, 0.98, 12)):
+        searcher.recall(trial, {"x": float(x)})
+        searcher.observe(trial, {"x": float(x)}, 1, float(x))
+        if trial % 3 == 0:
+            searcher.observe(trial, {"x": float(x)}, 9, 1 - float(x))
+    assert [(searcher.propose(trial) or {})["x"] > 0.5 for trial in range(12, 15)] == [True] * 3  # type: ignore
+
+
+def test_bohb_learns_from_the_highest_resource_with_enough_errors() -> None:
+    space = Space.from_config({"x": stats.uniform(0, 1)})
+    searcher = BOHBSearcher(space, seed=0, fraction=0.0)
+    for trial, x in enumerate(np.linspace(0.02, 0.98, 20)):
+        searcher.observe(trial, {"x": float(x)}, 1, float(x))
+        if trial % 4 == 0:
+            searcher.observe(trial, {"x": float(x)}, 9, 1 - float(x))
+    xs = [(searcher.propose(trial) or {})["x"] for trial in range(20, 40)]
+    assert np.mean(np.array(xs) > 0.5) > 0.8
+
+
+def test_prior_stays_near_the_defaults_until_something_better_is_known() -> None:
+    space = Space.from_config({"x": stats.uniform(0, 1), "kind": ["a", "b", "c"]})
+    searcher = PriorSearcher(space, seed=0, initial={"x": 0.1, "kind": "c"}, width=0.05)
+    near = [(searcher.propose(trial) or {}) for trial in range(100)]
+    # Half is drawn from the space, the other half within three deviations and, half of that, with the category.
+    assert 40 <= sum(abs(float(each["x"]) - 0.1) < 0.15 for each in near) <= 80  # type: ignore
+    for trial, each in enumerate(near):
+        searcher.observe(trial, each, 1, abs(float(each["x"]) - 0.9))  # type: ignore
+    late = [(searcher.propose(trial) or {}) for trial in range(100, 200)]
+    assert sum(abs(float(each["x"]) - 0.9) < 0.15 for each in late) >= 40  # type: ignore
+
+
+def test_annealing_leaves_a_better_point_while_hot_and_never_when_cold() -> None:
+    space = Space.from_config({"x": stats.uniform(0, 1)})
+
+    def moved(temperature: float) -> int:
+        moves = 0
+        for seed in range(40):
+            searcher = AnnealingSearcher(space, seed=seed, temperature=temperature)
+            for trial, (x, e) in enumerate([(0.1, 0.0), (0.2, 1.0), (0.9, 1.0)]):
+                searcher.observe(trial, {"x": x}, 1, e)
+            moves += abs(float((searcher.propose(3) or {})["x"]) - 0.1) > 0.5  # type: ignore
+        return moves
+
+    assert moved(1e-6) <= 2 < 5 <= moved(5.0)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 30), st.integers(0, 10**6))
+def test_densities_sum_to_one(count: int, seed: int) -> None:
+    """Over a number and a category, whose cells have the width 1/3, by quadrature."""
+    space = Space.from_config({"x": stats.uniform(0, 1), "kind": ["a", "b", "c"]})
+    points = np.random.default_rng(seed).random((count, 2))
+    points[:, 1] = (np.floor(points[:, 1] * 3) + 0.5) / 3
+    density = Density.estimate(points, category_counts(space))
+    x = (np.arange(2000) + 0.5) / 2000
+    grid = np.array([(a, b) for b in (1 / 6, 1 / 2, 5 / 6) for a in x])
+    assert np.exp(density.log(grid)).mean() == pytest.approx(1, abs=2e-3)
+    drawn = density.sample(50, np.random.default_rng(seed))
+    assert ((drawn >= 0) & (drawn <= 1)).all()
+
+
+def test_expected_improvement_matches_integration_and_does_not_underflow() -> None:
+    mean, deviation = np.array([0.5, 2.0, -1.0]), np.array([1.0, 0.5, 0.2])
+    draws = mean + deviation * np.random.default_rng(0).standard_normal((400_000, 3))
+    expected = np.maximum(0.3 - draws, 0).mean(axis=0)
+    assert np.exp(log_expected_improvement(mean, deviation, 0.3)) == pytest.approx(expected, rel=0.15, abs=1e-5)
+    far = log_expected_improvement(np.array([10.0, 50.0]), np.ones(2), 0.0)
+    assert np.isfinite(far).all() and far[0] > far[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GridSearcher(MIXED, points=0), "searcher.points=0: a grid needs at least 1 value"),
+        (lambda: LocalSearcher(MIXED, p=1.5), "searcher.p=1.5: a probability"),
+        (lambda: AnnealingSearcher(MIXED, cooling=1.0), "searcher.cooling=1.0"),
+        (lambda: EvolutionSearcher(MIXED, population=3, tournament=4), "searcher.tournament=4"),
+        (lambda: BOHBSearcher(MIXED, good=1.0), "searcher.good=1.0: a share"),
+        (lambda: PriorSearcher(MIXED, width=0.0), "searcher.width=0.0"),
+        (lambda: BayesianSearcher(MIXED, surrogate="tree"), "searcher.surrogate=tree: there is gp, forest"),  # type: ignore
+        (lambda: OptunaSearcher(MIXED, sampler="nsga"), "searcher.sampler=nsga: there is tpe, gp, cmaes"),  # type: ignore
+    ],
+)
+def test_refuses_in_one_line(make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        make()
+
+
+def test_without_optuna_the_message_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(UserError, match=r"searcher=tpe needs .*: pip install 'halving\[optuna\]'"):
+        OptunaSearcher(MIXED)
+
+
+def test_optuna_refuses_an_option_it_does_not_know() -> None:
+    pytest.importorskip("optuna")
+    with pytest.raises(UserError, match=r"searcher\.options: .*n_startup"):
+        OptunaSearcher(MIXED, options={"n_startup": 3})
+
+
+@pytest.mark.parametrize("name", ["local", "evolution", "bohb", "bayesian", "tpe"])
+def test_learns_of_the_configuration_that_was_run(name: str) -> None:
+    """A table answers with its nearest row: the searcher learns of the row, not of what it proposed."""
+    space = Space.from_config({"x": stats.uniform(0, 1)})
+    told, recalled = build(name, space, seed=4), build(name, space, seed=4)
+    for trial in range(12):
+        row = {"x": round(float((told.propose(trial) or {})["x"]), 1)}
+        recalled.recall(trial, row)
+        for searcher in (told, recalled):
+            searcher.observe(trial, row, 1, abs(row["x"] - 0.3))
+    assert told.propose(12) == recalled.propose(12)
+
+
+def history_of(errors: list[float], configurations: list[Configuration], dimensions: tuple[str, ...]) -> History:
+    history = History()
+    history.apply(Header("name", "sha", "random", 0, 9, dimensions=dimensions), 0.0)
+    for trial, (configuration, value) in enumerate(zip(configurations, errors, strict=True)):
+        history.apply(Start(trial, configuration, 1), 0.0)
+        failed = math.isinf(value)
+        history.apply(Finished(Outcome(trial, 1, value, failed=failed)), 1.0)
+        history.apply(Verdict(trial, "failed" if failed else "paused"), 1.0)
+    return history
+
+
+def test_importances_name_what_mattered() -> None:
+    rng = np.random.default_rng(0)
+    drawn: list[Configuration] = [
+        {"lr": float(rng.random()), "kind": str(rng.choice(["a", "b"])), "noise": float(rng.random())}
+        for _ in range(80)
+    ]
+    errors = [float(c["lr"]) ** 2 + 0.2 * (c["kind"] == "b") + 0.02 * float(rng.normal()) for c in drawn]  # type: ignore
+    errors[3] = math.inf
+    drawn[3]["lr"] = 1.0
+    found = importances(history_of(errors, drawn, ("noise", "kind", "lr")))
+    assert (found.resource, found.trials) == (1, 80) and found.explained > 0.7
+    assert [row.dimension for row in found.dimensions] == ["lr", "kind", "noise"]
+    lr, kind, noise = found.dimensions
+    assert lr.share - lr.deviation > kind.share > 3 * kind.deviation / 2 > abs(noise.share)
+
+
+def test_importances_of_chance_say_so() -> None:
+    rng = np.random.default_rng(1)
+    drawn: list[Configuration] = [{"lr": float(rng.random())} for _ in range(60)]
+    found = importances(history_of(list(rng.random(60)), drawn, ("lr",)))
+    assert found.explained < 0.1
+    with pytest.raises(UserError, match="7 trials at resource 1 are too few"):
+        importances(history_of([0.1] * 7, drawn[:7], ("lr",)))
+    with pytest.raises(UserError, match="have the same error"):
+        importances(history_of([0.1] * 20, drawn[:20], ("lr",)))
+
+
+def test_conditions_in_a_grid_and_in_a_transfer() -> None:
+    options = {"sgd": {"momentum": [0.0, 0.9]}, "adam": {}}
+    space = Space.from_config({"optimizer": {"_choice_": options}, "lr": stats.uniform(0, 1)})
+    grid = GridSearcher(space, points=2)
+    assert len(grid) == 6, "a momentum for sgd only"
+    assert [grid.propose(trial) is None for trial in range(7)] == [False] * 6 + [True]
+    default = {"optimizer": "adam", "lr": 0.5}
+    assert transferred({"optimizer": "sgd", "lr": 2.0}, space, default) == {
+        "optimizer": "sgd",
+        "optimizer.momentum": 0.9,
+        "lr": pytest.approx(1.0),
+    }
+    assert transferred({"optimizer.momentum": 0.9}, space, default) == default
+
+
+def test_transferred_configurations_are_clipped_and_completed() -> None:
+    earlier = {"lr": 5.0, "units": 20, "depth": 3, "activation": "tanh", "momentum": 0.9}
+    found = transferred(earlier, MIXED, DEFAULT)
+    assert found == {"lr": pytest.approx(1.0), "units": 20, "depth": 2, "activation": "tanh"}
+    assert transferred({"lr": 0.0123}, MIXED, DEFAULT) == DEFAULT | {"lr": 0.0123}, "nothing is rounded"
+    assert RandomSearcher(MIXED, initial=[DEFAULT, found]).propose(1) == found
