@@ -11,6 +11,7 @@ from torch import nn
 
 from halving.errors import UserError
 from halving.targets import instantiate
+from halving.training.models.cnn import CNN, Resize
 from halving.training.models.lenet import LeNet
 from halving.training.models.lenet_modern import LeNetModern
 from halving.training.models.mlp import MLP
@@ -28,7 +29,7 @@ def size(model: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("build", "shape"),
     [(build, shape) for build in (Softmax, MLP) for shape in [(5,), *IMAGES]]
-    + [(build, shape) for build in (LeNet, LeNetModern, resnet18) for shape in IMAGES],
+    + [(build, shape) for build in (LeNet, LeNetModern, CNN, resnet18) for shape in IMAGES],
 )
 def test_shape_in_and_out(build: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
     model = build(shape=list(shape), outputs=7).eval()
@@ -52,6 +53,9 @@ def test_sizes_counted_by_hand() -> None:
     assert size(LeNet((1, 28, 28), 10)) == size(LeNetModern((1, 28, 28), 10)) == lenet == 61706
     wide = (25 * 12 + 12) + (12 * 25 * 32 + 32) + (800 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
     assert size(LeNetModern((1, 28, 28), 10, width=12)) == wide
+    convolutions = (9 * 8 + 8) + (9 * 8 * 8 + 8) + (9 * 8 * 16 + 16) + (9 * 16 * 16 + 16)
+    assert size(CNN((1, 28, 28), 10, depth=2, width=8, normalisation="none")) == convolutions + 7 * 7 * 16 * 10 + 10
+    assert size(CNN((1, 28, 28), 10, width=8, kernel=5)) == 25 * 8 + 25 * 8 * 16 + 2 * (8 + 16) + 7 * 7 * 16 * 10 + 10
     # torchvision's own for 1,000 classes and a 7 x 7 stem of 3 channels has 11,689,512.
     assert size(resnet18((1, 28, 28), 10)) == 11_689_512 - 3 * 64 * 49 + 64 * 9 - 990 * 513
 
@@ -75,6 +79,28 @@ def test_pooling_before_relu_is_the_same_function() -> None:
     assert torch.equal(fast(images), usual(images))
 
 
+def test_cnn_is_built_from_the_parts_named() -> None:
+    names = [type(layer).__name__ for layer in CNN((1, 28, 28), 10, depth=2, activation="gelu", pooling="average")]
+    stage = ["Conv2d", "BatchNorm2d", "GELU", "Conv2d", "BatchNorm2d", "AveragePool", "GELU"]
+    assert names == [*stage, *stage, "Flatten", "Linear"]
+
+
+def test_phi_scales_depth_width_and_resolution_together() -> None:
+    """Tan and Le: 1.2 * 1.1^2 * 1.15^2 is about 2, so phi = 2 takes four times the work."""
+    scaled = CNN((1, 28, 28), 10, depth=2, width=10, phi=2.0)
+    convolutions = [layer for layer in scaled if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [12] * 3 + [24] * 3, "ceil(2.88), round(12.1)"
+    sizes: list[tuple[int, ...]] = []
+    convolutions[0].register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    image = torch.rand(1, 1, 28, 28)
+    assert scaled.eval()(image).shape == (1, 10) and sizes == [(1, 1, 37, 37)]
+    resized = scaled[0](image)
+    assert abs(resized.mean() - image.mean()) < 0.02 and resized.stride() == (37 * 37, 1, 37, 1), "still channels_last"
+    same = CNN((1, 28, 28), 10, depth=2, width=10, phi=0.0)
+    assert size(same) == size(CNN((1, 28, 28), 10, depth=2, width=10))
+    assert not any(isinstance(layer, Resize) for layer in same)
+
+
 def test_mlp_places_dropout_after_each_activation() -> None:
     names = [type(layer).__name__ for layer in MLP((5,), 1, depth=2, dropout=0.5, activation="tanh")]
     assert names == ["Flatten", "Linear", "Tanh", "Dropout", "Linear", "Tanh", "Dropout", "Linear"]
@@ -88,6 +114,12 @@ def test_mlp_places_dropout_after_each_activation() -> None:
         (lambda: LeNet([1, 8, 8], 1), "at least 12 x 12"),
         (lambda: resnet18([5], 1), "model=resnet18 needs images"),
         (lambda: LeNetModern([1, 28, 28], 1, width=0), "model.width=0"),
+        (lambda: CNN([5], 1), "model=cnn needs images"),
+        (lambda: CNN([1, 28, 28], 1, kernel=4), "model.kernel=4.*odd"),
+        (lambda: CNN([1, 28, 28], 1, depth=0), "model.depth=0"),
+        (lambda: CNN([1, 28, 28], 1, pooling="mean"), "model.pooling=mean: unknown; there is average, max"),
+        (lambda: CNN([1, 28, 28], 1, normalisation="layer"), "model.normalisation=layer"),
+        (lambda: CNN([1, 8, 8], 1, phi=-9.0), "model.phi=-9.0: scales images to 2 x 2"),
         (lambda: MLP([5], 1, width=0), "model.width=0"),
         (lambda: MLP([5], 1, activation="rellu"), "model.activation=rellu.*did you mean"),
         (lambda: MLP([5], 1, dropout=1.0), "dropout"),

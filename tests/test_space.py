@@ -90,6 +90,18 @@ def test_integer_sits_at_the_middle_of_its_cell(distribution: Any) -> None:
         assert space.decode([u]) == {"k": k}
 
 
+def test_the_whole_part_of_a_log_scale_has_every_integer_with_its_share() -> None:
+    space = Space.from_config(
+        {"k": {"_target_": "scipy.stats.loguniform", "a": 8, "b": 257, "_integer_": True}, "l": {"_values_": [1, 2]}}
+    )
+    assert {d.name: d.kind for d in space.dimensions} == {"k": "integer", "l": "ordered"}
+    middles = [float(space.encode({"k": k, "l": 1})[0]) for k in range(8, 257)]
+    assert [space.decode([u, 0])["k"] for u in middles] == list(range(8, 257))
+    assert middles[0] == pytest.approx(math.log(9 / 8) / math.log(257 / 8) / 2)
+    assert [space.decode([u, 0])["k"] for u in (0, 1)] == [8, 256]
+    assert type(space.decode([0.3, 0])["k"]) is int
+
+
 def test_a_log_scale_halves_at_the_geometric_mean() -> None:
     assert SPACE.decode([0.5] * 6)["optimizer.lr"] == pytest.approx(0.01)
     assert SPACE.encode(SPACE.decode([0.5] * 6) | {"optimizer.lr": 0.1})[0] == pytest.approx(0.75)

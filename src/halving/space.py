@@ -1,18 +1,24 @@
 """The space of configurations: named dimensions, each a distribution, seen as the unit cube."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from itertools import combinations, pairwise
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from halving.errors import UserError
-from halving.targets import instantiate
+from halving.condition import Chosen, Condition, When
+from halving.errors import UserError, did_you_mean
+from halving.targets import instantiate, join
 from halving.trial import Configuration, Value
 
 Kind = Literal["continuous", "integer", "ordered", "categories"]
+
+_KEYS = ("_choice_", "_when_", "_values_", "_target_", "_integer_")
 
 
 class Distribution(Protocol):
@@ -26,12 +32,30 @@ class Distribution(Protocol):
 
 
 @dataclass(frozen=True)
+class WholePart:
+    """The integer below a real variable: k has the probability of [k, k + 1)."""
+
+    distribution: Distribution
+
+    def cdf(self, x: float) -> float:
+        return float(self.distribution.cdf(math.floor(x) + 1))
+
+    def ppf(self, q: float) -> float:
+        return float(np.floor(self.distribution.ppf(q)))
+
+    def support(self) -> tuple[float, float]:
+        low, high = self.distribution.support()
+        return float(np.floor(low)), float(np.ceil(high)) - 1
+
+
+@dataclass(frozen=True)
 class Continuous:
     """A real dimension; the distribution's own cdf and ppf lead to and from [0, 1], so scales and priors come free."""
 
     name: str
     distribution: Distribution
     kind: Kind = "continuous"
+    conditions: tuple[Condition, ...] = ()
 
     def encode(self, value: Value) -> float:
         return float(self.distribution.cdf(float(cast(float, value))))
@@ -48,6 +72,7 @@ class Integer:
     name: str
     distribution: Distribution
     kind: Kind = "integer"
+    conditions: tuple[Condition, ...] = ()
 
     def encode(self, value: Value) -> float:
         k = int(cast(int, value))
@@ -60,11 +85,16 @@ class Integer:
 
 @dataclass(frozen=True)
 class Choice:
-    """A list of values with equal cells of [0, 1]: "ordered" if they are increasing numbers, else "categories"."""
+    """Values with equal cells of [0, 1]: "ordered" if they are increasing numbers, else "categories".
+
+    With `options` they are those of a config group, and each may have a space of its own.
+    """
 
     name: str
     values: tuple[Value, ...]
     kind: Kind
+    conditions: tuple[Condition, ...] = ()
+    options: bool = False
 
     def encode(self, value: Value) -> float:
         return (self.values.index(value) + 0.5) / len(self.values)
@@ -78,55 +108,229 @@ Dimension = Continuous | Integer | Choice
 
 @dataclass(frozen=True)
 class Space:
-    """Dimensions in a fixed order; a point of the unit cube has one coordinate for each."""
+    """Dimensions in a fixed order; a point of the unit cube has one coordinate for each.
+
+    A dimension exists in a configuration where all its conditions hold. Two may have one name where never both exist.
+    `constants` are the values of what conditions name beside dimensions.
+    """
 
     dimensions: tuple[Dimension, ...] = ()
+    constants: Mapping[str, Value] = field(default_factory=dict[str, Value], hash=False)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Space":
+    def from_config(cls, config: Mapping[str, Any], known: Mapping[str, Value] | None = None) -> "Space":
         """Read a mapping that mirrors the configuration it searches.
 
         A leaf is a frozen `scipy.stats` distribution, a mapping with `_target_` that makes one, or a list of values;
-        nested keys are joined with dots.
+        nested keys are joined with dots. `_integer_: true` beside `_target_` keeps the whole part of a real
+        distribution. A list may be written as a mapping with `_values_`. `_choice_` maps options to a space each, or
+        lists them; what stands beside it belongs to every option. `_when_` in any mapping is a condition for all in
+        it, over dimensions and `known` values of the rest of the configuration; see `halving.condition.When`.
 
-        Raises UserError, which names the dimension, for anything else and for reversed bounds.
+        Raises UserError, which names the dimension, for anything else, for reversed bounds, for conditions that name
+        what is unknown and for dimensions that exist only if they exist.
         """
-        space = cls(tuple(_read(config, "")))
-        for name in space.names:
-            if space.names.count(name) > 1:
-                raise UserError(f"space.{name}: named twice, nested and with a dot; keep one of them")
-        return space
+        space = cls(tuple(_read(config, "", ())))
+        _check_names(space)
+        needed = dict.fromkeys(name for each in space.dimensions for when in each.conditions for name in when.names)
+        constants = {name: (known or {})[name] for name in needed if name in (known or {}) and name not in space.names}
+        _check_conditions(space, constants, known or {})
+        return cls(space.dimensions, constants)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        return tuple(dimension.name for dimension in self.dimensions)
+        """The names of the dimensions, each once."""
+        return tuple(dict.fromkeys(dimension.name for dimension in self.dimensions))
 
     def sample(self, rng: np.random.Generator) -> Configuration:
         """Draw one configuration."""
         return self.decode(rng.random(len(self.dimensions)))
 
     def encode(self, configuration: Mapping[str, Value]) -> NDArray[np.float64]:
-        """Map a configuration to its point of the unit cube, shape (d,)."""
-        return np.array([dimension.encode(configuration[dimension.name]) for dimension in self.dimensions])
+        """Map a configuration to its point of the unit cube, shape (d,).
+
+        A dimension that does not exist in it lies at 0.5. A number outside of a distribution lies at the nearer end.
+
+        Raises ValueError for a value that a list or choice lacks, and for the lack of a value.
+        """
+        existing = set(self._existing(self._values(configuration)))
+        coordinates = (
+            _coordinate(dimension, configuration) if i in existing else 0.5
+            for i, dimension in enumerate(self.dimensions)
+        )
+        return np.fromiter(coordinates, dtype=np.float64)
 
     def decode(self, u: ArrayLike) -> Configuration:
         """Map a point of the unit cube, shape (d,), to a configuration; coordinates outside are clipped."""
         point = np.clip(np.asarray(u, dtype=np.float64), 0.0, 1.0)
-        return {dimension.name: dimension.decode(float(x)) for dimension, x in zip(self.dimensions, point, strict=True)}
+        decoded: list[Configuration] = [
+            {dimension.name: dimension.decode(float(x))} for dimension, x in zip(self.dimensions, point, strict=True)
+        ]
+        return {name: value for i in self._existing(decoded) for name, value in decoded[i].items()}
+
+    def existing(self, configuration: Mapping[str, Value]) -> tuple[Dimension, ...]:
+        """Return the dimensions that exist beside the values of `configuration`."""
+        return tuple(self.dimensions[i] for i in self._existing(self._values(configuration)))
+
+    def combinations(self) -> list[dict[str, str]]:
+        """Return every way to choose options of config groups, each with the choices that exist in it."""
+        found: list[dict[str, str]] = [{}]
+        for dimension in self.dimensions:
+            if not isinstance(dimension, Choice) or not dimension.options:
+                continue
+            choices = [condition for condition in dimension.conditions if isinstance(condition, Chosen)]
+            options = [{dimension.name: str(option)} for option in dimension.values]
+            sometimes = options if len(choices) == len(dimension.conditions) else [*options, {}]
+            found = [
+                chosen | option
+                for chosen in found
+                for option in (sometimes if all(choice.holds(chosen) for choice in choices) else [{}])
+            ]
+        return found
+
+    def _values(self, configuration: Mapping[str, Value]) -> list[Configuration]:
+        """Return for each dimension its name and value in a configuration, or nothing."""
+        return [{name: configuration[name]} if name in configuration else {} for name in _names(self.dimensions)]
+
+    def _existing(self, values: Sequence[Configuration]) -> Sequence[int]:
+        """Return the indices of the dimensions that exist where each, if it does, has the value of `values`."""
+        if not any(dimension.conditions for dimension in self.dimensions):
+            return range(len(self.dimensions))
+        known = dict(self.constants)
+        found: list[int] = []
+        for i in self._order:
+            if all(condition.holds(known) for condition in self.dimensions[i].conditions):
+                found.append(i)
+                known |= values[i]
+        return sorted(found)
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        """The dimensions, each after those that its conditions name. Raises CycleError where there is no such order."""
+        names = _names(self.dimensions)
+        named = {
+            i: [j for condition in dimension.conditions for name in condition.names for j in _places(names, name)]
+            for i, dimension in enumerate(self.dimensions)
+        }
+        return tuple(TopologicalSorter(named).static_order())
 
 
-def _read(node: Mapping[str, Any], path: str) -> Iterator[Dimension]:
+def _names(dimensions: Sequence[Dimension]) -> list[str]:
+    return [dimension.name for dimension in dimensions]
+
+
+def _places(names: list[str], name: str) -> list[int]:
+    return [i for i, each in enumerate(names) if each == name]
+
+
+def _coordinate(dimension: Dimension, configuration: Mapping[str, Value]) -> float:
+    if dimension.name not in configuration:
+        raise ValueError(f"{dimension.name} is lacking")
+    return dimension.encode(configuration[dimension.name])
+
+
+def _check_names(space: Space) -> None:
+    for one, other in combinations(space.dimensions, 2):
+        if one.name == other.name and not _exclusive(one, other):
+            raise UserError(
+                f"space.{one.name}: named twice, "
+                + ("beside an option and within it" if one.conditions or other.conditions else "nested and with a dot")
+                + "; keep one of them"
+            )
+
+
+def _exclusive(one: Dimension, other: Dimension) -> bool:
+    """Whether two dimensions belong to different options of one choice."""
+    return any(
+        a.name == b.name and a.option != b.option
+        for a in one.conditions
+        for b in other.conditions
+        if isinstance(a, Chosen) and isinstance(b, Chosen)
+    )
+
+
+def _check_conditions(space: Space, constants: Mapping[str, Value], known: Iterable[str]) -> None:
+    numbers = {dimension.name for dimension in space.dimensions if dimension.kind != "categories"}
+    numbers |= {name for name, value in constants.items() if isinstance(value, int | float)}
+    for dimension in space.dimensions:
+        for condition in dimension.conditions:
+            where = f"space.{dimension.name}: _when_: {condition}"
+            for name in condition.names:
+                if name not in space.names and name not in constants:
+                    raise UserError(
+                        f"{where}: {name} is no dimension and no value of the configuration"
+                        f"{did_you_mean(name, {*space.names, *known})} (strings are quoted)"
+                    )
+            for name in condition.ordered if isinstance(condition, When) else ():
+                if name not in numbers:
+                    raise UserError(f"{where}: {name} is no number; compare it by == or `in`")
+    try:
+        _ = space._order  # pyright: ignore[reportPrivateUsage]
+    except CycleError as error:
+        circle = " needs ".join(dict.fromkeys(space.dimensions[i].name for i in cast(list[int], error.args[1])))
+        raise UserError(f"space: dimensions that exist only if they exist: {circle}; drop one _when_") from error
+
+
+def _read(node: Mapping[str, Any], path: str, conditions: tuple[Condition, ...]) -> Iterator[Dimension]:
+    """Yield the dimensions of what a mapping holds beside its own `_when_`."""
+    if "_when_" in node:
+        conditions = (*conditions, _when(node["_when_"], path))
     for key, value in node.items():
-        name = f"{path}.{key}" if path else str(key)
-        if key == "_choice_":
-            raise UserError(f"space.{path}: choices of options are not built yet; compare with -m {path}=a,b")
-        if isinstance(value, Mapping) and "_target_" not in value:
-            yield from _read(cast(Mapping[str, Any], value), name)
-        else:
-            yield _dimension(name, value)
+        match str(key), value:
+            case "_when_", _:
+                pass
+            case "_choice_", _:
+                yield from _options(path, value, conditions)
+            case name, _ if name.startswith("_") and name.endswith("_"):
+                raise UserError(f"{join('space', path)}: {name} has no meaning here{did_you_mean(name, _KEYS)}")
+            case name, Mapping() if "_target_" not in value and "_values_" not in value:
+                yield from _read(cast(Mapping[str, Any], value), join(path, name), conditions)
+            case name, _:
+                yield _leaf(join(path, name), value, conditions)
 
 
-def _dimension(name: str, leaf: Any) -> Dimension:
+def _options(path: str, node: Any, conditions: tuple[Condition, ...]) -> Iterator[Dimension]:
+    """Yield a choice of options and what each option's space holds."""
+    if not path:
+        raise UserError("space: _choice_ belongs below the name of what is chosen, such as optimizer")
+    options: dict[str, Any]
+    match node:
+        case Mapping():
+            options = {str(option): below or {} for option, below in cast(Mapping[Any, Any], node).items()}
+        case Sequence() if not isinstance(node, str):
+            options = {str(option): {} for option in cast(Sequence[Any], node)}
+        case _:
+            options = {}
+    if not options or not all(isinstance(below, Mapping) for below in options.values()):
+        raise UserError(
+            f"space.{path}: _choice_ is a mapping from options to what is searched in each ({{}} for nothing), "
+            f"or a list of options, not {node!r}"
+        )
+    yield Choice(path, tuple(options), "categories", conditions, options=True)
+    for option, below in options.items():
+        yield from _read(below, path, (*conditions, Chosen(path, option)))
+
+
+def _when(text: Any, path: str) -> When:
+    try:
+        return When(str(text))
+    except ValueError as error:
+        raise UserError(f"{join('space', path)}: _when_: {text}: {error}") from error
+
+
+def _leaf(name: str, leaf: Any, conditions: tuple[Condition, ...]) -> Dimension:
+    if not isinstance(leaf, Mapping):
+        return replace(_dimension(name, leaf, False), conditions=conditions)
+    rest = dict(cast(Mapping[str, Any], leaf))
+    when, integer = rest.pop("_when_", None), bool(rest.pop("_integer_", False))
+    if when is not None:
+        conditions = (*conditions, _when(when, name))
+    if "_values_" in rest and len(rest) > 1:
+        raise UserError(f"space.{name}: _values_ is a list; nothing but _when_ stands beside it, not {list(rest)}")
+    return replace(_dimension(name, rest.get("_values_", rest), integer), conditions=conditions)
+
+
+def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
     if isinstance(leaf, Sequence) and not isinstance(leaf, str):
         return _choice(name, tuple(cast(Sequence[Any], leaf)))
     distribution = _distribution(name, leaf)
@@ -143,7 +347,9 @@ def _dimension(name: str, leaf: Any) -> Dimension:
             f"space.{name}: {_described(leaf)} has an empty support; "
             "are its bounds reversed, or is a parameter out of range?"
         )
-    return Integer(name, distribution) if hasattr(distribution, "pmf") else Continuous(name, distribution)
+    if hasattr(distribution, "pmf"):
+        return Integer(name, distribution)
+    return Integer(name, WholePart(distribution)) if integer else Continuous(name, distribution)
 
 
 def _choice(name: str, values: tuple[Any, ...]) -> Choice:

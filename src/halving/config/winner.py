@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,40 +12,55 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from halving.config.schema import ROOT_KEYS
+from halving.config.secrets import Secrets
 from halving.trial import Value
 
 _STUDY_ONLY = ("space", "searcher", "scheduler", "budget", "executor", "plan", "resume", "eta", "r_min", "trial")
 _FROM_BASE = {"space": "none", "searcher": "random", "scheduler": "single", "executor": "serial", "tracker": "none"}
 
 
-def command(hydra: DictConfig, trial: int, configuration: Mapping[str, Value]) -> str:
-    """Return the command that trains one trial of the running study from nothing to r_max.
+def command(
+    source: Iterable[str],
+    overrides: Iterable[str],
+    trial: int,
+    configuration: Mapping[str, Value],
+    groups: Container[str] = (),
+) -> str:
+    """Return the command that trains one trial of a study from nothing to r_max.
 
-    It is the study's own command line without what only a study needs, then the trial's stream and values.
+    It is the study's own command line, its `config_source` and task `overrides`, without what only a study needs, then
+    the trial's stream and values. `groups` are the names of the config groups that the study chooses from.
     """
-    kept = [item for item in hydra.overrides.task if not _replaced(item, configuration)]
-    values = [f"{name}={_literal(value)}" for name, value in configuration.items()]
-    threads = [item for item in hydra.overrides.task if item.startswith("executor.threads=")]
-    words = [*_config_source(hydra), *kept, *threads, "scheduler=single", f"trial={trial}", *values]
+    kept = [item for item in overrides if not _replaced(item, configuration, groups)]
+    paths = {name: name.replace(".", "/") if name in groups else name for name in configuration}
+    values = [f"{paths[name]}={_literal(value)}" for name, value in configuration.items()]
+    threads = [item for item in overrides if item.startswith("executor.threads=")]
+    words = [*source, *kept, *threads, "scheduler=single", f"trial={trial}", *values]
     return " ".join(["python", "train.py", *map(shlex.quote, words)])
 
 
-def best_yaml(cfg: DictConfig) -> str:
-    """Return a config file that composes to a trial's config, given as laid over the study's and unresolved."""
+def best_yaml(cfg: DictConfig, run_dir: Path, trusted: Sequence[str], secrets: Secrets) -> str:
+    """Return a config file that composes to a trial's config, given as laid over the study's and unresolved.
+
+    What is `trusted` has to be typed again, so it stands in the command only; secrets are left out.
+    """
     content: dict[str, Any] = {"defaults": ["base", *({k: v} for k, v in _FROM_BASE.items()), "_self_"]}
     container = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
-    skipped = (*_FROM_BASE, "budget")
+    skipped = (*_FROM_BASE, "budget", "trusted_packages")
     content |= {key: container[key] for key in ROOT_KEYS if key in container and key not in skipped}
     content |= {"plan": None, "resume": None, "executor": {"threads": container["executor"].get("threads")}}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    words = ["-cp", str(run_dir.absolute()), "-cn", "best"]
+    words += [f"trusted_packages=[{','.join(trusted)}]"] if trusted else []
+    text = yaml.safe_dump(secrets.redact(content), sort_keys=False, allow_unicode=True)
+    return f"# python train.py {shlex.join(words)}\n{text}"
 
 
-def _replaced(override: str, configuration: Mapping[str, Value]) -> bool:
-    key = re.split("=", override.lstrip("+~"), maxsplit=1)[0].partition("@")[0]
-    return key in configuration or key.partition(".")[0] in _STUDY_ONLY
+def _replaced(override: str, configuration: Mapping[str, Value], groups: Container[str]) -> bool:
+    key = re.split("=", override.lstrip("+~"), maxsplit=1)[0].partition("@")[0].replace("/", ".")
+    return key in configuration or key in groups or key.partition(".")[0] in _STUDY_ONLY
 
 
-def _config_source(hydra: DictConfig) -> list[str]:
+def config_source(hydra: DictConfig) -> list[str]:
     """Return the options that find the config files where the study found them."""
     words: list[str] = []
     sources = {source.provider: source.path for source in hydra.runtime.config_sources}
