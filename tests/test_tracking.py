@@ -1,12 +1,17 @@
 """What people see of a study while it runs and afterwards: W&B runs, metrics.csv and the terminal."""
 
+import csv
 import io
 import json
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,11 +19,14 @@ from rich.console import Console
 
 from halving.errors import UserError
 from halving.history import Ended, Event, Halted, Header, History, Ladder, Trial
+from halving.journal import Journal, read, replay
 from halving.tracking.base import Trackers
 from halving.tracking.csv import Csv
-from halving.tracking.progress import Progress, duration, number
-from halving.tracking.wandb import Wandb, run_id, steps, study_id, trial_config
-from halving.trial import Epoch, Finished, Outcome, Resume, Start, Verdict
+from halving.tracking.progress import Progress
+from halving.tracking.runs import run_id, steps, study_id, trial_config
+from halving.tracking.wandb import Wandb
+from halving.tracking.wording import duration, number
+from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
 
 RUN_DIR = "2026-01-02_03-04-05_678901"
 
@@ -77,14 +85,19 @@ def study(run_dir: Path) -> list[Event]:
     ]
 
 
-def play(events: list[Event], *trackers: object, history: History | None = None) -> History:
-    history = History() if history is None else history
-    together = Trackers(trackers)
-    for second, event in enumerate(events):
+def play(events: list[Event], *trackers: object, before: Iterable[tuple[Event, float]] = ()) -> History:
+    before = list(before)
+    history = replay(before)
+    together = Trackers(trackers, before)
+    for second, event in enumerate(events, start=len(before)):
         history.apply(event, float(second))
-        together.record(event, history)
-    together.close(history)
+        together.record(event, float(second))
+    together.close()
     return history
+
+
+def timed(events: list[Event]) -> list[tuple[Event, float]]:
+    return [(event, float(second)) for second, event in enumerate(events)]
 
 
 @pytest.fixture
@@ -113,12 +126,12 @@ def read_back(directory: Path) -> dict:
     }
 
 
-def directories(run_dir: Path) -> frozenset[Path]:
-    return frozenset((run_dir / "wandb").glob("offline-run-*"))
+def directories(run_dir: Path) -> list[Path]:
+    return list((run_dir / "wandb").glob("offline-run-*"))
 
 
-def runs(run_dir: Path, without: frozenset[Path] = frozenset()) -> dict[str, dict]:
-    found = [read_back(directory) for directory in directories(run_dir) - without]
+def runs(run_dir: Path) -> dict[str, dict]:
+    found = [read_back(directory) for directory in directories(run_dir)]
     assert len(found) == len({run["run"]["run_id"] for run in found})
     return {run["run"]["run_id"].rpartition("-")[2]: run for run in found}
 
@@ -179,16 +192,134 @@ def test_a_single_trial_is_one_run_with_its_test_error(run_dir: Path, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_resumed_study_gives_whole_runs_and_leaves_ended_ones_alone(run_dir: Path) -> None:
+def die(run_dir: Path, at: int, pause: float) -> None:
+    journal, trackers = Journal(run_dir), Trackers([Csv(), Wandb(max_open=3)])
+    for event, second in timed(study(run_dir))[:at]:
+        journal.append(event, second)
+        journal.sync()
+        trackers.record(event, second)
+    while not directories(run_dir):
+        time.sleep(0.01)
+    time.sleep(pause)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def elsewhere(call: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Call a function of this module in a process of its own."""
+    script = f"from pathlib import Path, PosixPath; import test_tracking; test_tracking.{call}{arguments!r}"
+    command, here = [sys.executable, "-c", script], Path(__file__).parent
+    # W&B's service of this process is not to serve that one.
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    return subprocess.run(command, cwd=here, env=clean, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("at", "pause"), [(4, 0.5), (11, 0.0), (11, 0.5), (23, 0.5)])
+def test_a_killed_study_leaves_one_whole_run_for_each_trial(run_dir: Path, at: int, pause: float) -> None:
+    assert elsewhere("die", run_dir, at, pause).returncode == -signal.SIGKILL
+    history = play(study(run_dir)[at:], Csv(), Wandb(), before=read(run_dir))
+    mirrored = runs(run_dir)
+
+    assert set(mirrored) == {"t0", "t1", "t2", "t3", "study"}
+    for trial in history.trials.values():
+        run = mirrored[f"t{trial.trial}"]
+        errors = {step: row["val_error"] for step, row in run["history"].items()}
+        assert errors == {step: epoch.metrics["val_error"] for step, _, epoch in steps(trial)}
+        assert (run["summary"]["state"], run["summary"]["resource"]) == (trial.state, trial.last.resource)
+    curve = mirrored["study"]["history"]
+    assert [curve[i]["resource_spent"] for i in range(1, 8)] == [1, 2, 3, 4, 5, 6, 8]
+    assert mirrored["study"]["summary"]["best_error"] == 0.2
+
+    with (run_dir / "metrics.csv").open() as file:
+        rows = [tuple(map(int, (row["trial"], row["resource"], row["epoch"]))) for row in csv.DictReader(file)]
+    known = {
+        (t.trial, evaluation.until, epoch.epoch) for t in history.trials.values() for evaluation, epoch in t.epochs
+    }
+    assert len(rows) == len(known)
+    assert set(rows) == known
+
+
+def untouched(run_dir: Path) -> set[str]:
+    return {path.parent.name.rpartition("-")[2] for path in run_dir.glob("wandb/offline-run-*/untouched")}
+
+
+def test_a_finished_study_keeps_its_runs_until_it_goes_on(run_dir: Path) -> None:
     events = study(run_dir)
-    cut = events.index(Resume(2, 1, 2, 1))
-    history = play(events[:cut], Wandb())
-    before = directories(run_dir)
-    play(events[cut:], Wandb(), history=history)
-    again = runs(run_dir, without=before)
-    assert set(again) == {"t0", "t2", "study"}
-    assert list(again["t2"]["history"]) == [1, 2, 3, 4]
-    assert [row["resource_spent"] for row in again["study"]["history"].values()] == [1, 2, 3, 4, 5, 6, 8]
+    play(events, Wandb())
+    for directory in directories(run_dir):
+        (directory / "untouched").touch()
+    play([], Wandb(), before=timed(events))
+    assert len(untouched(run_dir)) == 5
+
+    more = [Resume(0, 2, 4, 2), Epoch(0, 3, {}), Finished(Outcome(0, 4, 0.1), cost=2), Verdict(0, "completed")]
+    play([Restarted(0, 2, "its worker died")], Wandb(), before=timed([*events, *more[:2]]))
+    play(more[2:], Wandb(), before=timed([*events, *more[:2], Restarted(0, 2, "its worker died")]))
+    mirrored = runs(run_dir)
+    assert set(mirrored) == {"t0", "t1", "t2", "t3", "study"}
+    assert untouched(run_dir) == {"t1", "t2", "t3"}
+    assert {"state": "completed", "error": 0.1, "restarts": 1}.items() <= mirrored["t0"]["summary"].items()
+    assert mirrored["study"]["summary"]["best_trial"] == 0
+
+
+def test_a_bracket_of_81_trials_is_81_runs_and_one(run_dir: Path) -> None:
+    events: list[Event] = [header(run_dir)]
+    for trial in range(81):
+        events += [Start(trial, {"optimizer.lr": 0.1}, 1), Epoch(trial, 1, {"val_error": 0.5})]
+        events += [Finished(Outcome(trial, 1, 0.5), cost=1), Verdict(trial, "paused")]
+    play(events, Wandb())
+    names = [directory.name.rpartition("-")[2] for directory in directories(run_dir)]
+    assert sorted(names) == sorted([*(f"t{trial}" for trial in range(81)), "study"])
+    (last,) = run_dir.glob("wandb/*-t80")
+    assert read_back(last)["history"][1]["val_error"] == 0.5
+
+
+def test_a_trial_is_mirrored_with_the_configuration_that_it_trained_with(run_dir: Path) -> None:
+    def resolved(configuration: dict, trial: int) -> dict:
+        return {
+            "optimizer": {"lr": configuration["optimizer.lr"]},
+            "peak": configuration["optimizer.lr"],
+            "trial": trial,
+        }
+
+    play(study(run_dir)[:4], Wandb(config=resolved))
+    config = runs(run_dir)["t0"]["run"]["config"]["update"]
+    assert {key: config[key] for key in ("optimizer", "peak", "trial")} == {
+        "optimizer": {"lr": 0.1},
+        "peak": 0.1,
+        "trial": 0,
+    }
+
+
+def test_an_online_run_goes_on_with_the_first_step_that_wandb_lacks(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for W&B's client, since there is no server."""
+    logged: dict[str, list[int]] = {}
+
+    class Run:
+        starting_step = 3  # as W&B says after `resume="allow"`
+        url = ""
+
+        def __init__(self, **options: str) -> None:
+            assert (options["resume"], options["mode"]) == ("allow", "online")
+            self.steps = logged.setdefault(options["id"].rpartition("-")[2], [])
+            self.dir = str(run_dir / "wandb" / options["id"] / "files")
+            self.summary: dict = {}
+            Path(self.dir).mkdir(parents=True)
+
+        def log(self, row: dict, step: int) -> None:
+            self.steps.append(step)
+
+        def define_metric(self, name: str, step_metric: str) -> None: ...
+
+        def finish(self, exit_code: int = 0) -> None: ...
+
+    monkeypatch.setattr("wandb.login", lambda **options: True)
+    monkeypatch.setattr("wandb.init", Run)
+    events = study(run_dir)
+    cut = events.index(Resume(2, 2, 4, 2))
+    play(events[cut:], Wandb(mode="online"), before=timed(events[:cut]))
+    assert logged["t2"] == [3, 4]
+    assert logged["study"] == [3, 4, 5, 6, 7, 7]
 
 
 def test_nothing_goes_online_without_a_key(run_dir: Path, tmp_path: Path) -> None:
@@ -257,39 +388,86 @@ def test_steps_grow_where_epochs_repeat() -> None:
 
 def test_metrics_csv_grows_row_by_row_and_is_appended_to(run_dir: Path) -> None:
     path = run_dir / "metrics.csv"
-    history, tracker = History(), Csv()
-    for event in study(run_dir)[:3]:
-        history.apply(event, 1.5)
-        tracker.record(event, history)
-    head = "elapsed,trial,resource,epoch,lr,val_loss,val_error\n1.5,0,1,1,0.1,1.0,0.5\n"
+    events = study(run_dir)[:3]
+    play(events, Csv())
+    head = "elapsed,trial,resource,epoch,lr,val_loss,val_error\n2.0,0,1,1,0.1,1.0,0.5\n"
     assert path.read_text() == head
-    path.write_text(head + "2.0,0,1")
-    more = Epoch(0, 2, {"val_error": 0.4, "other": 1.0})
-    again = Csv()
-    history.apply(more, 3.0)
-    again.record(more, history)
-    again.close(history)
-    assert path.read_text() == head + "2.0,0,1\n3.0,0,1,2,,,0.4\n"
+    path.write_text(head + "2.5,0,1")
+    known = timed([*events, Epoch(0, 2, {"val_error": 0.45})])
+    play([Epoch(0, 3, {"val_error": 0.4, "other": 1.0})], Csv(), before=known)
+    assert path.read_text() == head + ",0,1,2,,,0.45\n4.0,0,1,3,,,0.4\n"
+
+
+class Faulty:
+    """Does what a test says at each event."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+        self.told = 0
+        self.closed = 0
+
+    def resume(self, history: History) -> None: ...
+
+    def record(self, event: Event, history: History) -> None:
+        self.told += 1
+        self.act()
+
+    def close(self, history: History) -> None:
+        self.closed += 1
+        self.act()
+
+
+def full() -> None:
+    raise OSError("disk full")
 
 
 def test_a_tracker_that_raises_is_named_once_and_left_out(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
-        told, closed = 0, 0
+    faulty = Faulty(full)
+    play(study(run_dir), faulty, Csv())
+    assert (faulty.told, faulty.closed) == (1, 1)
+    assert [record.message for record in caplog.records] == [
+        "tracker Faulty failed and is switched off; the study goes on without it"
+    ]
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 1 + 8
 
-        def record(self, event: Event, history: History) -> None:
-            self.told += 1
-            raise OSError("disk full")
 
-        def close(self, history: History) -> None:
-            self.closed += 1
-            raise OSError("disk full")
+def test_a_tracker_that_blocks_holds_up_nobody_and_keeps_no_more_than_its_room(
+    run_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halving.tracking.base.ROOM", 50)
+    unblock = threading.Event()
+    faulty = Faulty(lambda: unblock.wait() and None)
+    together = Trackers([faulty, Csv()])
+    begun = time.monotonic()
+    for event, at in timed(study(run_dir)):
+        together.record(event, at)
+    kept = sys.getrefcount(event := Epoch(2, 9, {}))
+    for _ in range(200):
+        together.record(event, 99.0)
+        time.sleep(0.0001)
+    assert sys.getrefcount(event) < kept + 300  # the blocked queue and the histories, but no more
+    together.close(patience=0.1)
+    assert time.monotonic() - begun < 5
+    assert [record.message for record in caplog.records] == [
+        "tracker Faulty is 50 events behind and is switched off; the study goes on without it"
+    ]
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 1 + 9
+    unblock.set()
 
-    broken = Broken()
-    with caplog.at_level(logging.WARNING):
-        play(study(run_dir), broken, Csv())
-    assert (broken.told, broken.closed) == (1, 1)
-    assert len(caplog.records) == 1
-    assert "Broken" in caplog.text
+
+def end_blocked(run_dir: Path) -> None:
+    logging.basicConfig(format="%(message)s")
+    together = Trackers([Faulty(lambda: time.sleep(1000)), Csv()])
+    for event, at in timed(study(run_dir)):
+        together.record(event, at)
+    together.close(patience=0.2)
+    print("closed")
+
+
+def test_a_tracker_that_blocks_at_the_end_does_not_keep_the_process(run_dir: Path) -> None:
+    done = elsewhere("end_blocked", run_dir)
+    assert (done.returncode, done.stdout) == (0, "closed\n")
+    assert done.stderr == "tracker Faulty has stood still for 0.2 s and is switched off; the study goes on without it\n"
     assert len((run_dir / "metrics.csv").read_text().splitlines()) == 1 + 8
 
 
@@ -348,7 +526,7 @@ def test_on_a_terminal_the_last_table_stays(run_dir: Path) -> None:
     assert [row[4:] for row in rungs] == [["2", "0.400"], ["1", "0.300"], ["0.200"]]
     assert "val_error 0.200  trial 2 at 4 epochs" in last
     assert "lr=0.3" in last
-    assert "1, last trial 1: the loss is nan" in last
+    assert "1, trial 1: the loss is nan" in last
     assert "8 of 8 epochs" in last
 
 
@@ -377,6 +555,14 @@ def test_quiet_says_nothing_and_markup_in_causes_is_no_markup(run_dir: Path, ter
     said = shown([header(run_dir), Start(0, {}, 1), failed, Halted("budget.seconds=5 is spent")], terminal)
     assert "ValueError: shape [/red] [4, 4]" in said
     assert "budget.seconds=5 is spent" in said
+
+
+@pytest.mark.parametrize(
+    ("terminal", "words"), [(False, "trial 0 begins again from 0 epochs: "), (True, "1, trial 0: ")]
+)
+def test_an_assignment_that_begins_again_is_shown_with_its_reason(run_dir: Path, terminal: bool, words: str) -> None:
+    said = shown([header(run_dir), Start(0, {}, 1), Restarted(0, 0, "its worker was killed")], terminal)
+    assert f"{words}its worker was killed" in said
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,28 @@
-"""Trackers mirror a study: they are told of every event after the journal has it."""
+"""Trackers mirror a study: each is told of every event, in a thread of its own, after the journal has it."""
 
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
 from typing import Protocol
 
 from halving.history import Event, History
 
 log = logging.getLogger(__name__)
 
+ROOM = 100_000  # most events that wait for one tracker; the study's history holds them anyway
+MOMENT = 1.0  # seconds that one which is already switched off has at the end
+
 
 class Tracker(Protocol):
-    """Mirrors a study somewhere. What it knows comes from `history`, which already holds `event`."""
+    """Mirrors a study somewhere. What it knows comes from `history`, which already holds `event`.
+
+    All of its methods are called in one thread, which is its own; no other thread touches that `history`.
+    """
+
+    def resume(self, history: History) -> None:
+        """Take up a study that another process began, before the first event of this one."""
+        ...
 
     def record(self, event: Event, history: History) -> None: ...
 
@@ -19,31 +30,79 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Tells several trackers; one that raises is named once in the log and then left out: training goes on."""
+    """Tells several trackers of a study's events without ever waiting for them.
 
-    def __init__(self, trackers: Iterable[Tracker]) -> None:
-        self._trackers = list(trackers)
+    `events` are a resumed study's, with their times: each tracker's history begins with them. A tracker that raises,
+    or lets 100,000 events wait, is named once in the log and switched off: training goes on.
+    """
 
-    def record(self, event: Event, history: History) -> None:
-        for tracker in list(self._trackers):
-            try:
-                tracker.record(event, history)
-            except Exception:
-                self._switch_off(tracker, history)
+    def __init__(self, trackers: Iterable[Tracker], events: Iterable[tuple[Event, float]] = ()) -> None:
+        before = tuple(events)
+        self._mirrors = [_Mirror(tracker, before) for tracker in trackers]
 
-    def close(self, history: History) -> None:
-        for tracker in list(self._trackers):
-            try:
-                tracker.close(history)
-            except Exception:
-                self._warn(tracker)
+    def record(self, event: Event, at: float) -> None:
+        """Tell of an event that happened `at` seconds after the study began."""
+        for mirror in self._mirrors:
+            mirror.tell(event, at)
 
-    def _switch_off(self, tracker: Tracker, history: History) -> None:
-        self._trackers.remove(tracker)
-        self._warn(tracker)
-        # What it holds, such as the terminal or open runs, is given back; that this fails too is no news.
-        with suppress(Exception):
-            tracker.close(history)
+    def close(self, patience: float = 60.0) -> None:
+        """Wait until every tracker has caught up and closed; for one that stands still, at most `patience` seconds."""
+        for mirror in self._mirrors:
+            mirror.end()
+        for mirror in self._mirrors:
+            mirror.wait(patience)
 
-    def _warn(self, tracker: Tracker) -> None:
-        log.warning("tracker %s failed and is switched off; the study goes on", type(tracker).__name__, exc_info=True)
+
+class _Mirror:
+    def __init__(self, tracker: Tracker, before: tuple[tuple[Event, float], ...]) -> None:
+        self._tracker = tracker
+        self._events: SimpleQueue[tuple[Event, float] | None] = SimpleQueue()
+        self._told = 0
+        self._off = False
+        # As a daemon it cannot keep the process from ending.
+        self._thread = Thread(target=self._run, args=(before,), name=type(tracker).__name__, daemon=True)
+        self._thread.start()
+
+    def tell(self, event: Event, at: float) -> None:
+        if self._off:
+            return
+        if self._events.qsize() >= ROOM:
+            self._switch_off(f"is {ROOM} events behind")
+        else:
+            self._events.put((event, at))
+
+    def end(self) -> None:
+        self._events.put(None)
+
+    def wait(self, patience: float) -> None:
+        before = -1
+        while self._thread.is_alive() and before < self._told:
+            before = self._told
+            self._thread.join(MOMENT if self._off else patience)
+        if self._thread.is_alive():
+            self._switch_off(f"has stood still for {patience:g} s")
+
+    def _run(self, before: tuple[tuple[Event, float], ...]) -> None:
+        history = History()
+        try:
+            for event, at in before:
+                history.apply(event, at)
+            if before:
+                self._tracker.resume(history)
+            while not self._off and (item := self._events.get()) is not None:
+                history.apply(*item)
+                self._tracker.record(item[0], history)
+                self._told += 1
+        except Exception:
+            self._switch_off("failed", exc_info=True)
+        # What it holds, such as the terminal or open runs, is given back in any case.
+        try:
+            self._tracker.close(history)
+        except Exception:
+            self._switch_off("failed", exc_info=True)
+
+    def _switch_off(self, why: str, exc_info: bool = False) -> None:
+        if not self._off:
+            self._off = True
+            name = type(self._tracker).__name__
+            log.warning("tracker %s %s and is switched off; the study goes on without it", name, why, exc_info=exc_info)

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import TextIO
 
-from halving.history import Event, Header, History
+from halving.history import Evaluation, Event, Header, History
 from halving.trial import Epoch
 
 
@@ -12,44 +12,52 @@ class Csv:
     """Writes `metrics.csv` in the run directory: elapsed, trial, resource, epoch and the metrics.
 
     `elapsed` is in seconds since the study began, `resource` what the running assignment ends at. The first epoch
-    fixes the columns of the metrics: later ones that it lacks are left out. A resumed study appends.
+    fixes the columns of the metrics: later ones that it lacks are left out. A resumed study appends what the file
+    does not hold yet; when earlier epochs came is not known any more, their `elapsed` is empty.
     """
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
         self._columns: list[str] = []
+        self._written: set[tuple[int, int, int]] = set()
+
+    def resume(self, history: History) -> None:
+        for trial in history.trials.values():
+            for evaluation, epoch in trial.epochs:
+                self._write(epoch, evaluation, history, "")
 
     def record(self, event: Event, history: History) -> None:
-        if not isinstance(event, Epoch) or history.header is None:
-            return
-        if self._file is None:
-            self._file = self._open(event, history.header)
-        evaluation = history.trials[event.trial].last
-        row = {
-            **event.metrics,
-            "elapsed": round(history.seconds, 3),
-            "trial": event.trial,
-            "resource": evaluation.until,
-            "epoch": event.epoch,
-        }
-        csv.writer(self._file, lineterminator="\n").writerow([row.get(column, "") for column in self._columns])
+        if isinstance(event, Epoch):
+            self._write(event, history.trials[event.trial].last, history, str(round(history.seconds, 3)))
 
     def close(self, history: History) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _open(self, event: Epoch, header: Header) -> TextIO:
+    def _write(self, epoch: Epoch, evaluation: Evaluation, history: History, elapsed: str) -> None:
+        if history.header is None:
+            return
+        if self._file is None:
+            self._file = self._open(epoch, history.header)
+        at = (epoch.trial, evaluation.until, epoch.epoch)
+        if at in self._written:
+            return
+        self._written.add(at)
+        where = dict(zip(("trial", "resource", "epoch"), at, strict=True))
+        row = {**epoch.metrics, "elapsed": elapsed, **where}
+        csv.writer(self._file, lineterminator="\n").writerow([row.get(column, "") for column in self._columns])
+
+    def _open(self, epoch: Epoch, header: Header) -> TextIO:
         path = Path(header.settings["run_dir"]) / "metrics.csv"
-        written = path.read_text() if path.exists() else ""
-        if "\n" in written:
-            self._columns = written.partition("\n")[0].split(",")
-            file = path.open("a", buffering=1, newline="")
-            if not written.endswith("\n"):
-                # A kill tore the last row: the next one must not continue it.
-                file.write("\n")
-            return file
-        self._columns = ["elapsed", "trial", "resource", "epoch", *event.metrics]
-        file = path.open("w", buffering=1, newline="")
-        csv.writer(file, lineterminator="\n").writerow(self._columns)
+        file = path.open("a+", buffering=1, newline="")
+        file.seek(0)
+        whole, newline, _ = file.read().rpartition("\n")
+        # A kill may have torn the last row.
+        file.truncate(len((whole + newline).encode()))
+        rows = csv.DictReader(whole.splitlines())
+        self._columns = list(rows.fieldnames or ["elapsed", "trial", "resource", "epoch", *epoch.metrics])
+        self._written = {(int(row["trial"]), int(row["resource"]), int(row["epoch"])) for row in rows}
+        if not whole:
+            csv.writer(file, lineterminator="\n").writerow(self._columns)
         return file

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,14 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from halving.history import Evaluation, Event, Halted, Header, History, Ladder, Trial
-from halving.trial import Configuration, Epoch, Finished
+from halving.history import Evaluation, Event, Halted, Header, History, Trial
+from halving.tracking.plan import plan, table
+from halving.tracking.wording import cause, count, duration, losses, shown, values
+from halving.trial import Epoch, Finished, Restarted
 
 FRAME = 0.25  # least seconds between two drawings
 LINES = 10.0  # seconds without a line after which a long study says where it is
 BRIEF = 100  # evaluations, or epochs of a single trial, that get a line each
 ROWS = 8  # most rungs or brackets in the live table
-RUNGS = 12  # most rungs that are worth a plan
 
 
 class Progress:
@@ -39,6 +41,9 @@ class Progress:
         self._begun: _Mark | None = None
         self._next = 0.0
 
+    def resume(self, history: History) -> None:
+        """Wait for the first event, since it may bring another plan."""
+
     def record(self, event: Event, history: History) -> None:
         header = history.header
         if self._quiet or header is None:
@@ -47,7 +52,7 @@ class Progress:
             self._begun = _Mark(history.seconds, _spent(header, history))
             self.console.print(plan(header))
             if history.finished:
-                self._say(f"going on after {_count(len(history.finished), 'evaluations')}")
+                self._say(f"going on after {count(len(history.finished), 'evaluations')}")
         if self.console.is_interactive:
             self._draw(header, history)
         else:
@@ -93,8 +98,10 @@ class Progress:
                 total = _last_epoch(header, history.trials[trial].last)
                 if total is None or total <= BRIEF or epoch == total or now >= self._next:
                     of = f"/{total}" if total else ""
-                    self._say(f"epoch {epoch}{of}: {_metrics(metrics)} ({duration(history.seconds)})")
+                    self._say(f"epoch {epoch}{of}: {losses(metrics)} ({duration(history.seconds)})")
                     self._next = now + LINES
+            case Restarted(trial, since, reason):
+                self._say(f"trial {trial} begins again from {count(since, header.unit)}: {reason}")
             case Halted(reason):
                 self._say(f"no new assignments: {reason}")
             case _:
@@ -112,21 +119,6 @@ class _Mark:
     spent: float
 
 
-def plan(header: Header) -> RenderableType:
-    """Return what the study is going to do: how many trials reach which resource, and at what cost."""
-    searched = f", {header.searcher} over {', '.join(_short(header.dimensions).values())}" if header.dimensions else ""
-    parts: list[RenderableType] = [Text(f"{header.name}: {header.scheduler}{searched}, seed {header.seed}")]
-    ladders = header.plan
-    if 1 < max((len(ladder.levels) for ladder in ladders), default=0) <= RUNGS:
-        parts.append(_plan_of_one(header) if len(ladders) == 1 else _plan_of_many(header))
-    trials = sum(ladder.sizes[0] for ladder in ladders if ladder.sizes)
-    if header.planned_cost is not None:
-        full = header.full_cost * trials
-        total = f"{_count(trials, 'trials')}, {_count(header.planned_cost, header.unit)}"
-        parts.append(Text(f"{total} instead of {full:g}" if full > header.planned_cost else total))
-    return Group(*parts)
-
-
 def status(header: Header, history: History, begun: _Mark, final: bool = False) -> RenderableType:
     """Return the live display: the rungs (or, of a single trial, its bar), the incumbent and the time."""
     if header.scheduler == "single":
@@ -138,36 +130,25 @@ def status(header: Header, history: History, begun: _Mark, final: bool = False) 
     lines.add_column()
     if history.incumbent is not None:
         trial, evaluation = history.incumbent
-        where = f"  trial {trial.trial} at {_count(evaluation.resource, header.unit)}"
-        error = f"{header.metric} {_error(header, evaluation.error)}"
+        where = f"  trial {trial.trial} at {count(evaluation.resource, header.unit)}"
+        error = f"{header.metric} {shown(header, evaluation.error)}"
         lines.add_row("best", Text.assemble((error, "bold green"), where))
-        lines.add_row("", Text(_configuration(trial.configuration), style="dim"))
+        lines.add_row("", Text(values(trial.configuration), style="dim"))
     running = [trial for trial in history.trials.values() if trial.last.finished is None]
     if running and not final:
         lines.add_row("running", Text(_running(header, running)))
-    failures = [(trial, evaluation) for trial, evaluation in history.finished if _failed(evaluation)]
-    if failures:
-        lines.add_row("failed", Text(f"{len(failures)}, last {_failure(*failures[-1])}", style="yellow"))
+    retries = [(it.trial, why) for it in history.trials.values() for each in it.evaluations for why in each.restarts]
+    failures = [(it.trial, cause(each)) for it, each in history.finished if _failed(each)]
+    for word, events in (("retried", retries), ("failed", failures)):
+        if events:
+            lines.add_row(word, Text(f"{len(events)}, trial {events[-1][0]}: {events[-1][1]}", style="yellow"))
     if history.halted:
         lines.add_row("halted", Text(history.halted, style="yellow"))
     lines.add_row("spent", _Clock(header, history, begun, final))
     return Group("", _many_brackets(header, rungs) if several else _one_bracket(header, rungs), "", lines)
 
 
-def duration(seconds: float) -> str:
-    """Say seconds in words: `45 s`, `1 min 12 s`, `2 h 5 min`, `3 d 4 h`."""
-    whole = round(seconds)
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {smaller}"
-    return f"{whole} s"
-
-
-def number(value: float) -> str:
-    """Say a metric: three decimals, or three digits where it is too small or too large for that."""
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3g}"
+_Row = TypeVar("_Row")
 
 
 @dataclass
@@ -205,83 +186,34 @@ def _rungs(header: Header, history: History) -> dict[tuple[int, int], _Rung]:
 
 
 def _one_bracket(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Table:
-    table = _table("rung", header.unit, "trials", "", "running", "promoted", f"best {header.metric}")
-    shown = [(number, rung) for (_, number), rung in rungs.items()]
-    if len(shown) > ROWS:
-        reached = max((i for i, (_, rung) in enumerate(shown) if rung.finished or rung.running), default=0)
-        first = min(max(0, reached - ROWS + 2), len(shown) - ROWS)
-        shown = shown[first : first + ROWS]
-    for i, rung in shown:
+    rows = table("rung", header.unit, "trials", "", "running", "promoted", f"best {header.metric}")
+    numbered = [(number, rung) for (_, number), rung in rungs.items()]
+    reached = max((i for i, (_, rung) in enumerate(numbered) if rung.finished or rung.running), default=0)
+    for i, rung in _window(numbered, reached - ROWS + 2):
         bar = ProgressBar(total=max(1, rung.planned), completed=rung.finished, width=18) if rung.planned else ""
-        row = (rung.running or "", rung.promoted or "", _error(header, rung.best))
-        table.add_row(str(i), str(rung.level), rung.trials, bar, *map(str, row), style=rung.style)
-    return table
+        last = (str(rung.running or ""), str(rung.promoted or ""), shown(header, rung.best))
+        rows.add_row(str(i), str(rung.level), rung.trials, bar, *last, style=rung.style)
+    return rows
 
 
 def _many_brackets(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Table:
     levels = sorted({rung.level for rung in rungs.values()})
-    table = _table("bracket", *map(str, levels), header.unit, f"best {header.metric}")
-    brackets = sorted({bracket for bracket, _ in rungs})
-    of = {bracket: [rung for (b, _), rung in rungs.items() if b == bracket] for bracket in brackets}
-    if len(brackets) > ROWS:
-        active = next((i for i, b in enumerate(brackets) if any(rung.running for rung in of[b])), 0)
-        first = min(max(0, active - 1), len(brackets) - ROWS)
-        brackets = brackets[first : first + ROWS]
-    for bracket in brackets:
-        at = {rung.level: rung for rung in of[bracket]}
+    rows = table("bracket", *map(str, levels), header.unit, f"best {header.metric}")
+    of: dict[int, list[_Rung]] = {}
+    for (bracket, _), rung in rungs.items():
+        of.setdefault(bracket, []).append(rung)
+    active = next((i for i, ladder in enumerate(of.values()) if any(rung.running for rung in ladder)), 0)
+    for bracket, ladder in _window(list(of.items()), active - 1):
+        at = {rung.level: rung for rung in ladder}
         cells = [Text(at[level].trials, at[level].style) if level in at else "" for level in levels]
-        table.add_row(str(bracket), *cells, "", _error(header, min(rung.best for rung in of[bracket])))
-    return table
+        rows.add_row(str(bracket), *cells, "", shown(header, min(rung.best for rung in ladder)))
+    return rows
 
 
-def _plan_of_one(header: Header) -> Table:
-    ladder = header.plan[0]
-    costs = _costs(header)
-    table = _table("rung", header.unit, "trials", *([f"cost in {header.unit}"] if costs else []))
-    for i, level in enumerate(ladder.levels):
-        size = str(ladder.sizes[i]) if i < len(ladder.sizes) else ""
-        table.add_row(str(i), str(level), size, *([f"{costs[0][i]:g}"] if costs else []))
-    return table
-
-
-def _plan_of_many(header: Header) -> Table:
-    levels = sorted({level for ladder in header.plan for level in ladder.levels})
-    costs = _costs(header)
-    table = _table("bracket", *map(str, levels), header.unit, *(["cost"] if costs else []))
-    alike: dict[Ladder, list[int]] = {}
-    for bracket, ladder in enumerate(header.plan):
-        alike.setdefault(ladder, []).append(bracket)
-    for ladder, brackets in alike.items():
-        size = dict(zip(ladder.levels, ladder.sizes, strict=False))
-        cost = [f"{sum(sum(costs[bracket]) for bracket in brackets):g}"] if costs else []
-        table.add_row(_numbers(brackets), *(str(size.get(level, "")) for level in levels), "", *cost)
-    return table
-
-
-def _numbers(brackets: list[int]) -> str:
-    first, last = brackets[0], brackets[-1]
-    if first < last and last - first + 1 == len(brackets):
-        return f"{first}-{last}"
-    return ", ".join(map(str, brackets))
-
-
-def _costs(header: Header) -> list[list[float]] | None:
-    """What each rung costs, if training goes on from the rung below or else from nothing: whichever is the plan's."""
-    scale = header.full_cost / header.r_max
-    ways = (
-        [
-            [
-                scale * size * (level - (ladder.levels[i - 1] if i and resumes else 0))
-                for i, (level, size) in enumerate(zip(ladder.levels, ladder.sizes, strict=False))
-            ]
-            for ladder in header.plan
-        ]
-        for resumes in (True, False)
-    )
-    planned = header.planned_cost
-    if planned is None or any(len(ladder.sizes) < len(ladder.levels) for ladder in header.plan):
-        return None
-    return next((way for way in ways if math.isclose(sum(map(sum, way)), planned)), None)
+def _window(rows: Sequence[_Row], first: int) -> Sequence[_Row]:
+    """Return as many rows as are shown, from `first` on where there are so many."""
+    first = max(0, min(first, len(rows) - ROWS))
+    return rows[first : first + ROWS]
 
 
 def _single(header: Header, history: History, begun: _Mark, final: bool) -> RenderableType:
@@ -295,9 +227,9 @@ def _single(header: Header, history: History, begun: _Mark, final: bool) -> Rend
     head.add_row(f"epoch {done}/{total}" if total else f"epoch {done}", bar, _Clock(header, history, begun, final))
     parts: list[RenderableType] = [head]
     if epoch:
-        parts.append(Text(_metrics(epoch.metrics)))
+        parts.append(Text(losses(epoch.metrics)))
     if _failed(last):
-        parts.append(Text(f"failed: {_failure(trial, last)}", style="yellow"))
+        parts.append(Text(f"failed: {cause(last)}", style="yellow"))
     return Group(*parts)
 
 
@@ -356,11 +288,11 @@ def _evaluation_line(
     header: Header, history: History, trial: Trial, evaluation: Evaluation, new: bool, begun: _Mark | None
 ) -> str:
     bracket = f"bracket {trial.bracket}, " if len(header.plan) > 1 else ""
-    where = f"trial {trial.trial} ({bracket}rung {evaluation.rung}, {_count(evaluation.resource, header.unit)})"
+    where = f"trial {trial.trial} ({bracket}rung {evaluation.rung}, {count(evaluation.resource, header.unit)})"
     if _failed(evaluation):
-        result = f"failed: {_cause(evaluation)}"
+        result = f"failed: {cause(evaluation)}"
     else:
-        result = f"{header.metric} {_error(header, evaluation.error)}{', the best so far' if new else ''}"
+        result = f"{header.metric} {shown(header, evaluation.error)}{', the best so far' if new else ''}"
     spent = _spent(header, history)
     of = f" of {header.planned_cost:g}" if header.planned_cost is not None else ""
     left = _left(history, header.planned_cost, spent, begun) if begun is not None else None
@@ -368,64 +300,9 @@ def _evaluation_line(
     return f"{where}: {result} [{spent:g}{of} {header.unit}{time_left}]"
 
 
-def _configuration(configuration: Configuration) -> str:
-    names = _short(configuration)
-    return " ".join(f"{names[key]}={_value(value)}" for key, value in configuration.items())
-
-
-def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _short(keys: Iterable[str]) -> dict[str, str]:
-    """Give each dotted key its last part, or all of it where two end alike."""
-    last = [(key, key.rpartition(".")[2]) for key in keys]
-    ends = [end for _, end in last]
-    return {key: end if ends.count(end) == 1 else key for key, end in last}
-
-
-def _metrics(metrics: Mapping[str, float]) -> str:
-    """Say losses and errors of training and validation, or what else the first four metrics are."""
-    groups = {
-        part: [
-            f"{name.removeprefix(f'{part}_')} {number(value)}"
-            for name, value in metrics.items()
-            if name.startswith(f"{part}_")
-        ]
-        for part in ("train", "val")
-    }
-    if any(groups.values()):
-        return ", ".join(f"{part} {' '.join(said)}" for part, said in groups.items() if said)
-    return ", ".join(f"{name} {number(value)}" for name, value in list(metrics.items())[:4])
-
-
 def _failed(evaluation: Evaluation) -> bool:
     return evaluation.finished is not None and math.isinf(evaluation.error)
 
 
-def _failure(trial: Trial, evaluation: Evaluation) -> str:
-    return f"trial {trial.trial}: {_cause(evaluation)}"
-
-
-def _cause(evaluation: Evaluation) -> str:
-    cause = evaluation.finished.cause if evaluation.finished is not None else ""
-    return cause.strip().splitlines()[-1] if cause.strip() else "its error is not a finite number"
-
-
-def _error(header: Header, error: float) -> str:
-    return "" if math.isinf(error) else number(-error if header.maximize else error)
-
-
 def _planned_evaluations(header: Header) -> float:
     return sum(sum(ladder.sizes) for ladder in header.plan) if header.plan else math.inf
-
-
-def _count(n: float, nouns: str) -> str:
-    return f"{n:g} {nouns.removesuffix('s') if n == 1 else nouns}"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table

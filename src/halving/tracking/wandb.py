@@ -1,41 +1,49 @@
 """Weights & Biases: every trial is a run of its own, grouped by study, and the parent process writes them all."""
 
-import copy
-import hashlib
 import logging
 import math
-import re
 import shlex
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from halving.errors import UserError, did_you_mean
-from halving.history import Evaluation, Event, Header, History, Trial
-from halving.trial import Epoch, Finished, Resume, Start, Verdict
+from halving.history import Ended, Event, Header, History, Trial
+from halving.tracking.runs import measured, metric_name, run_id, steps, study_id, trial_config, trial_table
+from halving.trial import Configuration, Epoch, Finished, Resume, Start, Verdict
 
 log = logging.getLogger(__name__)
 
 MODES = ("offline", "online", "disabled")
 FINAL = ("stopped", "completed", "failed")
+WHOLE = "whole"  # the file in a run's directory that says what the run is whole up to
 
 
 class Wandb:
     """Mirrors a study in W&B: one run per trial, and one of the study with its incumbent curve and table of trials.
 
     Runs go to `<run directory>/wandb`. Their ids follow from run directory and trial. A trial's run is written from
-    what the history holds of it, therefore a resumed study gives whole runs, and so do trials that found `max_open`
-    runs open and are written when they end.
+    what the history holds of it, so those that found `max_open` runs open are written when they end. A resumed study
+    keeps the runs that are whole. What it left of others is removed offline, where no run can be reopened, and they
+    are written anew; online they go on with the first step that W&B does not have.
 
     `mode` is "offline", "online" or "disabled". Nothing is uploaded unless it says online and W&B has a key; W&B's own
     setting (`WANDB_MODE`, `wandb offline`) can make that less, never more. The key is W&B's affair.
+    `config(configuration, trial)` gives a trial's resolved configuration, and is called in the tracker's thread;
+    without it the trial's values are set in the study's.
 
     Raises UserError for an unknown mode or a negative `max_open`.
     """
 
     def __init__(
-        self, mode: str = "offline", project: str = "halving", entity: str | None = None, max_open: int = 100
+        self,
+        mode: str = "offline",
+        project: str = "halving",
+        entity: str | None = None,
+        max_open: int = 100,
+        config: Callable[[Configuration, int], Mapping[str, Any]] | None = None,
     ) -> None:
         if mode not in MODES:
             raise UserError(f"tracker.mode={mode}: unknown{did_you_mean(mode, MODES)}")
@@ -45,40 +53,50 @@ class Wandb:
         self._project = project
         self._entity = entity
         self._max_open = max_open
+        self._config = config
         self._begun = False
         self._open: dict[int, _TrialRun] = {}
-        self._ended: set[int] = set()
+        self._whole: set[int] = set()
         self._study: _StudyRun | None = None
+
+    def resume(self, history: History) -> None:
+        if history.header is None or not self._begin():
+            return
+        for trial in history.trials.values():
+            if _is_whole(history.header, f"t{trial.trial}", _mark(trial)):
+                self._whole.add(trial.trial)
 
     def record(self, event: Event, history: History) -> None:
         header = history.header
-        if header is None:
+        if header is None or not self._begin():
             return
-        if not self._begun:
-            self._begin(event, header, history)
-        if self._mode == "disabled":
-            return
+        single = header.scheduler == "single"
         match event:
             case Start(trial) | Resume(trial) | Epoch(trial):
                 self._follow(history.trials[trial], header)
-            case Finished() if header.scheduler != "single":
+            case Finished() if not single:
                 self._follow_study(header, history)
-            case Verdict(trial, state) if state in FINAL and header.scheduler != "single":
-                self._finish(history.trials[trial], header)
+            case Verdict(trial, state):
+                self._whole.discard(trial)
+                if state in FINAL and not single:
+                    self._finish(history.trials[trial], header)
+            case Ended() if single:
+                self._whole.clear()
             case _:
                 pass
 
     def close(self, history: History) -> None:
         header = history.header
-        if header is None or not self._begun or self._mode == "disabled":
+        if header is None or not self._begin():
             return
         for trial in history.trials.values():
-            if trial.trial not in self._ended:
+            if trial.trial not in self._whole:
                 self._finish(trial, header, _test(history) if header.scheduler == "single" else {})
-        if history.finished and header.scheduler != "single":
-            self._follow_study(header, history).finish(history)
-            self._study = None
-        self._begun = False
+        if not history.finished or header.scheduler == "single":
+            return
+        mark = f"{len(history.finished)} {history.ended is not None}"
+        if self._study is not None or not _is_whole(header, "study", mark):
+            self._follow_study(header, history).finish(history, mark)
 
     def sync_command(self, history: History) -> str | None:
         """Return the line that uploads all runs of the study that are offline, or None."""
@@ -87,52 +105,53 @@ class Wandb:
         runs = Path(history.header.settings["run_dir"]) / "wandb"
         return f"wandb sync {shlex.quote(str(runs))}/offline-run-*" if runs.is_dir() else None
 
-    def _begin(self, event: Event, header: Header, history: History) -> None:
-        self._begun = True
-        self._mode = _allowed(self._mode)
-        # It tells its own debug.log of every run in a dozen lines, which would flood the log of the study.
-        logging.getLogger("wandb").propagate = False
-        directory = Path(header.settings["run_dir"]) / "wandb"
-        for trial in history.trials.values():
-            just_now = isinstance(event, Verdict) and event.trial == trial.trial
-            identity = run_id(study_id(header), f"t{trial.trial}")
-            if trial.state in FINAL and not just_now and any(directory.glob(f"*run-*-{identity}")):
-                self._ended.add(trial.trial)
+    def _begin(self) -> bool:
+        """Settle the mode before the first event; return whether there is anything to mirror to."""
+        if not self._begun:
+            self._begun = True
+            self._mode = _allowed(self._mode)
+            # It tells its own debug.log of every run in a dozen lines, which would flood the log of the study.
+            logging.getLogger("wandb").propagate = False
+        return self._mode != "disabled"
 
     def _follow(self, trial: Trial, header: Header) -> None:
+        self._whole.discard(trial.trial)
         if trial.trial not in self._open:
-            if trial.trial in self._ended or len(self._open) >= self._max_open:
+            if len(self._open) >= self._max_open:
                 return
             self._open[trial.trial] = self._trial_run(trial, header)
         self._open[trial.trial].write(trial)
 
     def _finish(self, trial: Trial, header: Header, more: Mapping[str, Any] | None = None) -> None:
-        if trial.trial in self._ended:
-            return
         run = self._open.pop(trial.trial, None) or self._trial_run(trial, header)
-        self._ended.add(trial.trial)
+        self._whole.add(trial.trial)
         run.finish(trial, header, more or {})
 
     def _trial_run(self, trial: Trial, header: Header) -> "_TrialRun":
         name = study_id(header) if header.scheduler == "single" else f"trial-{trial.trial}"
-        return _TrialRun(self._init(header, f"t{trial.trial}", name, "trial", trial_config(header, trial)))
+        values = self._config(trial.configuration, trial.trial) if self._config else trial_config(header, trial)
+        return _TrialRun(self._init(header, f"t{trial.trial}", name, "trial", values))
 
     def _follow_study(self, header: Header, history: History) -> "_StudyRun":
         if self._study is None:
-            config = dict(header.settings.get("config", {}))
-            self._study = _StudyRun(self._init(header, "study", study_id(header), "study", config), header)
+            run = self._init(header, "study", study_id(header), "study", header.settings.get("config", {}))
+            self._study = _StudyRun(run, header)
             if self._mode == "online":
-                log.info("W&B: %s", self._study.run.url)
+                log.info("W&B: %s", run.url)
         self._study.write(history)
         return self._study
 
-    def _init(self, header: Header, suffix: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
+    def _init(self, header: Header, suffix: str, name: str, job_type: str, config: Mapping[str, Any]) -> Any:
         import wandb
 
+        for stale in _directories(header, suffix, "offline-run"):
+            shutil.rmtree(stale)
         study = study_id(header)
+        online = self._mode == "online"
         return wandb.init(
             reinit="create_new",
             id=run_id(study, suffix),
+            resume="allow" if online else None,
             name=name,
             group=study[:128],
             job_type=job_type,
@@ -141,9 +160,9 @@ class Wandb:
             # W&B refuses longer tags.
             tags=[str(tag)[:64] for tag in header.settings.get("tags") or ()],
             notes=header.settings.get("notes") or None,
-            config=config,
+            config=dict(config),
             dir=str(header.settings["run_dir"]),
-            mode="online" if self._mode == "online" else "offline",
+            mode="online" if online else "offline",
             settings=wandb.Settings(
                 console="off",
                 silent=True,
@@ -152,6 +171,8 @@ class Wandb:
                 disable_code=True,
                 disable_job_creation=True,
                 save_code=False,
+                # What is not uploaded by then stays for `wandb sync`; the default waits for ever, at exit too.
+                finish_timeout=30.0,
                 x_disable_meta=True,
                 x_disable_stats=True,
                 x_disable_machine_info=True,
@@ -167,33 +188,37 @@ class _TrialRun:
 
     def write(self, trial: Trial) -> None:
         for step, evaluation, epoch in islice(steps(trial), self._written, None):
-            self._run.log({**epoch.metrics, "epoch": epoch.epoch, "rung": evaluation.rung}, step=step)
             self._written += 1
+            if step >= self._run.starting_step:
+                self._run.log({**epoch.metrics, "epoch": epoch.epoch, "rung": evaluation.rung}, step=step)
 
     def finish(self, trial: Trial, header: Header, more: Mapping[str, Any]) -> None:
         self.write(trial)
         last = trial.last
-        cause = last.finished.cause if last.finished is not None else ""
+        optional = {
+            "reason": last.verdict_reason,
+            "cause": last.finished.cause if last.finished is not None else "",
+            "restarts": _restarts(trial),
+        }
         self._run.summary.update(
             {
-                **_finite({_metric(header): _shown(header, last.error)}),
+                **_finite({metric_name(header): measured(header, last.error)}),
                 "state": trial.state,
                 "resource": last.resource,
                 "rung": last.rung,
                 "bracket": trial.bracket,
-                **({"reason": last.verdict_reason} if last.verdict_reason else {}),
-                **({"cause": cause} if cause else {}),
+                **{key: value for key, value in optional.items() if value},
                 **more,
             }
         )
-        self._run.finish(exit_code=1 if trial.state == "failed" else 0)
+        _finish(self._run, _mark(trial), failed=trial.state == "failed")
 
 
 class _StudyRun:
     def __init__(self, run: Any, header: Header) -> None:
-        self.run = run
+        self._run = run
         self._header = header
-        self._best = f"best_{_metric(header)}"
+        self._best = f"best_{metric_name(header)}"
         self._evaluations = 0
         self._incumbents = 0
         self._spent = 0.0
@@ -208,27 +233,29 @@ class _StudyRun:
                 "seconds": evaluation.ended,
                 "trial": trial.trial,
                 "rung": evaluation.rung,
-                **_finite({_metric(self._header): _shown(self._header, evaluation.error)}),
+                **_finite({metric_name(self._header): measured(self._header, evaluation.error)}),
             }
             improved = islice(history.incumbents, self._incumbents, self._incumbents + 1)
             self._incumbents += any(evaluation is best for _, best in improved)
             if self._incumbents:
                 winner, best = history.incumbents[self._incumbents - 1]
-                row |= {self._best: _shown(self._header, best.error), "best_trial": winner.trial}
-            self.run.log(row, step=self._evaluations)
+                row |= {self._best: measured(self._header, best.error), "best_trial": winner.trial}
+            if self._evaluations >= self._run.starting_step:
+                self._run.log(row, step=self._evaluations)
 
-    def finish(self, history: History) -> None:
+    def finish(self, history: History, mark: str) -> None:
         import wandb
 
         columns, rows = trial_table(self._header, history)
         table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
-        self.run.log({"trials": table}, step=self._evaluations)
+        self._run.log({"trials": table}, step=max(self._evaluations, self._run.starting_step))
         summary: dict[str, Any] = {
             "evaluations": len(history.finished),
             "resource_spent": history.spent,
             "full_resource": self._header.full_cost * len(history.trials),
             "wall_seconds": history.seconds,
             "train_seconds": history.train_seconds,
+            "restarts": sum(map(_restarts, history.trials.values())),
             **_test(history),
         }
         if history.incumbent is not None:
@@ -236,72 +263,28 @@ class _StudyRun:
             summary |= {"best_resource": evaluation.resource, "best_configuration": dict(trial.configuration)}
         if history.ended is not None and history.ended.command:
             summary["command"] = history.ended.command
-        self.run.summary.update(summary)
-        self.run.finish()
+        self._run.summary.update(summary)
+        _finish(self._run, mark)
 
 
-def study_id(header: Header) -> str:
-    """Name the study by its name and run directory; a job of a multirun is told by the sweep's time and its number."""
-    run_dir = Path(header.settings["run_dir"])
-    names = [run_dir.parent.name] if run_dir.parent.parent.name == "multirun" else []
-    return "-".join(re.sub(r"[^A-Za-z0-9_-]+", "-", name) for name in (header.name, *names, run_dir.name))
+def _directories(header: Header, suffix: str, kind: str) -> list[Path]:
+    return list((Path(header.settings["run_dir"]) / "wandb").glob(f"{kind}-*-{suffix}"))
 
 
-def run_id(study: str, suffix: str) -> str:
-    """Return an id that W&B takes, of at most 64 characters: a long study name is cut and gets its digest."""
-    room = 64 - len(suffix) - 1
-    if len(study) > room:
-        digest = hashlib.sha256(study.encode()).hexdigest()[:8]
-        study = f"{study[: room - 9]}-{digest}"
-    return f"{study}-{suffix}"
+def _is_whole(header: Header, suffix: str, mark: str) -> bool:
+    marks = (directory / WHOLE for directory in _directories(header, suffix, "*run"))
+    return any(path.exists() and path.read_text() == mark for path in marks)
 
 
-def trial_config(header: Header, trial: Trial) -> dict[str, Any]:
-    """Return the study's nested configuration with the trial's values set at their dotted keys, and its id.
-
-    Where a value chooses among options of a group, it becomes `{"_choice_": value}` with what the trial sets below it.
-    """
-    config: dict[str, Any] = copy.deepcopy(dict(header.settings.get("config", {})))
-    for key, value in sorted(trial.configuration.items()):
-        *parents, leaf = key.split(".")
-        node = config
-        for parent in parents:
-            if not isinstance(node.get(parent), dict):
-                node[parent] = {}
-            node = node[parent]
-        node[leaf] = {"_choice_": value} if isinstance(node.get(leaf), dict) else value
-    # The one trial of a plain run may replay a stream that its configuration names.
-    return {"trial": trial.trial} | config if header.scheduler == "single" else config | {"trial": trial.trial}
+def _finish(run: Any, mark: str, failed: bool = False) -> None:
+    """Finish a run and leave a mark of what it is whole up to: an offline one that a kill cut off looks the same."""
+    directory = Path(run.dir).parent
+    run.finish(exit_code=int(failed))
+    (directory / WHOLE).write_text(mark)
 
 
-def steps(trial: Trial) -> Iterator[tuple[int, Evaluation, Epoch]]:
-    """Yield a trial's epochs with W&B steps, which must grow: the epoch's number where training resumes.
-
-    Where each assignment trains from nothing its epochs come after those before it; epochs that a retry repeats are
-    left out. What is yielded for a part of the events is the beginning of what is yielded for all.
-    """
-    last = 0
-    for evaluation in trial.evaluations:
-        shift: int | None = None
-        for epoch in evaluation.epochs:
-            if shift is None:
-                shift = 0 if epoch.epoch > last else last
-            if (step := shift + epoch.epoch) > last:
-                last = step
-                yield step, evaluation, epoch
-
-
-def trial_table(header: Header, history: History) -> tuple[list[str | int], list[list[Any]]]:
-    """Return the columns and rows of the table of trials."""
-    columns: list[str | int] = ["trial", "bracket", "rung", "resource", _metric(header), "state", "seconds"]
-    rows: list[list[Any]] = []
-    for trial in history.trials.values():
-        last = trial.last
-        seconds = sum(e.finished.seconds for e in trial.evaluations if e.finished is not None)
-        error = _shown(header, last.error) if math.isfinite(last.error) else None
-        values = [trial.configuration.get(dimension) for dimension in header.dimensions]
-        rows.append([trial.trial, trial.bracket, last.rung, last.resource, error, trial.state, seconds, *values])
-    return [*columns, *header.dimensions], rows
+def _mark(trial: Trial) -> str:
+    return f"{trial.state} {len(trial.evaluations)} {trial.last.resource}"
 
 
 def _allowed(mode: str) -> str:
@@ -323,12 +306,8 @@ def _allowed(mode: str) -> str:
     return "offline"
 
 
-def _metric(header: Header) -> str:
-    return header.metric if header.maximize else "error"
-
-
-def _shown(header: Header, error: float) -> float:
-    return -error if header.maximize else error
+def _restarts(trial: Trial) -> int:
+    return sum(len(evaluation.restarts) for evaluation in trial.evaluations)
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,78 @@
+"""The plan of a study as it is shown before the first trial: how many trials reach which resource, at what cost."""
+
+import math
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from halving.history import Header, Ladder
+from halving.tracking.wording import count, short
+
+RUNGS = 12  # most rungs that are worth a plan
+
+
+def plan(header: Header) -> RenderableType:
+    """Return what the study is going to do: how many trials reach which resource, and at what cost."""
+    searched = f", {header.searcher} over {', '.join(short(header.dimensions).values())}" if header.dimensions else ""
+    parts: list[RenderableType] = [Text(f"{header.name}: {header.scheduler}{searched}, seed {header.seed}")]
+    ladders = header.plan
+    if 1 < max((len(ladder.levels) for ladder in ladders), default=0) <= RUNGS:
+        parts.append(_of_one(header) if len(ladders) == 1 else _of_many(header))
+    trials = sum(ladder.sizes[0] for ladder in ladders if ladder.sizes)
+    if header.planned_cost is not None:
+        full = header.full_cost * trials
+        total = f"{count(trials, 'trials')}, {count(header.planned_cost, header.unit)}"
+        parts.append(Text(f"{total} instead of {full:g}" if full > header.planned_cost else total))
+    return Group(*parts)
+
+
+def table(*names: str) -> Table:
+    """Return an empty table of right-aligned columns."""
+    empty = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in names:
+        empty.add_column(name, justify="right", no_wrap=True)
+    return empty
+
+
+def _of_one(header: Header) -> Table:
+    ladder, costs = header.plan[0], _costs(header)
+    rungs = table("rung", header.unit, "trials", *([f"cost in {header.unit}"] if costs else []))
+    for i, level in enumerate(ladder.levels):
+        size = str(ladder.sizes[i]) if i < len(ladder.sizes) else ""
+        rungs.add_row(str(i), str(level), size, *([f"{costs[0][i]:g}"] if costs else []))
+    return rungs
+
+
+def _of_many(header: Header) -> Table:
+    levels = sorted({level for ladder in header.plan for level in ladder.levels})
+    costs = _costs(header)
+    ladders = table("bracket", *map(str, levels), header.unit, *(["cost"] if costs else []))
+    alike: dict[Ladder, list[int]] = {}
+    for bracket, ladder in enumerate(header.plan):
+        alike.setdefault(ladder, []).append(bracket)
+    for ladder, brackets in alike.items():
+        size = dict(zip(ladder.levels, ladder.sizes, strict=False))
+        cost = [f"{sum(sum(costs[bracket]) for bracket in brackets):g}"] if costs else []
+        ladders.add_row(_numbers(brackets), *(str(size.get(level, "")) for level in levels), "", *cost)
+    return ladders
+
+
+def _numbers(brackets: list[int]) -> str:
+    first, last = brackets[0], brackets[-1]
+    if first < last and last - first + 1 == len(brackets):
+        return f"{first}-{last}"
+    return ", ".join(map(str, brackets))
+
+
+def _costs(header: Header) -> list[list[float]] | None:
+    """What each rung costs, if training goes on from the rung below or else from nothing: whichever is the plan's."""
+    if header.planned_cost is None or any(len(ladder.sizes) < len(ladder.levels) for ladder in header.plan):
+        return None
+    scale = header.full_cost / header.r_max
+    resuming = [
+        [scale * n * (r - since) for n, r, since in zip(it.sizes, it.levels, (0, *it.levels), strict=False)]
+        for it in header.plan
+    ]
+    anew = [[scale * n * r for n, r in zip(it.sizes, it.levels, strict=False)] for it in header.plan]
+    return next((way for way in (resuming, anew) if math.isclose(sum(map(sum, way)), header.planned_cost)), None)
