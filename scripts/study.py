@@ -6,12 +6,27 @@ from pathlib import Path
 
 from halving import UserError, load
 from halving.report.explanation import explanation
-from halving.report.tables import write_all
+from halving.terminal import printable
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Say of the journal, each checkpoint and each derived file whether it is whole; exit status 1 if one is not."""
+    from halving.verification import verify
+
+    whole = True
+    for finding in verify(arguments.run_dir):
+        print(printable(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.subject}: {finding.text}"))
+        whole &= finding.ok
+    if not whole:
+        sys.exit(1)
 
 
 def rebuild(arguments: argparse.Namespace) -> None:
-    """Write results.csv, curves.csv, summary.json and report.html anew from the journal."""
-    write_all(load(arguments.run_dir).history, arguments.run_dir)
+    """Write results.csv, curves.csv, summary.json, report.html and the offline W&B runs anew from the journal."""
+    from halving.rebuilding import rebuild
+
+    for name in rebuild(arguments.run_dir):
+        print(name)
     print(f"rebuilt from {arguments.run_dir / 'journal.jsonl'}")
 
 
@@ -26,13 +41,27 @@ def picture(arguments: argparse.Namespace) -> None:
 def explain(arguments: argparse.Namespace) -> None:
     """Say in words why a trial was promoted, paused or stopped, at each rung."""
     for line in explanation(load(arguments.run_dir).history, arguments.trial):
-        print(line)
+        print(printable(line))
+
+
+def importance(arguments: argparse.Namespace) -> None:
+    """Say which dimensions mattered for a trial's rank, by a random forest on the journal."""
+    from halving.report.importance import importances
+
+    found = importances(load(arguments.run_dir).history)
+    print(
+        f"{found.trials} trials at resource {found.resource}; the forest explains {found.explained:.0%} of their ranks"
+    )
+    for row in found.dimensions:
+        print(printable(f"{row.share:6.3f} ± {row.deviation:.3f}  {row.dimension}"))
+    if found.explained < 0.1:
+        print("It explains next to nothing, so that the shares say nothing either: it takes more trials.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for command in (explain, rebuild, picture):
+    for command in (explain, importance, check, rebuild, picture):
         options = commands.add_parser(command.__name__, help=command.__doc__)
         options.add_argument("run_dir", type=Path)
         options.set_defaults(command=command)
@@ -44,7 +73,7 @@ def main() -> None:
     try:
         arguments.command(arguments)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
 
 
 if __name__ == "__main__":

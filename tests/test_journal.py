@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from halving.errors import UserError
 from halving.executors import Serial
-from halving.history import Ended, Event, Halted, Header, History, Ladder
+from halving.history import Ended, Event, Halted, Header, History, Ladder, Resumed
 from halving.journal import FILE, Journal, decode, encode, read, replay
 from halving.report.tables import write_curves, write_results, write_summary
 from halving.schedulers import SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.space import Space
-from halving.trial import Epoch, Finished, Job, Outcome, Resume, Start, Verdict
+from halving.trial import Epoch, Finished, Job, Outcome, Restarted, Resume, Start, Verdict
 from halving.tuner import Budget, Tuner
 
 HEADER = Header(
@@ -49,7 +49,9 @@ events = st.one_of(
     st.builds(Start, counts, st.dictionaries(names, values, max_size=3), counts, counts, counts, names),
     st.builds(Resume, counts, counts, counts, counts, names),
     st.builds(Epoch, counts, counts, metrics),
-    st.builds(Finished, outcomes, st.floats(0, 1e6), st.none() | names, names, st.floats(0, 1e6)),
+    st.builds(Finished, outcomes, st.floats(0, 1e6), st.sampled_from([None, "checkpoints/7/27.pt"]), names, numbers),
+    st.builds(Restarted, counts, counts, names),
+    st.builds(Resumed, st.just(HEADER.plan), st.none() | numbers, st.just({"notes": "größe"})),
     st.builds(Verdict, counts, st.sampled_from(["paused", "stopped", "completed", "failed"]), names),
     st.builds(Halted, names),
     st.builds(Ended, st.none() | counts, metrics, names, st.just({"model": {"width": 4}})),
@@ -167,6 +169,58 @@ def test_truncation_at_any_byte_keeps_the_whole_records_and_sets_the_tail_aside(
         assert (run_dir / FILE).read_bytes() == RAW
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"\0",
+        b"\0" * 4096,
+        b"\n",
+        b"\n\n\n",
+        b"garbage",
+        b"garbage\n",
+        b"\xff\xfe\n\0\n",
+        b"{}\n",
+        b'{"v":1,"seq":5,"at":0,"type":"halted","reason":"","crc":"00000000"}\n',
+        b',"crc":"00000000"}\n',
+        RAW[: BOUNDARIES[1] // 2],
+        RAW[BOUNDARIES[-2] : -1] + b"\0" * 512,
+    ],
+)
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_is_glued_on_is_set_aside_and_the_next_append_is_read_twice(
+    tmp_path: Path, tail: bytes, torn: bool
+) -> None:
+    """A disk may fill a file with NULs, or another file's blocks, when power fails."""
+    whole = BOUNDARIES[-2] if torn else len(RAW)
+    kept = WRITTEN[:-1] if torn else WRITTEN
+    glued = (RAW[whole : whole + 40] if torn else b"") + tail
+    (tmp_path / FILE).write_bytes(RAW[:whole] + glued)
+    assert repr([event for event, _ in read(tmp_path)]) == repr(kept)
+
+    journal = Journal(tmp_path)
+    assert (tmp_path / f"journal.torn-{whole}").read_bytes() == glued
+    journal.append(Halted("once more"), 9.0)
+    journal.close()
+    for _ in range(2):
+        assert repr([event for event, _ in read(tmp_path)]) == repr([*kept, Halted("once more")])
+        Journal(tmp_path).close()
+    assert (tmp_path / FILE).read_bytes() == RAW[:whole] + encode(Halted("once more"), len(kept), 9.0)
+
+
+@pytest.mark.parametrize("damage", [b"\0", b"\n", b"garbage\n", b"\0" * 600])
+def test_damage_before_whole_records_is_refused_with_its_offset_wherever_it_is(tmp_path: Path, damage: bytes) -> None:
+    for record, offset in enumerate(BOUNDARIES[:-1]):
+        for raw in (RAW[:offset] + damage + RAW[offset:], RAW[:offset] + damage + RAW[offset + len(damage) :]):
+            if raw.startswith(RAW[: BOUNDARIES[-2]]) or RAW[BOUNDARIES[-2] :] not in raw:
+                continue
+            (tmp_path / FILE).write_bytes(raw)
+            for open_or_read in (Journal, read):
+                with pytest.raises(UserError, match=rf"damaged at byte {offset} \(record {record}\)"):
+                    open_or_read(tmp_path)
+            assert (tmp_path / FILE).read_bytes() == raw
+            assert not list(tmp_path.glob("journal.torn-*"))
+
+
 def test_damage_in_the_middle_is_refused_untouched_and_the_lock_is_given_back(tmp_path: Path) -> None:
     damaged = RAW.replace(b'"lr":0.1', b'"lr":0.2')
     (tmp_path / FILE).write_bytes(damaged)
@@ -250,7 +304,6 @@ def written_study(run_dir: Path, budget: Budget | None = None) -> History:
     tuner = Tuner(
         scheduler,
         Serial(objective),
-        history=History(),
         cost=lambda since, until: until - since,
         journal=journal,
         budget=budget,

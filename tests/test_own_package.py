@@ -100,6 +100,13 @@ def test_own_objective(run: Callable, repo: Path, mine: Path) -> None:
     assert retrained(summary["command"], repo, mine)["best_error"] == summary["best_error"]
 
 
+def test_it_has_to_be_trusted_first(fork: Callable, mine: Path) -> None:
+    for choice, path in (("model=tiny", "model._target_: mine.Tiny"), ("experiment=valley", "fidelity.function: mine")):
+        result = fork("--config-dir", str(mine / "conf"), choice, "tracker=none", PYTHONPATH=str(mine))
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"error: {path}") and "type trusted_packages=[mine] on" in result.stderr
+
+
 def studied(run: Callable, mine: Path, *arguments: str) -> dict:
     run_dir = mine / "study"
     result = run(
@@ -110,6 +117,7 @@ def studied(run: Callable, mine: Path, *arguments: str) -> dict:
             "r_max=3",
             "tracker=none",
             "executor.threads=1",
+            "trusted_packages=[mine]",
             f"hydra.run.dir={run_dir}",
         ),
         PYTHONPATH=str(mine),

@@ -1,12 +1,22 @@
 """The scripts on a run directory, as users call them."""
 
+import fcntl
+import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import halving
+from halving.errors import UserError
+from halving.journal import encode
+from halving.rebuilding import rebuild
+from halving.training.checkpoint import Checkpoint, save
+from halving.verification import verify
 
 
 @pytest.fixture
@@ -46,6 +56,159 @@ def test_rebuild_writes_the_same_files_from_the_journal_alone(repo: Path, run_di
         (run_dir / name).unlink()
     assert call(repo, "rebuild", run_dir).returncode == 0
     assert {name: (run_dir / name).read_bytes() for name in names} == before
+
+
+@pytest.fixture(scope="module")
+def finished(fork: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with checkpoints and W&B runs; it is copied before anything is changed in it."""
+    run_dir = tmp_path_factory.mktemp("finished") / "study"
+    small = ("r_max=3", "data.train_samples=60", "executor.threads=1", "scheduler=sha", "notes='as noted'")
+    result = fork(*small, f"hydra.run.dir={run_dir}")
+    assert result.returncode == 0, result.stderr
+    return run_dir
+
+
+@pytest.fixture
+def whole(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copied", symlinks=True))
+
+
+def wrong(run_dir: Path) -> list[str]:
+    return [f"{finding.subject}: {finding.text}" for finding in verify(run_dir) if not finding.ok]
+
+
+def test_check_finds_nothing_wrong_with_whole_studies(repo: Path, whole: Path, run_dir: Path) -> None:
+    assert wrong(run_dir) == []
+    result = call(repo, "check", whole)
+    assert result.returncode == 0 and "WRONG" not in result.stdout
+    said = result.stdout
+    best = halving.load(whole).best.trial
+    assert f"ok     checkpoints/{best}/3.pt: trial {best} at 3, whole" in said
+    for name in ("journal.jsonl", "results.csv", "curves.csv", "summary.json", "report.html", "best.yaml"):
+        assert f"ok     {name}: " in said
+
+
+def test_check_says_what_is_wrong_and_where(repo: Path, whole: Path) -> None:
+    (checkpoint,) = whole.glob("checkpoints/*/*.pt")
+    name = checkpoint.relative_to(whole).as_posix()
+    raw = bytearray(checkpoint.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    checkpoint.write_bytes(raw)
+    (whole / "checkpoints" / "99").mkdir()
+    (whole / "checkpoints" / "99" / "1.pt").write_bytes(b"")
+    table = (whole / "results.csv").read_text().splitlines(keepends=True)
+    (whole / "results.csv").write_text("".join([*table[:2], table[2].replace("ok", "failed"), *table[3:]]))
+    (whole / "curves.csv").unlink()
+    (whole / "summary.json").write_text((whole / "summary.json").read_text() + "\n")
+    (whole / "best.yaml").unlink()
+    with (whole / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"v":1,"seq"')
+    result = call(repo, "check", whole)
+    assert result.returncode == 1
+    found = [line.removeprefix("WRONG  ") for line in result.stdout.splitlines() if line.startswith("WRONG")]
+    assert len(found) == 7
+    assert found[0].startswith("journal.jsonl: 12 bytes from byte ")
+    assert found[1].startswith(f"{name}: ") and "damaged" in found[1]
+    assert found[2] == "checkpoints/99/1.pt: no trial can go on from it; delete it"
+    assert found[3].startswith("results.csv: line 3 differs")
+    assert found[4].startswith("curves.csv: is not there")
+    assert found[5].startswith("summary.json: line ") or found[5].startswith("summary.json: its length")
+    assert found[6].startswith("best.yaml: is not there")
+
+
+def test_check_knows_a_checkpoint_from_another_ones(whole: Path) -> None:
+    (checkpoint,) = whole.glob("checkpoints/*/*.pt")
+    content = torch.load(checkpoint, weights_only=True)
+    state, trial, config = content["state"], content["trial"], content["config"]
+    for other in (
+        Checkpoint(trial + 1, 3, config, state),
+        Checkpoint(trial, 1, config, state),
+        Checkpoint(trial, 3, "0" * 16, state),
+    ):
+        save(other, checkpoint)
+        (found,) = wrong(whole)
+        assert "is not the checkpoint asked for: its " in found
+    elsewhere = whole.parent / "elsewhere.pt"
+    save(Checkpoint(trial, 3, config, state), elsewhere)
+    checkpoint.unlink()
+    checkpoint.symlink_to(elsewhere)
+    (found,) = wrong(whole)
+    assert "outside" in found
+    checkpoint.unlink()
+    (found,) = wrong(whole)
+    assert "no checkpoint there" in found
+
+
+def test_check_of_a_damaged_journal_ends_there(whole: Path) -> None:
+    raw = (whole / "journal.jsonl").read_bytes()
+    (whole / "journal.jsonl").write_bytes(raw.replace(b'"seq":3,', b'"seq":4,', 1))
+    (found,) = wrong(whole)
+    offset = sum(map(len, raw.splitlines(keepends=True)[:3]))
+    assert f"damaged at byte {offset} (record 3)" in found
+
+
+def test_a_study_that_runs_is_left_alone(whole: Path) -> None:
+    with (whole / "journal.lock").open("r+") as lock:
+        lock.write("host here, pid 7\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (verify, rebuild):
+            with pytest.raises(UserError, match="is being written by host here, pid 7"):
+                list(command(whole))
+
+
+def mirrored(run_dir: Path) -> dict[str, list[dict]]:
+    """Every offline run by its id, as W&B reads it: the records that do not say when or where it was written."""
+    found: dict[str, list[dict]] = {}
+    for directory in (run_dir / "wandb").glob("offline-run-*"):
+        command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(directory)]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        records = [json.loads(line) for line in lines]
+        (run,) = (record["run"] for record in records if record["type"] == "run")
+        history = [
+            {key: value for key, value in record["history"]["item"].items() if not key.startswith(("_", "trials."))}
+            | {"step": record["history"]["step"]}
+            for record in records
+            if record["type"] == "history"
+        ]
+        summary: dict = {}
+        for record in records:
+            if record["type"] == "summary":
+                summary |= record["summary"]["update"]
+        kept = {key: run[key] for key in ("config", "run_group", "job_type", "display_name", "notes") if key in run}
+        kept["config"] = {key: value for key, value in kept["config"]["update"].items() if not key.startswith("_")}
+        summary = {key: value for key, value in summary.items() if not key.startswith(("_", "trials"))}
+        assert run["run_id"] not in found
+        found[run["run_id"]] = [kept, *history, summary]
+    return found
+
+
+def test_rebuild_writes_the_wandb_runs_anew_and_none_twice(repo: Path, finished: Path, tmp_path: Path) -> None:
+    # The ids of runs follow from the name of the directory.
+    run_dir = Path(shutil.copytree(finished, tmp_path / finished.name, symlinks=True))
+    before = mirrored(run_dir)
+    assert len(before) == 1 + len(halving.load(run_dir).trials)
+    damaged = next((run_dir / "wandb").glob("offline-run-*"))
+    next(damaged.glob("*.wandb")).write_bytes(b"")
+    result = call(repo, "rebuild", run_dir)
+    assert result.returncode == 0, result.stderr
+    assert f"{len(before)} offline W&B runs" in result.stdout
+    assert mirrored(run_dir) == before
+    assert not list(run_dir.glob(".rebuild-*"))
+    shutil.rmtree(run_dir / "wandb")
+    rebuild(run_dir)
+    assert mirrored(run_dir) == before
+    assert wrong(run_dir) == []
+
+
+def test_what_a_journal_says_does_not_command_the_terminal(repo: Path, tmp_path: Path) -> None:
+    events = (
+        halving.history.Header("s\x1b[2J", "sha", "random", 0, 1),
+        halving.trial.Start(0, {"a\x1b[2J": "\x1b]0;x\x07"}, 1),
+    )
+    (tmp_path / "journal.jsonl").write_bytes(b"".join(encode(event, i, 0.0) for i, event in enumerate(events)))
+    said = call(repo, "explain", tmp_path, "--trial", 0).stdout
+    assert "\\x1b[2J" in said and "\x1b" not in said
 
 
 def test_picture_is_drawn(repo: Path, run_dir: Path, tmp_path: Path) -> None:

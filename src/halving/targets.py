@@ -1,12 +1,57 @@
 """A mapping with `_target_` becomes the object that it names."""
 
 import inspect
+import os
 import pkgutil
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
+from types import ModuleType
+from typing import Any, cast
 
 from halving.errors import UserError, did_you_mean
+
+TRUSTED = ("halving", "torch", "torchvision", "scipy.stats")
+VARIABLE = "HALVING_TRUSTED_PACKAGES"
+
+# Where these define what a configuration builds. The rest of them also loads code, unpickles or writes files.
+_PARTS = (
+    *(f"halving.{part}" for part in ("data", "executors", "schedulers", "searchers", "tracking", "training")),
+    *(f"torch.{part}" for part in ("nn", "optim")),
+    *(f"torchvision.{part}" for part in ("datasets", "models", "ops", "transforms")),
+    "scipy.stats",
+)
+_REFUSED = ("torchvision.datasets.utils",)
+# The compiled functions that torch.nn.functional shows.
+_COMPILED = ("torch", "torch._C._nn")
+
+
+def check_trusted(config: Any, packages: Iterable[str] = (), where: str = "") -> None:
+    """Refuse a plain configuration that names what lies outside the trusted packages, before any of it is imported.
+
+    Names are every `_target_`, and `function` beside a `_target_` of this package. Trusted are the parts of halving,
+    torch, torchvision and scipy.stats that build what a study needs, and all of `packages`. A name must also lead to
+    what a trusted module defines: `halving.journal.os.system` does not.
+
+    Raises UserError with the configuration path, and what to type to trust the name.
+    """
+    own = tuple(sorted(set(packages)))
+    named = list(_names(config, where))
+    for path, target in named:
+        if problem := _objection_to_name(target, own):
+            raise UserError(f"{path}: {problem}; {_remedy(target)}")
+    for path, target in named:  # only now, since this imports what was named
+        try:
+            problem = _objection_to_object(target, own)
+        except UserError:
+            locate(target, path.removesuffix("._target_"))  # the same error with its path
+            raise
+        if problem:
+            raise UserError(f"{path}: {problem}; {_remedy(target)}")
+
+
+def trusted_in_environment() -> tuple[str, ...]:
+    """Return the packages that HALVING_TRUSTED_PACKAGES names, separated by commas."""
+    return tuple(name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
 
 
 def instantiate(config: Any, /, where: str = "", **extra: Any) -> Any:
@@ -43,7 +88,7 @@ def locate(target: str, where: str = "") -> Callable[..., Any]:
     """Import the callable with the dotted name `target`."""
     try:
         found = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise anything while it is imported
         raise UserError(f"{where or '_target_'}: cannot import {target!r}: {error}") from error
     if not callable(found):
         raise UserError(f"{where or '_target_'}: {target!r} is not callable")
@@ -75,3 +120,80 @@ def function_name(function: Callable[..., Any]) -> str:
 
 def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
+
+
+def _names(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield the dotted names that building `node` would import, each with its configuration path."""
+    match node:
+        case Mapping():
+            mapping = cast(Mapping[Any, Any], node)
+            target = mapping.get("_target_")
+            if isinstance(target, str):
+                yield join(where, "_target_"), target
+            if isinstance(target, str) and _within(target, ("halving",)):
+                positional = mapping.get("_args_")
+                first = list(cast(Iterable[Any], positional))[:1] if isinstance(positional, list | tuple) else []
+                for key, name in [("function", mapping.get("function")), *(("_args_[0]", name) for name in first)]:
+                    if isinstance(name, str):
+                        yield join(where, key), name
+            for key, value in mapping.items():
+                yield from _names(value, join(where, str(key)))
+        case list() | tuple():
+            for i, item in enumerate(cast(list[Any], node)):
+                yield from _names(item, f"{where}[{i}]")
+        case _:
+            pass
+
+
+@cache
+def _objection_to_name(target: str, own: tuple[str, ...]) -> str:
+    """Say what speaks against importing `target`, or nothing."""
+    parts = target.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        return f"{target!r} is no dotted name of something in a package"
+    if any(part.startswith("__") for part in parts):
+        return f"{target} reaches into what Python keeps for itself"
+    if _within(target, own):
+        return ""
+    if not _within(target, TRUSTED):
+        return f"{target} lies outside the trusted packages ({', '.join((*TRUSTED, *own))})"
+    shown_by_halving = parts[0] == "halving" and len(parts) == 2
+    private = any(part.startswith("_") for part in parts)
+    if private or _within(target, _REFUSED) or not (shown_by_halving or _within(target, _PARTS)):
+        return f"{target} is not trusted, since it builds no part of a study ({', '.join(_PARTS)} do)"
+    return ""
+
+
+@cache
+def _objection_to_object(target: str, own: tuple[str, ...]) -> str:
+    """Say what speaks against calling what `target` leads to, or nothing; imports it."""
+    found: Any = locate(target)
+    if target in own:
+        return ""
+    trusted = (*_PARTS, *own)
+    parts = target.split(".")
+    for name in (".".join(parts[:i]) for i in range(1, len(parts))):
+        step = pkgutil.resolve_name(name)
+        if isinstance(step, ModuleType) and step.__name__ != name and not _within(step.__name__, trusted):
+            return f"{target} goes through the module {step.__name__}, which is not trusted"
+    while isinstance(found, partial):
+        found = cast("partial[Any]", found).func
+    home = str(getattr(found, "__module__", None))
+    compiled = home in _COMPILED and _within(target, ("torch.nn",))
+    if compiled or _within(home, own) or (_within(home, _PARTS) and not _within(home, _REFUSED)):
+        return ""
+    return f"{target} is defined in {home}, which is not trusted"
+
+
+def _within(name: str, packages: Iterable[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _remedy(target: str) -> str:
+    package = target if _within(target, TRUSTED) else target.partition(".")[0]
+    if not package.replace(".", "").isidentifier():
+        return "give package.module.name"
+    return (
+        f"if you trust it, type trusted_packages=[{package}] on the command line, "
+        f"or set {VARIABLE}={package} in the environment"
+    )

@@ -1,0 +1,182 @@
+"""What no file, log or service may show: values whose key says that they are secret."""
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from halving.history import Ended, Event, Header, Resumed
+from halving.terminal import printable
+from halving.trial import Finished, Restarted
+
+REDACTED = "<redacted>"
+
+_PASSWORDS = {"passphrase", "passwd", "password", "passwords", "secret", "secrets"}
+_WORDS = _PASSWORDS | {"apikey", "apikeys", "credential", "credentials", "key", "token", "tokens"}
+_PAIRS = {("api", "keys"), ("access", "keys")}
+_KEYS = {(kind, "key") for kind in ("access", "api", "auth", "private", "secret")}
+_BOUNDARY = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_OVERRIDE = re.compile(r"([~+]*[\w.@/:-]+)=(.*)", re.DOTALL)
+_NESTED = re.compile(r"""([\w.-]+)(\s*:\s*)('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|[^,{}\[\]'"]+)""")
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*)?\.?\d*(e[+-]?\d+)?|null|true|false", re.IGNORECASE)
+_REFERENCE = re.compile(r"\$\{[^,}]*\}")  # with a comma it may hold the secret as its default
+_LEAST = 8  # shorter ones, such as 1 or yes, also occur for other reasons
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Takes secrets out of plain containers and texts, and puts "<redacted>" in their place.
+
+    Secret is a string below a key with a word such as key, token, secret or password (of passwords a number too), and
+    `values`, wherever they occur. `max_tokens: 5` and `monkey` are none, and a reference such as `${oc.env:X}` stays.
+    """
+
+    values: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: Any, overrides: Sequence[str] = ()) -> "Secrets":
+        """Know what a plain resolved config, overrides and the environment hold below secret keys.
+
+        What a mere key is called, as in `sort_key: val_error`, is left out: it may be a common word.
+        """
+        found = [*_held(config, False), *(value for text in overrides for value in _held_by_override(text))]
+        found += [value for name, value in os.environ.items() if is_secret(name)]
+        kept = {value for value in found if len(value) >= _LEAST and not _REFERENCE.fullmatch(value)}
+        return cls(tuple(sorted(kept, key=len, reverse=True)))
+
+    def redact(self, value: Any) -> Any:
+        """Return a copy of plain containers without secrets; a string alone loses the known values."""
+        return self._redacted(value, "")
+
+    def redact_override(self, text: str) -> str:
+        """Return an override without its secret: `+tracker.api_key=<redacted>`, `+db={password: <redacted>}`."""
+        found = _OVERRIDE.fullmatch(text)
+        if found is None:
+            return self._text(text)
+        key, value = found.groups()
+        if _is_secret_text(key, value):
+            return f"{key}={REDACTED}"
+        nested = _NESTED.sub(lambda m: f"{m[1]}{m[2]}{REDACTED}" if _is_secret_text(m[1], m[3]) else m[0], value)
+        return self._text(f"{key}={nested}")
+
+    def redact_event(self, event: Event) -> Event:
+        """Return an event as it may be written down."""
+        match event:
+            case Header() | Resumed():
+                return replace(event, settings=self.redact(event.settings))
+            case Ended():
+                return replace(event, command=self.redact(event.command), config=self.redact(event.config))
+            case Finished() if event.cause:
+                return replace(event, cause=self.redact(event.cause))
+            case Restarted():
+                return replace(event, reason=self.redact(event.reason))
+            case _:
+                return event
+
+    def redact_files(self, folder: Path) -> None:
+        """Rewrite the YAML files of a folder, such as Hydra's own, that hold secrets."""
+        for path in folder.glob("*.yaml"):
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if (clean := self._redacted(content, "")) != content:
+                path.write_text(yaml.safe_dump(clean, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def _redacted(self, node: Any, key: str) -> Any:
+        match node:
+            case Mapping():
+                mapping = cast(Mapping[Any, Any], node)
+                return {name: self._redacted(item, _nearest_secret(str(name), key)) for name, item in mapping.items()}
+            case list() | tuple():
+                return [self._redacted(item, key) for item in cast(list[Any], node)]
+            case str() if key and not _REFERENCE.fullmatch(node):
+                return REDACTED if node else node
+            case str():
+                return self.redact_override(node) if _OVERRIDE.fullmatch(node) else self._text(node)
+            case int() | float() if key and not isinstance(node, bool) and not _PASSWORDS.isdisjoint(_words(key)):
+                return REDACTED
+            case _:
+                return node
+
+    def _text(self, text: str) -> str:
+        for value in self.values:
+            text = text.replace(value, REDACTED)
+        return text
+
+
+class RedactingFilter(logging.Filter):
+    """Takes known secrets and control characters out of what is logged, tracebacks too; for a handler."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        super().__init__()
+        self._secrets = secrets
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._secrets.redact(printable(record.getMessage())), ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = self._secrets.redact(printable(record.exc_text))
+        return True
+
+
+def is_secret(key: str) -> bool:
+    """Say whether a key's last part names a secret: `db.Password`, `WANDB_API_KEY`, `authToken`; not `monkey`."""
+    words = _words(key)
+    return not _WORDS.isdisjoint(words) or not _PAIRS.isdisjoint(pairwise(words))
+
+
+def redacted_paths(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a recorded config whose values were taken out."""
+    for name, value in config.items():
+        path = f"{where}.{name}" if where else name
+        if isinstance(value, Mapping):
+            yield from redacted_paths(cast(Mapping[str, Any], value), path)
+        elif REDACTED in str(value):
+            yield path
+
+
+def _is_mere_key(key: str) -> bool:
+    words = _words(key)
+    return _WORDS.intersection(words) == {"key"} and _KEYS.isdisjoint(pairwise(words))
+
+
+def _words(key: str) -> list[str]:
+    return [word.lower() for word in _BOUNDARY.split(key.rpartition(".")[2]) if word]
+
+
+def _nearest_secret(key: str, above: str) -> str:
+    return key if is_secret(key) else above
+
+
+def _is_secret_text(key: str, value: str) -> bool:
+    """Say whether an override's value is secret; a number is one only below a password."""
+    bare = value.strip().strip("'\"")
+    if not is_secret(key) or not bare or _REFERENCE.fullmatch(bare):
+        return False
+    return not _PASSWORDS.isdisjoint(_words(key)) or _NUMBER.fullmatch(bare) is None
+
+
+def _held(node: Any, secret: bool) -> Iterator[str]:
+    match node:
+        case Mapping():
+            for name, item in cast(Mapping[Any, Any], node).items():
+                yield from _held(item, secret or (is_secret(str(name)) and not _is_mere_key(str(name))))
+        case list() | tuple():
+            for item in cast(Iterable[Any], node):
+                yield from _held(item, secret)
+        case str() if secret:
+            yield node
+        case _:
+            pass
+
+
+def _held_by_override(text: str) -> Iterator[str]:
+    if found := _OVERRIDE.fullmatch(text):
+        for key, value in (found.groups(), *((m[1], m[3]) for m in _NESTED.finditer(found[2]))):
+            if _is_secret_text(key, value) and not _is_mere_key(key):
+                yield value.strip().strip("'\"")

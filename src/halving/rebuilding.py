@@ -1,0 +1,92 @@
+"""Whatever follows from a journal, made anew: tables, the report and the offline W&B runs."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from halving.config.recorded import recorded
+from halving.errors import UserError
+from halving.history import Event, Header, History, Resumed
+from halving.journal import read, replay
+from halving.report.tables import header_of, write_all
+from halving.tracking.wandb import Wandb
+from halving.trial import Configuration
+from halving.verification import refuse_running
+
+
+def rebuild(run_dir: Path) -> list[str]:
+    """Write results.csv, curves.csv, summary.json, report.html and the offline W&B runs; return what was written.
+
+    Offline runs that were there are replaced once the new ones are whole, and nothing is uploaded. A study that was
+    not mirrored in W&B gets no runs.
+
+    Raises UserError if the journal is missing or damaged, and while a study still writes it.
+    """
+    events = read(run_dir)
+    refuse_running(run_dir)
+    history = replay(events)
+    write_all(history, run_dir)
+    written = ["results.csv", "curves.csv", "summary.json", "report.html"]
+    if (options := _wandb(header_of(history))) is not None:
+        count = _rebuild_runs(run_dir, events, options)
+        written.append(f"{count} offline W&B runs")
+    return written
+
+
+def _wandb(header: Header) -> dict[str, Any] | None:
+    """Return the options of the W&B tracker that a study had."""
+    trackers: dict[str, Any] = header.settings.get("config", {}).get("tracker", {})
+    for option in trackers.values():
+        match option:
+            case {"_target_": "halving.tracking.wandb.Wandb", **rest} if rest.get("mode") != "disabled":
+                return rest
+            case _:
+                pass
+    return None
+
+
+def _rebuild_runs(run_dir: Path, events: list[tuple[Event, float]], options: dict[str, Any]) -> int:
+    # The ids of runs follow from the last names of the run directory's path.
+    here = run_dir.resolve()
+    with TemporaryDirectory(dir=here, prefix=".rebuild-") as directory:
+        scratch = Path(directory).joinpath(*here.parts[-3:])
+        scratch.mkdir(parents=True)
+        header = header_of(replay(events))
+        known = {key: options[key] for key in ("project", "entity", "max_open") if key in options}
+        tracker = Wandb(mode="offline", **known, config=_configs(header))
+        history = History()
+        for event, at in events:
+            moved = _moved(event, scratch)
+            history.apply(moved, at)
+            tracker.record(moved, history)
+        tracker.close(history)
+        runs = list((scratch / "wandb").glob("offline-run-*"))
+        if not runs:  # W&B is switched off on this machine
+            return 0
+        for old in (here / "wandb").glob("offline-run-*"):
+            shutil.rmtree(old)
+        (here / "wandb").mkdir(exist_ok=True)
+        for run in runs:
+            run.rename(here / "wandb" / run.name)
+    return len(runs)
+
+
+def _configs(header: Header) -> Callable[[Configuration, int], dict[str, Any]] | None:
+    try:
+        recorded(header, {}, 0)
+    except UserError:
+        return None
+    return partial(recorded, header)
+
+
+def _moved(event: Event, run_dir: Path) -> Event:
+    """Return the event as if the study lay in another directory."""
+    match event:
+        case Header() | Resumed() if event.settings:
+            return replace(event, settings={**event.settings, "run_dir": str(run_dir)})
+        case _:
+            return event

@@ -1,0 +1,139 @@
+"""Whether a run directory is whole: its journal, its checkpoints, and the files that follow from the journal."""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from halving.checkpoints import inside
+from halving.config.recorded import recorded
+from halving.config.secrets import REDACTED
+from halving.errors import UserError
+from halving.history import History, Trial
+from halving.journal import FILE, decode, replay
+from halving.report.tables import write_curves, write_results, write_summary
+
+_LIVE = ("running", "paused")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, and either what is good about it or, not `ok`, what is wrong and what to do."""
+
+    subject: str
+    ok: bool
+    text: str
+
+
+def verify(run_dir: Path) -> Iterator[Finding]:
+    """Yield a finding on each part of a run directory.
+
+    Raises UserError without a journal, and while a study still writes it.
+    """
+    path = run_dir / FILE
+    if not path.is_file():
+        raise UserError(f"{run_dir}: no {FILE} there; give the directory that a run printed as its own")
+    refuse_running(run_dir)
+    raw = path.read_bytes()
+    try:
+        events, end = decode(raw, path)
+    except UserError as error:
+        yield Finding(FILE, False, str(error))
+        return
+    torn = f"{len(raw) - end} bytes from byte {end} on are a torn record; resuming sets them aside"
+    yield Finding(FILE, end == len(raw), f"{len(events)} records" if end == len(raw) else torn)
+    history = replay(events)
+    if history.header is None:
+        yield Finding(FILE, False, "it has no header: the study died before it began; start it anew")
+        return
+    yield from _checkpoints(run_dir, history)
+    yield from _tables(run_dir, history)
+    yield _present(run_dir, "report.html", "rebuild writes it")
+    if history.ended is not None and history.ended.best is not None and "config" in history.header.settings:
+        yield _present(run_dir, "best.yaml", "resuming the study writes it")
+
+
+def _checkpoints(run_dir: Path, history: History) -> Iterator[Finding]:
+    kept = {trial.trial: trial for trial in history.trials.values() if trial.checkpoint and _can_go_on(history, trial)}
+    for trial in kept.values():
+        yield _checkpoint(run_dir, history, trial)
+    directory = run_dir / "checkpoints"
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(run_dir).as_posix()
+        trial = history.trials.get(int(path.parent.name)) if path.parent.name.isdigit() else None
+        if path.is_dir() and path.parent == directory and not path.is_symlink():
+            continue
+        # An assignment that was interrupted goes on from whatever it has left.
+        if trial is None or not (trial.state == "running" or (trial.trial in kept and trial.checkpoint == name)):
+            yield Finding(name, False, "no trial can go on from it; delete it")
+
+
+def _can_go_on(history: History, trial: Trial) -> bool:
+    best = history.incumbent
+    return trial.state in _LIVE or (best is not None and best[0] is trial)
+
+
+def _checkpoint(run_dir: Path, history: History, trial: Trial) -> Finding:
+    from halving.training.checkpoint import load  # it loads torch, which a study without checkpoints does not need
+    from halving.training.recipe import config_hash
+
+    assert history.header is not None and trial.checkpoint is not None
+    try:
+        path = inside(run_dir, trial.checkpoint)
+        config = recorded(history.header, trial.configuration, trial.trial)
+        if REDACTED in repr(config):
+            raise UserError("cannot be compared with its configuration, which holds a secret that is not recorded")
+        load(path, trial.trial, _resource(trial), config_hash(config))
+    except UserError as error:
+        return Finding(trial.checkpoint, False, str(error))
+    return Finding(trial.checkpoint, True, f"trial {trial.trial} at {_resource(trial)}, whole")
+
+
+def _resource(trial: Trial) -> int:
+    """Return the resource at which the newest checkpoint of a trial was written."""
+    named = (e.finished for e in reversed(trial.evaluations) if e.finished is not None and e.finished.checkpoint)
+    return next(named).outcome.resource
+
+
+def _tables(run_dir: Path, history: History) -> Iterator[Finding]:
+    writers: dict[str, Callable[[History, Path], None]] = {
+        "results.csv": write_results,
+        "curves.csv": write_curves,
+        "summary.json": write_summary,
+    }
+    with TemporaryDirectory() as directory:
+        for name, write in writers.items():
+            expected = Path(directory) / name
+            write(history, expected)
+            yield _compared(run_dir / name, expected.read_bytes())
+
+
+def _compared(path: Path, expected: bytes) -> Finding:
+    if not path.is_file():
+        return Finding(path.name, False, "is not there; rebuild writes it")
+    found = path.read_bytes()
+    if found == expected:
+        return Finding(path.name, True, "follows from the journal")
+    pairs = zip(found.splitlines(), expected.splitlines(), strict=False)
+    line = next((i for i, (a, b) in enumerate(pairs, 1) if a != b), None)
+    where = f"line {line} differs" if line else "its length differs"
+    return Finding(path.name, False, f"{where} from what the journal gives; rebuild writes it anew")
+
+
+def _present(run_dir: Path, name: str, remedy: str) -> Finding:
+    there = (run_dir / name).is_file()
+    return Finding(name, there, "is there" if there else f"is not there; {remedy}")
+
+
+def refuse_running(run_dir: Path) -> None:
+    """Raise UserError, which names the owner, while a study holds the lock of its run directory."""
+    lock = run_dir / "journal.lock"
+    if not lock.is_file():
+        return
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = file.read(200).strip() or "another process"
+            raise UserError(f"{run_dir} is being written by {owner}; wait until that has ended") from error

@@ -1,0 +1,408 @@
+"""Files that others wrote run nothing here, lead nowhere else, and what is secret stays out of all that is written."""
+
+import io
+import json
+import logging
+import os
+import pickle
+import shlex
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import halving
+from halving.checkpoints import inside
+from halving.config.secrets import REDACTED, RedactingFilter, Secrets, is_secret
+from halving.config.trust import typed
+from halving.errors import UserError
+from halving.history import Ended, Event, Header, History, Ladder
+from halving.journal import FILE, encode, read
+from halving.report.conclusion import conclusion
+from halving.report.html import report_html
+from halving.terminal import Terminal, printable
+from halving.tracking.progress import Progress
+from halving.training.checkpoint import Checkpoint, load, save
+from halving.trial import Epoch, Finished, Outcome, Resume, Start, Verdict
+
+SMALL = ("r_max=1", "data.train_samples=60", "executor.threads=1")
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("key", "api_key", "apiKey", "APIKey", "api-key", "apikey", "api_keys", "WANDB_API_KEY", "ssh_private_key"),
+        *(
+            "token",
+            "hf_token",
+            "authToken",
+            "tokens",
+            "access.token",
+            "secret",
+            "client_secret",
+            "AWS_SECRET_ACCESS_KEY",
+        ),
+        *("password", "passwd", "db.Password", "PASSWORD", "userPassword2", "credential", "db_credentials"),
+    ],
+)
+def test_secret_names(key: str) -> None:
+    assert is_secret(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["monkey", "keys", "keyboard", "tokenizer", "turkey", "keynote", "secretary", "token.size", "compass", ""]
+)
+def test_other_names(key: str) -> None:
+    assert not is_secret(key)
+
+
+def test_containers_lose_secrets_and_nothing_else() -> None:
+    config = {
+        "tracker": {"api_key": "abc", "url": "https://x", "auth": {"credentials": {"user": "me", "id": 7}}},
+        "model": {"max_tokens": 5, "num_key_heads": 4, "keys": ["a", "b"], "use_token": True, "token": None},
+        "db": {"password": 1234, "secret": "", "tokens": ["t1", "t2"]},
+        "later": {"api_key": "${oc.env:API_KEY}", "token": "${oc.env:TOKEN,fallback}"},
+        "notes": f"my key is {KEY}",
+    }
+    before = json.dumps(config)
+    assert Secrets((KEY,)).redact(config) == {
+        "tracker": {
+            "api_key": REDACTED,
+            "url": "https://x",
+            "auth": {"credentials": {"user": REDACTED, "id": 7}},
+        },
+        "model": {"max_tokens": 5, "num_key_heads": 4, "keys": ["a", "b"], "use_token": True, "token": None},
+        "db": {"password": REDACTED, "secret": "", "tokens": [REDACTED, REDACTED]},
+        "later": {"api_key": "${oc.env:API_KEY}", "token": REDACTED},
+        "notes": f"my key is {REDACTED}",
+    }
+    assert json.dumps(config) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "clean"),
+    [
+        ("+tracker.api_key=abc", "+tracker.api_key=<redacted>"),
+        ("++a.token='x=y, z'", "++a.token=<redacted>"),
+        ("+db={user: me, password: 12, hosts: [a, b]}", "+db={user: me, password: <redacted>, hosts: [a, b]}"),
+        ('+db={"p": {api_key: "a}b"}}', '+db={"p": {api_key: <redacted>}}'),
+        ("+a.api_key=${oc.env:API_KEY}", "+a.api_key=${oc.env:API_KEY}"),
+        ("+model.max_tokens=5", "+model.max_tokens=5"),
+        ("~tracker.api_key", "~tracker.api_key"),
+        ("model=lenet", "model=lenet"),
+        ("'+space.x=[1,2]'", "'+space.x=[1,2]'"),
+    ],
+)
+def test_overrides_lose_secrets_and_nothing_else(override: str, clean: str) -> None:
+    assert Secrets().redact_override(override) == clean
+    assert Secrets().redact([override]) == [clean]
+
+
+def test_a_known_secret_is_found_wherever_it_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", KEY)
+    monkeypatch.setenv("OTHER_KEY", "1")
+    secrets = Secrets.of({"model": {"password": "correct horse", "key": "val_error"}}, ["+a={api_key: 'from shell'}"])
+    assert {KEY, "correct horse", "from shell"} <= set(secrets.values)
+    # A short one, or what some key is called, would take words out of every text.
+    assert "1" not in secrets.values and "val_error" not in secrets.values
+    text = f"cannot log in with {KEY} or correct horse or from shell"
+    assert secrets.redact(text) == f"cannot log in with {REDACTED} or {REDACTED} or {REDACTED}"
+
+
+def test_yaml_files_and_logs_lose_secrets(tmp_path: Path) -> None:
+    (tmp_path / "overrides.yaml").write_text(f"- +a.api_key={KEY}\n- eta=3\n")
+    (tmp_path / "plain.yaml").write_text("# as it was\nname: {a: 1}\n")
+    secrets = Secrets.of({}, [f"+a.api_key={KEY}"])
+    secrets.redact_files(tmp_path)
+    assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == [f"+a.api_key={REDACTED}", "eta=3"]
+    assert (tmp_path / "plain.yaml").read_text() == "# as it was\nname: {a: 1}\n"
+
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    handler.addFilter(RedactingFilter(secrets))
+    log = logging.getLogger("halving.test_security")
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        raise ValueError(f"refused {KEY}")
+    except ValueError:
+        log.exception("with %s\x1b[2J", KEY)
+    assert KEY not in said.getvalue() and "\x1b" not in said.getvalue()
+    assert (
+        said.getvalue().startswith(f"with {REDACTED}\\x1b[2J\nTraceback") and "ValueError: refused" in said.getvalue()
+    )
+
+
+def test_only_what_is_typed_counts_as_typed() -> None:
+    assert typed(["model=x", "trusted_packages=[mine, other.part]"]) == ("mine", "other.part")
+    assert typed(["++trusted_packages=[mine]"]) == ("mine",)
+    assert typed(["xtrusted_packages=[mine]", "-cn", "best"]) == ()
+    with pytest.raises(UserError, match=r"trusted_packages=\[my_package\]"):
+        typed(["trusted_packages=mine"])
+
+
+class Bomb:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, (f"touch {shlex.quote(str(self.canary))}",))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "inside"])
+def test_a_malicious_checkpoint_raises_and_runs_nothing(tmp_path: Path, kind: str) -> None:
+    path, canary = tmp_path / "1.pt", tmp_path / "canary"
+    match kind:
+        case "pickle":
+            path.write_bytes(pickle.dumps(Bomb(canary)))
+        case "torch":
+            torch.save(Bomb(canary), path)
+        case _:
+            save(Checkpoint(0, 1, "c", {"model": {}}), path)
+            content = torch.load(path, weights_only=True)
+            content["state"]["model"] = Bomb(canary)
+            torch.save(content, path)
+    with pytest.raises(UserError, match=r"1\.pt is damaged"):
+        load(path, 0, 1, "c")
+    assert not canary.exists()
+    torch.load(path, weights_only=False) if kind != "pickle" else pickle.loads(path.read_bytes())
+    assert canary.exists(), "the bomb itself works"
+
+
+def journal(run_dir: Path, *events: Event) -> Path:
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / FILE).write_bytes(b"".join(encode(event, seq, float(seq)) for seq, event in enumerate(events)))
+    return run_dir
+
+
+HEADER = Header("s", "sha", "random", 0, 1)
+
+
+@pytest.mark.parametrize("name", ["../../x.pt", "checkpoints/../../x.pt", "/etc/x.pt", "a\\..\\x.pt", "a\0b", ""])
+def test_a_journal_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
+    run_dir = journal(tmp_path / "run", HEADER, Start(0, {}, 1), Finished(Outcome(0, 1, 0.5), checkpoint=name))
+    with pytest.raises(UserError, match=r"record 2.*checkpoint"):
+        read(run_dir)
+
+
+@pytest.mark.parametrize("trial", ["../1", "1", -1, 1.0, True, None])
+def test_a_journal_cannot_call_a_trial_by_anything_but_a_number(tmp_path: Path, trial: Any) -> None:
+    for event in (
+        Start(trial, {}, 1),
+        Resume(trial, 1, 3),
+        Epoch(trial, 1, {}),
+        Finished(Outcome(trial, 1, 0.5)),
+        Verdict(trial, "paused"),
+    ):
+        with pytest.raises(UserError, match=r"record 1.*trial"):
+            read(journal(tmp_path / "run", HEADER, event))
+
+
+def test_a_link_does_not_lead_out_of_the_run_directory(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints" / "0").mkdir(parents=True)
+    (run_dir / "checkpoints" / "0" / "1.pt").touch()
+    assert inside(run_dir, "checkpoints/0/1.pt") == run_dir / "checkpoints" / "0" / "1.pt"
+    (tmp_path / "secret.pt").touch()
+    (run_dir / "checkpoints" / "0" / "3.pt").symlink_to(tmp_path / "secret.pt")
+    (run_dir / "checkpoints" / "1").symlink_to(tmp_path)
+    for name in ("checkpoints/0/3.pt", "checkpoints/1/secret.pt"):
+        with pytest.raises(UserError, match="outside"):
+            inside(run_dir, name)
+
+
+CONFIG: dict[str, Any] = {name: {} for name in ("model", "data", "optimizer", "lr_schedule", "fidelity")}
+CONFIG |= {"r_max": 1, "epochs": 1, "seed": 0, "trial": 0}
+
+
+def test_best_model_builds_only_what_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from halving.training.recipe import config_hash
+
+    canary = tmp_path / "canary"
+    target = {"_target_": "os.system", "_args_": [f"touch {canary}"]}
+    run_dir = tmp_path / "run"
+    for model, allowed in ((target, None), ({"_target_": "collections.Counter"}, "collections")):
+        config = CONFIG | {"model": model}
+        save(Checkpoint(0, 1, config_hash(config), {"model": {}}), run_dir / "checkpoints" / "0" / "1.pt")
+        finished = Finished(Outcome(0, 1, 0.5), checkpoint="checkpoints/0/1.pt")
+        journal(run_dir, HEADER, Start(0, {}, 1), finished, Ended(0, config=config))
+        study = halving.load(run_dir)
+        with pytest.raises(UserError, match=r"model\._target_: .* lies outside the trusted packages"):
+            study.best_model()
+        if allowed:
+            for way in ("argument", "environment"):
+                if way == "environment":
+                    monkeypatch.setenv("HALVING_TRUSTED_PACKAGES", f"other, {allowed}")
+                with pytest.raises(AttributeError, match="load_state_dict"):
+                    study.best_model(trusted=(allowed,)) if way == "argument" else study.best_model()
+    assert not canary.exists()
+
+
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+ESCAPES = "\x1b[2J\x1b]0;title\x07 [red]red[/red] \x9b31m\x00"
+
+
+def evil_study() -> list[Event]:
+    text = EVIL + ESCAPES
+    settings = {
+        "config": {"model": {"name": text, text: 1}},
+        "overrides": [f"a={text}"],
+        "notes": text,
+        "environment": {"host": text},
+        "run_dir": "/tmp/x",
+    }
+    header = Header(
+        name=text,
+        scheduler=text,
+        searcher=text,
+        seed=0,
+        r_max=3,
+        unit=text,
+        metric=text,
+        full_cost=3.0,
+        planned_cost=4.0,
+        dimensions=(text, "lr"),
+        plan=(Ladder((1, 3), (2, 1)),),
+        settings=settings,
+    )
+    return [
+        header,
+        Start(0, {text: text, "lr": 0.1}, 1, reason=text),
+        Epoch(0, 1, {text: 0.5, "val_error": 0.5}),
+        Finished(Outcome(0, 1, 0.5)),
+        Verdict(0, "paused", text),
+        Start(1, {text: "x", "lr": 0.2}, 1),
+        Finished(Outcome(1, 1, float("nan"), failed=True), cause=f"Traceback\n{text}"),
+        Verdict(1, "failed", text),
+        Resume(0, 1, 3, 1, text),
+        Finished(Outcome(0, 3, 0.25)),
+        Verdict(0, "completed", text),
+        Ended(0, {"test_error": 0.2}, f"python train.py {text}", {"model": {text: text}}),
+    ]
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.lasttag == "script":
+            self.scripts.append(data)
+
+
+def test_the_report_shows_what_is_evil_as_text() -> None:
+    history = History()
+    for second, event in enumerate(evil_study()):
+        history.apply(event, float(second))
+    text = report_html(history)
+    page = Page()
+    page.feed(text)
+    assert page.tags.count("script") == 1 and "img" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "alert(1)" not in "".join(page.scripts[:1])
+    assert text.count("&lt;script&gt;alert(1)") > 10, "it is shown, as text"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_terminal_obeys_nobody_but_us(terminal: bool) -> None:
+    events = evil_study()
+    text = io.StringIO()
+    console = Terminal(file=text, width=250, force_terminal=terminal, force_interactive=terminal, color_system=None)
+    progress, history = Progress(console), History()
+    for second, event in enumerate(events):
+        history.apply(event, float(second))
+        progress._next = 0.0
+        progress.record(event, history)
+    progress.close(history)
+    console.print(conclusion(history, Path("run")), soft_wrap=True, highlight=False, markup=False)
+    said = text.getvalue()
+    assert "\x1b[2J" not in said and "\x1b]0;" not in said
+    assert not {"\x07", "\x9b", "\x00"} & set(said)
+    assert "\\x1b[2J" in said and "[red]red[/red]" in said
+
+
+def test_printable_keeps_what_is_text() -> None:
+    assert printable("grün\tund\n🙂 [x]") == "grün\tund\n🙂 [x]"
+    assert printable("a\x1b[31m\r\u202eb") == "a\\x1b[31m\\r\\u202eb"
+
+
+def test_an_untrusted_target_is_refused_before_anything_runs(fork: Callable, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    result = fork(*SMALL, "tracker=none", "model._target_=os.system", f"+model._args_=['touch {canary}']")
+    assert result.returncode == 1 and not canary.exists()
+    assert result.stderr.startswith("error: model._target_: os.system lies outside") and result.stderr.count("\n") == 1
+
+
+def test_a_file_cannot_declare_itself_trusted(fork: Callable, tmp_path: Path) -> None:
+    """Not by the key itself, and not by the ways that a config file has into Hydra's own settings."""
+    run_dir = tmp_path / "run"
+    assert fork(*SMALL, "tracker=none", f"hydra.run.dir={run_dir}").returncode == 0
+    best = yaml.safe_load((run_dir / "best.yaml").read_text())
+    best["model"] = {"_target_": "os.system", "_args_": [f"touch {tmp_path / 'canary'}"]}
+    best["trusted_packages"] = ["os"]
+    best["hydra"] = {
+        "overrides": {"task": ["trusted_packages=[os]"]},
+        "job": {"env_set": {"HALVING_TRUSTED_PACKAGES": "os"}},
+    }
+    (run_dir / "best.yaml").write_text(yaml.safe_dump(best))
+    result = fork("-cp", str(run_dir), "-cn", "best", f"hydra.run.dir={tmp_path / 'again'}")
+    assert result.returncode == 1 and not (tmp_path / "canary").exists()
+    assert result.stderr.startswith("error: model._target_: os.system lies outside")
+
+
+def test_the_environments_key_is_in_no_byte_of_a_run(fork: Callable, tmp_path: Path) -> None:
+    """Even where the command line asks for it, under a key that says nothing."""
+    for name, more in (
+        ("plain", ()),
+        ("asked", ("notes='see ${oc.env:WANDB_API_KEY}'", f"+model.api_key={KEY[::-1]}")),
+    ):
+        run_dir = tmp_path / name
+        study = (*SMALL, "scheduler=sha", "r_min=1", "+scheduler.n=2") if not more else SMALL
+        result = fork(*study, *more, f"hydra.run.dir={run_dir}", WANDB_API_KEY=KEY)
+        assert (result.returncode == 0) == (not more), result.stderr
+        files = [path for path in run_dir.rglob("*") if path.is_file()]
+        assert len(files) >= 4
+        for path in files:
+            assert KEY.encode() not in path.read_bytes(), path
+            assert KEY[::-1].encode() not in path.read_bytes(), path
+        assert KEY not in result.stdout + result.stderr
+
+
+def test_secrets_do_not_reach_what_a_study_leaves(run: Callable, tmp_path: Path) -> None:
+    """A function's configuration may hold one: it gets the value, and nothing else does."""
+    (tmp_path / "secretive.py").write_text(
+        "def error(configuration, resource):\n"
+        "    assert len(configuration['api_key']) == 40 and configuration['password'] == 'hunter2 hunter2'\n"
+        "    if configuration['x'] > 0.5:\n"
+        "        raise ValueError('cannot log in with ' + configuration['api_key'])\n"
+        "    return configuration['x']\n"
+    )
+    run_dir = tmp_path / "run"
+    result = run(
+        *("fidelity=function", "fidelity.function=secretive.error", "space=none", "scheduler=fifo", "r_max=1"),
+        "scheduler.max_trials=6",
+        "+fidelity.configuration={x: 0.1, api_key: '" + KEY + "', password: 'hunter2 hunter2'}",
+        "+space.fidelity.configuration.x={_target_: scipy.stats.uniform}",
+        *("trusted_packages=[secretive]", f"hydra.run.dir={run_dir}"),
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    )
+    assert result.returncode == 0, result.stderr
+    files = [path for path in run_dir.rglob("*") if path.is_file()]
+    assert {"journal.jsonl", "best.yaml", "report.html", "train.log", "overrides.yaml"} <= {path.name for path in files}
+    assert any(path.suffix == ".wandb" for path in files)
+    for path in files:
+        assert KEY.encode() not in path.read_bytes() and b"hunter2" not in path.read_bytes(), path
+    assert KEY not in result.stdout + result.stderr
+    assert "cannot log in with <redacted>" in (run_dir / FILE).read_text()
