@@ -1,0 +1,237 @@
+"""Compare the methods of studies: `python scripts/compare.py <run dirs or a multirun's directory>`.
+
+Or ask which settings would be best on recorded curves: `python scripts/compare.py --what-if <file.npz>`.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from halving import UserError, load
+from halving.comparison import (
+    Axis,
+    Pair,
+    Run,
+    band,
+    by_method,
+    by_task,
+    common_end,
+    curves_of,
+    grid,
+    labelled,
+    pairs,
+    ranks,
+)
+from halving.curves import Curves
+from halving.curves import load as load_curves
+from halving.history import History
+from halving.run_directories import run_directories
+from halving.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
+
+BANDS = ("mean", "standard_error", "median", "lower_quartile", "upper_quartile")
+CURVES = ("task", "axis", "spent", "method", "seeds", *BANDS)
+TESTS = ("task", "first", "second", "pairs", "wins", "losses", "median_difference", "rank_biserial", "p", "p_holm")
+
+
+def studies(paths: Sequence[Path]) -> dict[Path, History]:
+    """Return the studies in directories, or anywhere below them."""
+    found = {directory: load(directory).history for directory in run_directories(paths)}
+    for directory, history in found.items():
+        if not history.incumbents:
+            print(f"left out, as no trial has survived: {directory}", file=sys.stderr)
+    found = {directory: history for directory, history in found.items() if history.incumbents}
+    if not found:
+        raise UserError("no study has a surviving trial: there is nothing to compare")
+    return found
+
+
+def compare(paths: Sequence[Path], out: Path) -> None:
+    """Print the comparison as Markdown; write comparison.csv, tests.csv, comparison.png and comparison.svg."""
+    from halving.report.comparison import comparison_figure
+
+    histories = studies(paths)
+    known = {curves_of(history) for history in histories.values()}
+    runs = labelled(histories, {path: load_curves(path) for path in known if path and Path(path).is_file()})
+    tested = pairs(runs)
+    for task, of_task in by_task(runs).items():
+        print_task(task, of_task, [pair for pair in tested if pair.task == task])
+    if len(by_task(runs)) > 1:
+        print_ranks(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    write_curves(runs, out / "comparison.csv")
+    write_tests(tested, out / "tests.csv")
+    for file in (out / "comparison.csv", out / "tests.csv", *comparison_figure(runs, out)):
+        print(file)
+
+
+def print_task(task: str, runs: Sequence[Run], tested: Sequence[Pair]) -> None:
+    end, sign, unit = common_end(runs), -1 if runs[0].maximize else 1, runs[0].unit
+    least, most = min(runs, key=lambda run: run.spent), max(run.spent for run in runs)
+    print(f"\n## {task}: after {end:g} {unit}, which every study has spent\n")
+    if most > 1.1 * end:
+        print(f"{least.method} with seed {least.seed} ended there; others went on to {most:g}.\n")
+    regret = any(math.isfinite(run.regret) for run in runs)
+    rank = ranks(runs, np.array([1.0]))
+    columns = ["method", "seeds", f"mean {runs[0].metric}", "median (quartiles)", "mean rank", "mean spent", "seconds"]
+    print_row([*columns, *(["regret at its end"] if regret else [])])
+    print_row(["---", *["---:"] * (len(columns) - 1 + regret)])
+    for method, own in by_method(runs).items():
+        of_method = list(own.values())
+        errors = sign * np.array([float(run.at(end)) for run in of_method])
+        low, middle, high = np.quantile(errors, (0.25, 0.5, 0.75))
+        cells = [method, str(len(own)), mean_and_error(errors), f"{middle:.4g} ({low:.4g} to {high:.4g})"]
+        cells += [f"{rank[method][0][0]:.2f}" if method in rank else ""]
+        cells += [
+            f"{np.mean([run.spent for run in of_method]):.4g}",
+            f"{np.mean([run.elapsed for run in of_method]):.4g}",
+        ]
+        print_row([*cells, *([mean_and_error(np.array([run.regret for run in of_method]))] if regret else [])])
+    if tested:
+        print("\nPaired by seed (Wilcoxon; effect: matched-pairs rank-biserial, 1 where the first always wins):\n")
+        print_row(["first", "second", "pairs", "wins", "losses", "median difference", "effect", "p", "p (Holm)"])
+        print_row(["---", "---", *["---:"] * 7])
+        for pair in tested:
+            numbers = [f"{sign * pair.difference:.4g}", f"{pair.effect:+.2f}", f"{pair.p:.2g}", f"{pair.p_holm:.2g}"]
+            print_row([pair.first, pair.second, str(pair.n), str(pair.wins), str(pair.losses), *numbers])
+        fewest = min(pair.n for pair in tested)
+        if fewest < 6:
+            print(f"\nWith {fewest} pairs p is never below {2.0 ** (1 - fewest):g}: run more seeds.")
+    print()
+
+
+def print_ranks(runs: Sequence[Run]) -> None:
+    """Print each method's mean rank over the tasks that have all methods."""
+    print(f"## Mean rank over {len(by_task(runs))} tasks, at the end\n")
+    print_row(["method", "mean rank"])
+    print_row(["---", "---:"])
+    for method, (mean, error) in sorted(ranks(runs, np.array([1.0])).items(), key=lambda item: item[1][0][0]):
+        print_row([method, f"{mean[0]:.2f} ± {error[0]:.2f}"])
+    print()
+
+
+def print_row(cells: Sequence[str]) -> None:
+    print(f"| {' | '.join(cells)} |")
+
+
+def mean_and_error(values: np.ndarray) -> str:
+    """Return "mean ± standard error"."""
+    error = f" ± {values.std(ddof=1) / math.sqrt(len(values)):.2g}" if len(values) > 1 else ""
+    return f"{values.mean():.4g}{error}"
+
+
+def write_curves(runs: Sequence[Run], path: Path) -> None:
+    """Write one row per task, axis, point and method; NaN while a seed has no incumbent yet is left empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CURVES)
+        axes: tuple[Axis, ...] = ("resource", "seconds")
+        for task, of_task in by_task(runs).items():
+            sign = -1 if of_task[0].maximize else 1
+            for axis in axes:
+                for method, own in by_method(of_task).items():
+                    b = band(method, list(own.values()), grid(of_task, axis), axis)
+                    low, high = (b.lower, b.upper)[::sign]
+                    columns = (b.x, sign * b.mean, b.standard_error, sign * b.median, sign * low, sign * high)
+                    for x, *values in zip(*columns, strict=True):
+                        cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+                        writer.writerow([task, axis, f"{x:.6g}", method, b.n, *cells])
+
+
+def write_tests(tested: Sequence[Pair], path: Path) -> None:
+    """Write one row per task and pair of methods; errors are minimised."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TESTS)
+        writer.writerows(vars(pair).values() for pair in tested)
+
+
+def what_if(file: Path, arguments: argparse.Namespace) -> None:
+    """Print whether cheap rungs can be trusted, and which settings would have been best, with intervals."""
+    curves = load_curves(file)
+    resource = arguments.resource or 20 * float(curves.resource[-1])
+    print(f"\n## {file.stem}: {len(curves)} configurations, levels {curves.resource[0]} to {curves.resource[-1]}")
+    print_trust(trust(curves, arguments.eta), arguments.eta)
+    for workers in arguments.workers:
+        tried = settings(curves, workers=workers)
+        seeds = range(arguments.seeds)
+        screened = sorted(
+            replay_all(curves, tried, seeds, resource, arguments.processes), key=lambda result: result.mean
+        )
+        # The best of many looks better than it is: the intervals come from draws that did not choose it.
+        again = dict.fromkeys(result.setting for result in screened[:5]) | {tried[0]: None}
+        fresh = range(arguments.seeds, 3 * arguments.seeds)
+        checked = replay_all(curves, again, fresh, resource, arguments.processes)
+        print_settings(checked, len(tried), resource, curves.unit, workers, curves)
+
+
+def print_trust(found: Sequence[Trust], eta: int) -> None:
+    print(f"\nCan cheap rungs be trusted? (95 % intervals; by chance the recall is {1 / eta:.2f})\n")
+    print_row(["rung", "against", "Kendall's tau", f"top 1/{eta} recall", "best row kept", "trust it"])
+    print_row(["---:"] * 6)
+    for pair in found:
+        tau = f"{pair.tau:.2f} ({pair.tau_interval[0]:.2f} to {pair.tau_interval[1]:.2f})"
+        recall = f"{pair.recall:.2f} ({pair.recall_interval[0]:.2f} to {pair.recall_interval[1]:.2f})"
+        words = ["no", "yes"]
+        print_row([str(pair.low), str(pair.high), tau, recall, words[pair.kept], words[pair.trusted]])
+    last = [pair for pair in found if pair.high == found[-1].high]
+    first = next((pair.low for pair in last if pair.trusted), None)
+    if first is None:
+        print("\nNo cheap rung tells the best from the others: train in full, or hedge with Hyperband.")
+    else:
+        print(f"\nDecisions can be trusted from {first} on: r_min={first} or more.")
+
+
+def print_settings(
+    results: Sequence[Result], tried: int, resource: float, unit: str, workers: int, curves: Curves
+) -> None:
+    results = sorted(results, key=lambda result: result.mean)
+    best, n = results[0], len(results[0].regret)
+    seconds = deadline(curves, resource, workers)
+    those = f"{workers} worker{'s' * (workers > 1)}"
+    print(f"\nOf {tried} settings the best five and fifo, replayed on {n} fresh draws; {those}")
+    print(f"with the time of {resource:g} {unit} ({seconds:g} s); mean regret with 95 % intervals:\n")
+    print_row(["setting", "regret", "more than the best, paired"])
+    print_row(["---", "---:", "---:"])
+    equal: list[Result] = []
+    for result in results:
+        more = result.regret - best.regret
+        width = half_width(more)
+        if not more.mean() > width:
+            equal.append(result)
+        difference = "" if result is best else f"{more.mean():.4g} ± {width:.2g}"
+        print_row([str(result.setting), f"{result.mean:.4g} ± {result.interval:.2g}", difference])
+    others = f", or as good: {'; '.join(str(each.setting) for each in equal[1:])}" if equal[1:] else ""
+    print(f"\nRecommended: {best.setting.overrides} r_max={curves.resource[-1]}{others}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", type=Path, nargs="*", help="run directories, or directories above them")
+    parser.add_argument("--out", type=Path, default=Path(), help="where the files go (default: here)")
+    parser.add_argument("--what-if", type=Path, metavar="FILE", help="a table of recorded curves to replay settings on")
+    parser.add_argument("--eta", type=int, default=3, help="of the rungs whose order is checked (default: 3)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of workers to try (default: 1)")
+    parser.add_argument("--resource", type=float, help="units of resource to plan for (default: 20 full trainings)")
+    parser.add_argument("--seeds", type=int, default=50, help="draws that choose; twice as many check (default: 50)")
+    parser.add_argument("--processes", type=int, help="processes to replay in (default: one for each core)")
+    arguments = parser.parse_args()
+    if bool(arguments.paths) == bool(arguments.what_if):
+        parser.error("give either run directories to compare, or --what-if FILE")
+    if min(arguments.workers) < 1 or arguments.seeds < 2:
+        parser.error("--workers takes numbers of at least 1, --seeds a number of at least 2")
+    try:
+        if arguments.what_if:
+            what_if(arguments.what_if, arguments)
+        else:
+            compare(arguments.paths, arguments.out)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

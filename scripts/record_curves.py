@@ -1,0 +1,43 @@
+"""Write studies as a table of recorded curves, to simulate others on it.
+
+python scripts/record_curves.py <run dirs or a multirun's directory> --out curves/mine.npz
+python train.py experiment=simulated scheduler=asha executor.curves=curves/mine.npz executor.workers=4
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from halving import UserError, load
+from halving.curves import save
+from halving.recording import record
+from halving.run_directories import run_directories
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", type=Path, nargs="+", help="run directories, or directories above them")
+    parser.add_argument("--out", type=Path, required=True, help="the table: NAME.npz, and NAME.csv beside it")
+    parser.add_argument("--until", type=int, help="last level (default: the most resource that any trial reached)")
+    arguments = parser.parse_args()
+    try:
+        directories = run_directories(arguments.paths)
+        histories = [load(directory).history for directory in directories]
+        commands = {" ".join(h.header.settings.get("overrides", ())) for h in histories if h.header is not None}
+        meta = {
+            "name": arguments.out.stem,
+            "recorded": shlex.join(["python", "scripts/record_curves.py", *sys.argv[1:]]),
+            "studies": sorted(commands)[:10],
+        }
+        curves, left_out = record(histories, arguments.until, meta)
+        save(curves, arguments.out)
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{len(curves)} configurations x {len(curves.resource)} levels: {arguments.out.with_suffix('.npz')}")
+    for reason, count in left_out.items():
+        print(f"left out {count} trials: {reason}")
+
+
+if __name__ == "__main__":
+    main()

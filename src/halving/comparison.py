@@ -1,0 +1,288 @@
+"""Methods compared over tasks and seeds: incumbents at any time, ranks, paired tests, regret."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata, wilcoxon
+
+from halving.curves import Curves, row_of
+from halving.errors import UserError
+from halving.history import Header, History
+
+Axis = Literal["resource", "seconds"]
+Array = NDArray[np.float64]
+
+# Of the overrides that differ between studies, these change what is optimised; of the others, these change nothing.
+_TASK = ("data", "model", "optimizer", "lr_schedule", "space", "fidelity", "metric", "experiment", "name", "epochs")
+_NOTHING = ("seed", "tracker", "notes", "resume", "device", "data_dir", "hydra", "trusted_packages")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One study as a comparison sees it.
+
+    From `resource[i]` units spent and `seconds[i]` on, `error[i]` is the error of the incumbent: of the trial that is
+    best at the highest resource that any has reached. `spent` and `elapsed` are what the whole study took. `regret` is
+    what the winner's error at the end of a full training exceeds the least possible one by, where that is known.
+    """
+
+    task: str
+    method: str
+    seed: int
+    resource: Array
+    seconds: Array
+    error: Array
+    spent: float
+    elapsed: float
+    unit: str = "units"
+    metric: str = "error"
+    maximize: bool = False
+    regret: float = math.nan
+
+    def at(self, x: Array | float, axis: Axis = "resource") -> Array:
+        """Return the incumbent's error when `x` had been spent, NaN before there was one."""
+        steps = self.resource if axis == "resource" else self.seconds
+        found = np.searchsorted(steps, x, side="right")
+        return np.concatenate(([math.nan], self.error))[found]
+
+    def end(self, axis: Axis) -> float:
+        """Return what the study took."""
+        return self.spent if axis == "resource" else self.elapsed
+
+
+@dataclass(frozen=True)
+class Band:
+    """A method's incumbents at each `x`, over `n` seeds; NaN while a seed has none yet."""
+
+    method: str
+    n: int
+    x: Array
+    mean: Array
+    standard_error: Array
+    median: Array
+    lower: Array
+    upper: Array
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The paired test of two methods on the same seeds.
+
+    `difference` is the median of first - second, negative where the first is better. `effect` is the matched-pairs
+    rank-biserial correlation: the share of rank sums in favour of the first minus that of the second, from -1 to 1.
+    `p` is Wilcoxon's, two-sided; `p_holm` is corrected for all pairs of the task.
+    """
+
+    task: str
+    first: str
+    second: str
+    n: int
+    wins: int
+    losses: int
+    difference: float
+    effect: float
+    p: float
+    p_holm: float = math.nan
+
+
+def run_of(history: History, task: str, method: str, curves: Curves | None = None) -> Run:
+    """Return a finished study's incumbents; with the table that it was simulated on, also its regret."""
+    header = _header(history)
+    spent, total = dict[int, float](), 0.0
+    for _, evaluation in history.finished:
+        total += evaluation.finished.cost if evaluation.finished else 0.0
+        spent[id(evaluation)] = total
+    found = history.incumbents
+    regret = math.nan
+    if curves is not None and found:
+        regret = float(curves.final[row_of(found[-1][0].configuration)]) - curves.optimum
+    return Run(
+        task,
+        method,
+        header.seed,
+        np.array([spent[id(evaluation)] for _, evaluation in found]),
+        np.array([evaluation.ended for _, evaluation in found]),
+        np.array([evaluation.error for _, evaluation in found]),
+        history.spent,
+        history.seconds,
+        header.unit,
+        header.metric,
+        header.maximize,
+        regret,
+    )
+
+
+def labelled(histories: Mapping[Path, History], curves: Mapping[str, Curves] | None = None) -> list[Run]:
+    """Return runs whose task and method are named after what differs between the studies.
+
+    A method is its scheduler, its searcher where that differs, and the overrides that differ; data, model, space and
+    recorded curves make tasks. `curves` maps the paths of tables to them, for the regret. Raises UserError where two
+    studies are the same task, method and seed.
+    """
+    typed = {path: _typed(_header(history)) for path, history in histories.items()}
+    names = {name for settings in typed.values() for name in settings}
+    varied = sorted(n for n in names if len({settings.get(n) for settings in typed.values()}) > 1)
+    searchers = {_header(history).searcher for history in histories.values()}
+    runs: list[Run] = []
+    seen: dict[tuple[str, str, int], Path] = {}
+    for path, history in histories.items():
+        header, settings = _header(history), typed[path]
+        own = [(name, settings[name]) for name in varied if name in settings and not _within(name, _NOTHING)]
+        tasks = [Path(value).stem for name, value in own if _is_task(name)]
+        options = [f"{n}={v}" for n, v in own if not _is_task(n) and n not in ("scheduler", "searcher")]
+        method = [header.scheduler, *([header.searcher] if len(searchers) > 1 else []), *options]
+        table = (curves or {}).get(curves_of(history))
+        run = run_of(history, " ".join(tasks) or header.name, " ".join(method), table)
+        key = (run.task, run.method, run.seed)
+        if key in seen:
+            raise UserError(f"{seen[key]} and {path}: both are {run.method} on {run.task} with seed {run.seed}")
+        seen[key] = path
+        runs.append(run)
+    return runs
+
+
+def curves_of(history: History) -> str:
+    """Return the path of the table that a study was simulated on, or nothing."""
+    config: Mapping[str, Any] = _header(history).settings.get("config", {})
+    return str(config.get("executor", {}).get("curves", ""))
+
+
+def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each task, the tasks in order of appearance."""
+    tasks: dict[str, list[Run]] = {}
+    for run in runs:
+        tasks.setdefault(run.task, []).append(run)
+    return tasks
+
+
+def by_method(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
+    """Return one task's runs of each method by seed, the methods in order of appearance."""
+    methods: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        methods.setdefault(run.method, {})[run.seed] = run
+    return methods
+
+
+def common_end(runs: Iterable[Run], axis: Axis = "resource") -> float:
+    """Return the most that every run has spent: up to there a comparison is fair."""
+    return min(run.end(axis) for run in runs)
+
+
+def grid(runs: Iterable[Run], axis: Axis, points: int = 400) -> Array:
+    """Return as many points, at equal distances up to where the last run ended."""
+    end = max(run.end(axis) for run in runs)
+    return np.linspace(end / points, end, points)
+
+
+def band(method: str, runs: Sequence[Run], x: Array, axis: Axis) -> Band:
+    """Return mean, standard error, median and quartiles of a method's incumbents over its seeds."""
+    errors = np.array([run.at(x, axis) for run in runs])
+    n = len(runs)
+    deviation = errors.std(axis=0, ddof=1) if n > 1 else np.full_like(x, math.nan)
+    lower, median, upper = np.quantile(errors, (0.25, 0.5, 0.75), axis=0)
+    return Band(method, n, x, errors.mean(axis=0), deviation / math.sqrt(n), median, lower, upper)
+
+
+def ranks(runs: Sequence[Run], fractions: Array) -> dict[str, tuple[Array, Array]]:
+    """Return each method's mean rank over tasks, and its standard error, at fractions of the common resource.
+
+    Methods are ranked on each task and seed that all of them have, from 1 for the best, ties sharing the mean of their
+    ranks; then averaged over the seeds of a task, then over tasks. With one task the standard error is over its seeds.
+    """
+    means: dict[str, list[Array]] = {run.method: [] for run in runs}
+    for of_task in by_task(runs).values():
+        methods = by_method(of_task)
+        seeds = sorted(set.intersection(*(set(own) for own in methods.values())))
+        if len(methods) < len(means) or not seeds:
+            continue
+        x = fractions * common_end(of_task)
+        errors = np.array([[_worst_if_none(own[seed].at(x)) for seed in seeds] for own in methods.values()])
+        ranked = rankdata(errors, axis=0)
+        for method, own in zip(methods, ranked, strict=True):
+            means[method].append(own)
+    tasks = {method: np.array([own.mean(axis=0) for own in found]) for method, found in means.items() if found}
+    if len(next(iter(tasks.values()), ())) == 1:
+        tasks = {method: means[method][0] for method in tasks}
+    return {method: (own.mean(axis=0), _standard_error(own)) for method, own in tasks.items()}
+
+
+def pairs(runs: Sequence[Run], axis: Axis = "resource") -> list[Pair]:
+    """Test every two methods of each task on the seeds they share, at the most that every run of the task has spent."""
+    tested: list[Pair] = []
+    for task, of_task in by_task(runs).items():
+        methods, x = by_method(of_task), common_end(of_task, axis)
+        found: list[Pair] = []
+        for first, second in combinations(methods, 2):
+            seeds = sorted(methods[first].keys() & methods[second].keys())
+            if seeds:
+                errors = [np.array([float(methods[m][s].at(x, axis)) for s in seeds]) for m in (first, second)]
+                found.append(paired(errors[0], errors[1], task, first, second))
+        corrected = holm([pair.p for pair in found])
+        tested += [Pair(**{**vars(pair), "p_holm": p}) for pair, p in zip(found, corrected, strict=True)]
+    return tested
+
+
+def paired(first: Array, second: Array, task: str = "", name: str = "", other: str = "") -> Pair:
+    """Test two methods' errors on the same seeds, shape (n,) each (Wilcoxon 1945; Kerby 2014 for the effect).
+
+    Where a method has no incumbent (NaN) it is worse than by any number. Equal pairs are left out; without any other
+    pair p is 1 and the effect 0.
+    """
+    with np.errstate(invalid="ignore"):
+        difference = np.nan_to_num(_worst_if_none(first) - _worst_if_none(second), nan=0.0)
+    unequal = difference[difference != 0]
+    wins, losses = int((unequal < 0).sum()), int((unequal > 0).sum())
+    median = float(np.median(difference))
+    if not len(unequal):
+        return Pair(task, name, other, len(difference), 0, 0, median, 0.0, 1.0)
+    weights = rankdata(np.abs(unequal))
+    effect = float((weights[unequal < 0].sum() - weights[unequal > 0].sum()) / weights.sum())
+    p = float(wilcoxon(np.clip(unequal, -1e300, 1e300)).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    return Pair(task, name, other, len(difference), wins, losses, median, effect, p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p values that keep the chance of any false finding among all of them (Holm 1979)."""
+    corrected, most = [1.0] * len(p), 0.0
+    for place, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        most = max(most, min(1.0, (len(p) - place) * p[i]))
+        corrected[i] = most
+    return corrected
+
+
+def _worst_if_none(errors: Array) -> Array:
+    return np.where(np.isnan(errors), np.inf, errors)
+
+
+def _standard_error(values: Array) -> Array:
+    """The standard error of the mean over the first axis, NaN for a single value."""
+    if len(values) < 2:
+        return np.full(values.shape[1:], math.nan)
+    return values.std(axis=0, ddof=1) / math.sqrt(len(values))
+
+
+def _header(history: History) -> Header:
+    if history.header is None:
+        raise UserError("a study has no header: its journal is empty, there is nothing to compare")
+    return history.header
+
+
+def _typed(header: Header) -> dict[str, str]:
+    """The overrides that a study was started with; without a command line, its name stands for its task."""
+    overrides: Sequence[str] = header.settings.get("overrides", ())
+    split = [item.lstrip("+~").partition("=") for item in overrides]
+    return {name: value for name, _, value in split} or {"name": header.name}
+
+
+def _within(name: str, keys: Iterable[str]) -> bool:
+    return any(name == key or name.startswith((f"{key}.", f"{key}@")) for key in keys)
+
+
+def _is_task(name: str) -> bool:
+    return name == "executor.curves" or _within(name, _TASK)

@@ -1,0 +1,300 @@
+"""Comparing methods: statistics by hand, the scripts on real studies, settings replayed, curves recorded."""
+
+import csv
+import math
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import halving
+from halving.comparison import Run, band, by_method, common_end, holm, labelled, paired, pairs, ranks, run_of
+from halving.curves import Curves, load
+from halving.errors import UserError
+from halving.executors import Serial
+from halving.history import Header, History
+from halving.recording import record
+from halving.schedulers import FIFO, SuccessiveHalving
+from halving.simulation import simulate
+from halving.trial import Configuration, Epoch, Finished, Job, Outcome, Step
+from halving.tuner import Tuner
+from halving.what_if import Setting, deadline, replay_all, settings, trust
+
+nan = math.nan
+
+
+def run(task: str, method: str, seed: int, *steps: tuple[float, float], spent: float = 10.0) -> Run:
+    """A study whose incumbent has an error from some resource on; a unit takes 2 s."""
+    resource, error = (np.array([step[i] for step in steps]) for i in (0, 1))
+    return Run(task, method, seed, resource, 2 * resource, error, spent, 2 * spent)
+
+
+def test_an_incumbent_holds_from_where_it_was_paid_for() -> None:
+    one = run("t", "m", 0, (2, 0.5), (6, 0.3), spent=9)
+    np.testing.assert_array_equal(one.at(np.array([0, 1.9, 2, 5.9, 6, 100])), [nan, nan, 0.5, 0.5, 0.3, 0.3])
+    np.testing.assert_array_equal(one.at(np.array([3.9, 4, 12]), "seconds"), [nan, 0.5, 0.3])
+    assert common_end([one, run("t", "m", 1, (1, 0.1))]) == 9
+
+
+def test_a_band_is_mean_standard_error_and_quartiles_once_all_seeds_have_an_incumbent() -> None:
+    runs = [run("t", "m", seed, (start, error)) for seed, (start, error) in enumerate([(1, 0.1), (1, 0.2), (3, 0.6)])]
+    b = band("m", runs, np.array([2.0, 4.0]), "resource")
+    assert math.isnan(b.mean[0]) and math.isnan(b.median[0])
+    assert (b.n, b.mean[1], b.median[1]) == (3, pytest.approx(0.3), pytest.approx(0.2))
+    assert b.standard_error[1] == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2 / 3))
+    assert (b.lower[1], b.upper[1]) == (pytest.approx(0.15), pytest.approx(0.4))
+
+
+def test_ranks_are_averaged_over_seeds_and_then_over_tasks() -> None:
+    """On task t, a wins both seeds; on u, with one seed, b wins; c ties with a there.
+
+    Only u has a method d, which has no incumbent half-way and is last.
+    """
+    errors = {
+        ("t", 0): {"a": 0.1, "b": 0.2, "c": 0.3},
+        ("t", 1): {"a": 0.1, "b": 0.2, "c": 0.3},
+        ("u", 0): {"a": 0.4, "b": 0.1, "c": 0.4},
+    }
+    runs = [run(t, m, seed, (1, e)) for (t, seed), own in errors.items() for m, e in own.items()]
+    found = {method: (mean[0], error[0]) for method, (mean, error) in ranks(runs, np.array([1.0])).items()}
+    assert found["a"] == (1.75, pytest.approx(0.75))
+    assert (found["b"][0], found["c"][0]) == (1.5, 2.75)
+    early = ranks([*runs, run("u", "d", 0, (9, 0.0))], np.array([0.5]))
+    assert {method: mean.tolist() for method, (mean, _) in early.items()} == {
+        "a": [2.5],
+        "b": [1],
+        "c": [2.5],
+        "d": [4],
+    }
+
+
+def test_the_paired_test_by_hand() -> None:
+    """Differences -1, -2, -3 and +4: rank sums 6 and 4 of 10, exact p = 14 / 16."""
+    pair = paired(np.array([0.0, 0, 0, 4]), np.array([1.0, 2, 3, 0]))
+    assert (pair.n, pair.wins, pair.losses, pair.difference) == (4, 3, 1, -1.5)
+    assert pair.effect == pytest.approx(0.2) and pair.p == pytest.approx(14 / 16)
+    always = paired(np.zeros(6), np.arange(1.0, 7))
+    assert (always.effect, always.p) == (1.0, pytest.approx(2 / 2**6))
+
+
+def test_no_incumbent_is_worse_than_any_and_equal_pairs_tell_nothing() -> None:
+    pair = paired(np.array([nan, nan, 0.5, 0.1]), np.array([0.9, nan, 0.5, 0.2]))
+    assert (pair.wins, pair.losses) == (1, 1) and pair.effect < 0
+    assert paired(np.full(3, 0.5), np.full(3, 0.5)).p == 1.0
+
+
+numbers = st.lists(st.tuples(*[st.integers(-50, 50)] * 2), min_size=1, max_size=9)
+
+
+@given(numbers)
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_swapping_the_methods_flips_the_effect_and_keeps_p(errors: list[tuple[int, int]]) -> None:
+    first, second = np.array(errors, dtype=float).T
+    there, back = paired(first, second), paired(second, first)
+    assert (there.effect, there.difference) == (pytest.approx(-back.effect), pytest.approx(-back.difference))
+    assert there.p == pytest.approx(back.p) and 0 <= there.p <= 1 and abs(there.effect) <= 1 + 1e-12
+
+
+def test_holm_by_hand_and_only_within_a_task() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    runs = [run(t, m, s, (1, s + i)) for t in "tu" for i, m in enumerate("abc") for s in range(6)]
+    assert [pair.p_holm for pair in pairs(runs)] == [pytest.approx(3 * 2 / 2**6)] * 6
+
+
+def history(scheduler: str, seed: int, *overrides: str, name: str = "s", searcher: str = "random") -> History:
+    header = Header(name, scheduler, searcher, seed, 9, settings={"overrides": list(overrides)})
+    done = History()
+    done.apply(header, 0.0)
+    return done
+
+
+def test_methods_and_tasks_are_named_after_what_differs() -> None:
+    studies = [
+        history("sha", 0, "scheduler=sha", "eta=2", "data=digits", "tracker=csv", "seed=0"),
+        history("sha", 0, "scheduler=sha", "eta=3", "data=digits", "seed=0"),
+        history("asha", 1, "scheduler=asha", "eta=3", "data=mnist", "seed=1"),
+    ]
+    runs = labelled({Path(str(i)): study for i, study in enumerate(studies)})
+    assert [(r.task, r.method) for r in runs] == [
+        ("digits", "sha eta=2"),
+        ("digits", "sha eta=3"),
+        ("mnist", "asha eta=3"),
+    ]
+    with pytest.raises(UserError, match=r"0 and 1: both are sha on s with seed 0"):
+        labelled({Path("0"): history("sha", 0, "seed=0"), Path("1"): history("sha", 0, "seed=0")})
+
+
+def ordered(misleading: bool, n: int = 60, levels: int = 9, seed: int = 1) -> Curves:
+    """Curves that never cross, or of which the best starts as the worst."""
+    end = np.random.default_rng(seed).permutation(n) / n
+    start = 1 - end if misleading else end
+    weight = np.linspace(0, 1, levels)
+    return Curves(1 + start[:, None] * (1 - weight) + end[:, None] * weight, np.arange(1, levels + 1))
+
+
+def test_the_regret_is_the_winners_at_the_end_of_a_full_training() -> None:
+    curves = ordered(misleading=False)
+    study = simulate(curves, FIFO, r_max=9, max_trials=5, seed=3)
+    rows = [int(str(trial.configuration["row"])) for trial in study.trials.values()]
+    assert run_of(study, "t", "m", curves).regret == pytest.approx(min(curves.final[rows]) - 1.0)
+    assert curves.optimum == 1.0
+
+
+def test_rungs_that_order_trials_are_trusted_and_misleading_ones_are_not() -> None:
+    good = trust(ordered(misleading=False), eta=3, draws=40)
+    assert [(pair.low, pair.high) for pair in good] == [(1, 3), (1, 9), (3, 9)]
+    assert all(pair.trusted and pair.tau == 1.0 and pair.recall == 1.0 for pair in good)
+    bad = {(pair.low, pair.high): pair for pair in trust(ordered(misleading=True), eta=3, draws=40)}
+    assert bad[1, 9].tau == -1.0 and bad[1, 9].recall == 0.0 and not bad[1, 9].kept and not bad[1, 9].trusted
+
+
+def test_what_if_prefers_halving_where_early_errors_tell_and_full_training_where_they_mislead() -> None:
+    tried = [Setting("fifo"), Setting("sha", (("eta", 3), ("r_min", 1), ("n", 9))), Setting("hyperband", (("eta", 3),))]
+    for misleading in (False, True):
+        curves = ordered(misleading)
+        fifo, sha, _ = replay_all(curves, tried, range(12), 60.0, processes=1)
+        assert (fifo.mean < sha.mean) == misleading
+        assert sha.interval > 0 and len(sha.regret) == 12
+
+
+def test_settings_stay_within_the_table_and_processes_change_nothing() -> None:
+    curves = ordered(misleading=False)
+    tried = settings(curves, etas=(3,), workers=4)
+    assert {dict(s.options).get("r_min") for s in tried} == {None, 1, 3}
+    assert tried[1].overrides == "scheduler=sha eta=3 r_min=3 scheduler.n=3"
+    one, two = (replay_all(curves, tried, range(3), 40.0, processes=p) for p in (1, 2))
+    assert [list(result.regret) for result in one] == [list(result.regret) for result in two]
+    timed = Curves(curves.error, curves.resource, np.cumsum(np.full(curves.error.shape, 5.0), axis=1))
+    assert (deadline(curves, 40, 4), deadline(timed, 40, 4)) == (10.0, 50.0)
+
+
+class InOrder:
+    def propose(self, trial: int) -> Configuration | None:
+        return {"x": trial}
+
+    def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None: ...
+
+
+ERRORS = np.array([[0.9, 0.5, 0.4], [0.8, nan, nan], [0.7, 0.6, 0.5], [nan, nan, nan]])
+
+
+def trains(job: Job) -> Generator[Step]:
+    """Trial t has the errors of row t, a second an epoch; NaN ends it, as in training. Trial 4 crashes."""
+    if job.trial == 4:
+        raise OSError("no such file")
+    curve: list[float] = []
+    for epoch in range(job.since + 1, job.until + 1):
+        curve.append(float(ERRORS[job.trial, epoch - 1]))
+        yield Epoch(job.trial, epoch, {"val_error": curve[-1], "seconds": 1.0 + job.trial})
+        if math.isnan(curve[-1]):
+            outcome = Outcome(job.trial, epoch, nan, failed=True, curve=tuple(curve))
+            yield Finished(outcome, 99.0, cause=f"diverged: val_error is nan after epoch {epoch}")
+            return
+    yield Finished(Outcome(job.trial, job.until, curve[-1], curve=tuple(curve)), 99.0)
+
+
+def trained(scheduler: FIFO | SuccessiveHalving) -> History:
+    tuner = Tuner(scheduler, Serial(trains), cost=lambda since, until: until - since)
+    tuner.record(Header("s", "x", "numbers", 0, 3, unit="epochs", metric="val_error", dimensions=("x",)))
+    tuner.run()
+    return tuner.history
+
+
+def test_studies_in_full_are_recorded_as_they_were() -> None:
+    curves, left_out = record([trained(FIFO(InOrder(), 3, 5))])
+    np.testing.assert_array_equal(curves.error, ERRORS)
+    assert curves.seconds is not None and curves.seconds[2].tolist() == [3.0, 6.0, 9.0]
+    assert curves.resource.tolist() == [1, 2, 3] and list(curves.configurations) == [{"x": t} for t in range(4)]
+    assert left_out == {"crashed before 3": 1}
+    assert curves.meta["resource"] == "epochs"
+
+
+def test_a_trial_that_was_stopped_is_no_diverged_one() -> None:
+    """Of a rung of three, trial 2 goes on; trial 0 was stopped after 1, trial 1 as well."""
+    study = trained(SuccessiveHalving(InOrder(), 3, 1, 3, n=3))
+    curves, left_out = record([study])
+    assert curves.error.tolist() == [[0.7, 0.6, 0.5]] and left_out == {"stopped before 3": 2}
+    assert curves.seconds is not None and curves.seconds.tolist() == [[3.0, 6.0, 9.0]]
+    assert len(record([study], until=1)[0]) == 3
+    with pytest.raises(UserError, match="no trial reached 7"):
+        record([study], until=7)
+
+
+def test_a_simulated_study_is_not_recorded() -> None:
+    with pytest.raises(UserError, match="trained nothing"):
+        record([simulate(ordered(misleading=False), FIFO, r_max=9, max_trials=2)])
+
+
+def script(repo: Path, name: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(repo / "scripts" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six seeds of two methods, whose winner at 9 is known: x near 0."""
+    directory = tmp_path_factory.mktemp("studies")
+    for seed in range(6):
+        for name, scheduler, options in (
+            ("fifo", halving.FIFO, {"max_trials": 3}),
+            ("sha", halving.SuccessiveHalving, {"n": 9}),
+        ):
+            halving.tune(
+                lambda configuration, resource: configuration["x"] ** 2 + 1 / resource,
+                {"x": {"_target_": "scipy.stats.uniform"}},
+                scheduler,
+                seed=seed,
+                r_max=9,
+                run_dir=directory / f"{name}{seed}",
+                **options,
+            )
+    return directory
+
+
+def test_compare_prints_the_tests_and_writes_figures_and_tables(repo: Path, studies: Path, tmp_path: Path) -> None:
+    result = script(repo, "compare.py", studies, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "| FIFO | SuccessiveHalving | 6 |" in result.stdout and "after 27 units" in result.stdout
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "comparison.svg").read_text()
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    last = {row["method"]: row for row in rows if row["axis"] == "resource"}
+    best = [min(t.last.error for t in halving.load(studies / f"fifo{seed}").trials) for seed in range(6)]
+    assert float(last["FIFO"]["mean"]) == pytest.approx(np.mean(best), rel=1e-5)
+    (test,) = csv.DictReader((tmp_path / "tests.csv").open())
+    assert (test["pairs"], int(test["wins"]) + int(test["losses"]) <= 6) == ("6", True)
+    assert set(by_method(labelled({p: halving.load(p).history for p in studies.iterdir()}))) == {
+        "FIFO",
+        "SuccessiveHalving",
+    }
+
+
+def test_record_writes_a_table_that_what_if_replays(repo: Path, studies: Path, tmp_path: Path) -> None:
+    result = script(repo, "record_curves.py", studies, "--out", tmp_path / "mine.npz")
+    assert result.returncode == 0, result.stderr
+    assert "left out" in result.stdout and "stopped before 9" in result.stdout
+    curves = load(tmp_path / "mine.npz")
+    assert curves.resource.tolist() == [9] and len(curves) == 6 * 3 + 6 and set(curves.columns) == {"x"}
+    what = script(repo, "compare.py", "--what-if", tmp_path / "mine.npz", "--seeds", 2, "--processes", 1)
+    assert what.returncode == 0, what.stderr
+    assert "Recommended: scheduler=" in what.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "error: nowhere: no journal.jsonl there or below"),
+        ([], "give either run directories"),
+        (["--what-if", "nowhere.npz"], "error: nowhere.npz: no such file"),
+    ],
+)
+def test_mistakes_are_one_message(repo: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = script(repo, "compare.py", *arguments, cwd=tmp_path)
+    assert result.returncode != 0 and message in result.stderr and "Traceback" not in result.stderr
