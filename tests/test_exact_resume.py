@@ -1,7 +1,9 @@
 """Training to r1, saving, and going on in another process ends bit for bit where straight training does."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +13,10 @@ from hydra import compose, initialize_config_dir
 
 from halving.config import trials
 from halving.config.polite import register
-from halving.errors import UserError
 from halving.targets import instantiate
+from halving.training.memory import Memory
 from halving.training.recipe import Recipe
-from halving.trial import Finished, Job
+from halving.trial import Epoch, Finished, Job
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONF = REPOSITORY / "conf"
@@ -41,7 +43,7 @@ def build(overrides: list[str], run_dir: Path) -> tuple:
 def train(overrides: list[str], run_dir: Path, since: int, until: int) -> Finished:
     torch.set_num_threads(1)
     fidelity, recipe = build(overrides, run_dir)
-    *_, finished = fidelity.run(recipe, Job(0, {}, since, until))
+    *_, finished = fidelity.run(recipe, Job(0, {}, since, until), Memory())
     return finished
 
 
@@ -82,29 +84,87 @@ def test_the_comparison_would_notice_another_trial(root: Path) -> None:
 
 def test_the_schedule_spans_the_full_training_and_not_the_rung(tmp_path: Path) -> None:
     fidelity, recipe = build(["lr_schedule=cosine", "optimizer.lr=1.0"], tmp_path)
-    to_rung = [e.metrics["lr"] for e in fidelity.run(recipe, Job(0, {}, 0, 2)) if not isinstance(e, Finished)]
-    to_end = [e.metrics["lr"] for e in fidelity.run(recipe, Job(1, {}, 0, 4)) if not isinstance(e, Finished)]
+    to_rung = [e.metrics["lr"] for e in fidelity.run(recipe, Job(0, {}, 0, 2), Memory()) if not isinstance(e, Finished)]
+    to_end = [e.metrics["lr"] for e in fidelity.run(recipe, Job(1, {}, 0, 4), Memory()) if not isinstance(e, Finished)]
     assert to_rung == to_end[:2]
     assert to_end[3] < 0.1 < to_rung[1]
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused_and_named(tmp_path: Path) -> None:
-    train(["optimizer=sgd"], tmp_path, 0, 1)
-    path = tmp_path / "checkpoints/0/1.pt"
-    whole = path.read_bytes()
+DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "flipped": (lambda path, other: path.write_bytes(flipped(path.read_bytes())), r"1\.pt is damaged"),
+    "truncated": (lambda path, other: path.write_bytes(path.read_bytes()[:1000]), r"1\.pt is damaged"),
+    "empty": (lambda path, other: path.write_bytes(b""), r"1\.pt is damaged"),
+    "deleted": (lambda path, other: path.unlink(), "trial 0 has no checkpoint at 1"),
+    "swapped": (lambda path, other: path.write_bytes(other.read_bytes()), "its trial is 7, not 0"),
+}
+
+
+def flipped(content: bytes) -> bytes:
+    position = content.index(b"archive/data/0") + 300
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_noticed_and_made_up_for(damage: str, tmp_path: Path) -> None:
+    damaging, message = DAMAGE[damage]
     fidelity, recipe = build(["optimizer=sgd"], tmp_path)
-    position = whole.index(b"archive/data/0") + 300
-    flipped = bytearray(whole)
-    flipped[position] ^= 1
-    for content in (bytes(flipped), whole[: len(whole) // 2], b""):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"1\.pt is damaged"):
-            list(fidelity.run(recipe, Job(0, {}, 1, 2)))
-    path.write_bytes(whole)
-    _, other_recipe = build(["optimizer=sgd", "optimizer.lr=0.3"], tmp_path)
-    with pytest.raises(UserError, match="not the checkpoint asked for: its config"):
-        list(fidelity.run(other_recipe, Job(0, {}, 1, 2)))
-    (tmp_path / "checkpoints/5").mkdir()
-    path.rename(tmp_path / "checkpoints/5/1.pt")
-    with pytest.raises(UserError, match="its trial is 0, not 5"):
-        list(fidelity.run(recipe, Job(5, {}, 1, 2)))
+    list(fidelity.run(recipe, Job(0, {}, 0, 1), Memory()))
+    list(fidelity.run(recipe, Job(7, {}, 0, 1), Memory()))
+    damaging(tmp_path / "checkpoints/0/1.pt", tmp_path / "checkpoints/7/1.pt")
+    restarted, *epochs, _ = fidelity.run(recipe, Job(0, {}, 1, 4), Memory())
+    assert (restarted.trial, restarted.since) == (0, 0)
+    assert re.search(message, restarted.reason)
+    assert [epoch.epoch for epoch in epochs] == [2, 3, 4]
+    train(["optimizer=sgd"], tmp_path / "straight", 0, 4)
+    made_up, straight = weights(tmp_path), weights(tmp_path / "straight")
+    assert all(torch.equal(straight[key], made_up[key]) for key in straight)
+
+
+def test_a_checkpoint_of_another_configuration_is_not_trained_on(tmp_path: Path) -> None:
+    train(["optimizer=sgd"], tmp_path, 0, 1)
+    fidelity, recipe = build(["optimizer=sgd", "optimizer.lr=0.3"], tmp_path)
+    restarted, *_ = fidelity.run(recipe, Job(0, {}, 1, 2), Memory())
+    assert "1.pt is not the checkpoint asked for: its config" in restarted.reason
+
+
+def test_an_older_whole_checkpoint_serves_where_the_newest_is_damaged(tmp_path: Path) -> None:
+    fidelity, recipe = build(["optimizer=sgd", "executor.checkpoint_every=1"], tmp_path)
+    list(fidelity.run(recipe, Job(0, {}, 0, 1), Memory()))
+    steps = fidelity.run(recipe, Job(0, {}, 1, 4), Memory())
+    assert [next(steps).epoch, next(steps).epoch, next(steps).epoch] == [2, 3, 4]  # and 3.pt is written
+    newest = tmp_path / "checkpoints/0/3.pt"
+    newest.write_bytes(flipped(newest.read_bytes()))
+    restarted, *epochs, _ = fidelity.run(recipe, Job(0, {}, 1, 4), Memory())
+    assert restarted.since == 1 and "3.pt is damaged" in restarted.reason
+    assert [epoch.epoch for epoch in epochs] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_interrupted_training_goes_on_where_it_was(stop_after: int, tmp_path: Path) -> None:
+    fidelity, recipe = build(["optimizer=adam", "model.dropout=0.3"], tmp_path)
+    steps = fidelity.run(recipe, Job(0, {}, 0, 4), Memory())
+    before = [next(steps) for _ in range(stop_after)]
+    steps.close()
+    assert [file.name for file in (tmp_path / "checkpoints/0").iterdir()] == [f"{stop_after}.pt"]
+    *epochs, finished = fidelity.run(recipe, Job(0, {}, 0, 4), Memory())
+    assert epochs[:stop_after] == before  # known from the checkpoint, the seconds that they took included
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4]
+    straight, expected = fidelity_run_straight(tmp_path / "straight")
+    assert finished.outcome == expected
+    assert all(torch.equal(value, straight[key]) for key, value in weights(tmp_path).items())
+
+
+def fidelity_run_straight(run_dir: Path) -> tuple[dict[str, torch.Tensor], object]:
+    finished = train(["optimizer=adam", "model.dropout=0.3"], run_dir, 0, 4)
+    return weights(run_dir), finished.outcome
+
+
+def test_a_trial_in_memory_equals_one_read_from_disk(tmp_path: Path) -> None:
+    fidelity, recipe = build(["optimizer=adam", "model.dropout=0.3"], tmp_path)
+    memory = Memory()
+    list(fidelity.run(recipe, Job(0, {}, 0, 2), memory))
+    (tmp_path / "checkpoints/0/2.pt").unlink()  # nothing to read
+    *epochs, _ = fidelity.run(recipe, Job(0, {}, 2, 4), memory)
+    assert all(isinstance(epoch, Epoch) for epoch in epochs)
+    straight, _ = fidelity_run_straight(tmp_path / "straight")
+    assert all(torch.equal(value, straight[key]) for key, value in weights(tmp_path).items())

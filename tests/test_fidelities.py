@@ -24,6 +24,7 @@ from halving.data.base import Data, split_data
 from halving.errors import UserError
 from halving.targets import instantiate
 from halving.training.loop import evaluate
+from halving.training.memory import Memory
 from halving.training.recipe import Recipe
 from halving.trial import Epoch, Finished, Job
 
@@ -42,7 +43,7 @@ def build(run_dir: Path, *overrides: str) -> tuple[Any, Callable[[], Recipe]]:
 def train(run_dir: Path, since: int, until: int, *overrides: str) -> tuple[list[Epoch], Finished]:
     torch.set_num_threads(1)
     fidelity, recipe = build(run_dir, *overrides)
-    *epochs, finished = fidelity.run(recipe, Job(0, {}, since, until))
+    *epochs, finished = fidelity.run(recipe, Job(0, {}, since, until), Memory())
     return epochs, finished
 
 

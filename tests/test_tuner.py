@@ -1,11 +1,14 @@
 """The loop: budgets, the order of writing and acting, checkpoints, failures."""
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from scipy.stats import uniform
 
+from halving.checkpoints import discard
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.history import Event, Header, History
@@ -13,7 +16,7 @@ from halving.journal import Journal, read, replay
 from halving.schedulers import FIFO, Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.space import Space
-from halving.trial import Configuration, Done, Epoch, Finished, Job, Outcome, Start, Verdict, Wait
+from halving.trial import Configuration, Done, Epoch, Finished, Job, Outcome, Start, Step, Verdict, Wait
 from halving.tuner import Budget, Tuner
 
 Error = Callable[[int, int], float]
@@ -81,7 +84,6 @@ def tuned(
     tuner = Tuner(
         scheduler,
         executor,
-        history=History(),
         cost=resuming,
         journal=journal,
         budget=budget,
@@ -207,19 +209,20 @@ def test_checkpoints_go_once_the_journal_is_durable_and_the_incumbents_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every deletion the journal on disk already says why; in the end only the winner's is left."""
-    real = Path.unlink
-    deleted: list[str] = []
+    deleted: list[Path] = []
 
-    def unlink(path: Path, missing_ok: bool = False) -> None:
-        history = replay(read(tmp_path))
-        trial = history.trials[int(path.parent.name)]
-        assert trial.state not in ("running", "paused") or trial.checkpoint != f"checkpoints/{trial.trial}/{path.name}"
-        assert history.incumbent is not None
-        assert f"{path.parent.name}/{path.name}" != str(history.incumbent[0].checkpoint).removeprefix("checkpoints/")
-        deleted.append(path.name)
-        real(path, missing_ok=missing_ok)
+    def spy(run_dir: Path, trial: int, but: Iterable[int] = ()) -> None:
+        before = set(run_dir.rglob("*.pt"))
+        discard(run_dir, trial, but)
+        for path in before - set(run_dir.rglob("*.pt")):
+            history = replay(read(run_dir))
+            owner = history.trials[int(path.parent.name)]
+            named = str(path.relative_to(run_dir))
+            assert owner.state not in ("running", "paused") or owner.checkpoint != named
+            assert history.incumbent is not None and history.incumbent[0].checkpoint != named
+            deleted.append(path)
 
-    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr("halving.tuner.discard", spy)
     errors: Error = lambda trial, until: math.nan if (trial, until) == (8, 3) else falling(trial, until)  # noqa: E731
     history = tuned(SuccessiveHalving(Numbers(), 3, 1, 9), Virtual(errors, 2, checkpoints=tmp_path), run_dir=tmp_path)
     assert history.incumbent is not None and history.incumbent[0].trial == 7
@@ -274,15 +277,17 @@ def test_a_broken_tracker_does_not_stop_the_study(caplog: pytest.LogCaptureFixtu
     from halving.tracking.base import Trackers
 
     class Broken:
+        def resume(self, history: History) -> None: ...
+
         def record(self, event: Event, history: History) -> None:
             raise OSError("no network")
 
         def close(self, history: History) -> None: ...
 
-    tuner = Tuner(
-        FIFO(Numbers(), 1, 5), Virtual(falling), history=History(), cost=resuming, trackers=Trackers([Broken()])
-    )
+    trackers = Trackers([Broken()])
+    tuner = Tuner(FIFO(Numbers(), 1, 5), Virtual(falling), cost=resuming, trackers=trackers)
     tuner.run()
+    trackers.close()
     assert len(tuner.history.finished) == 5
     assert caplog.text.count("Broken failed") == 1
 
@@ -292,7 +297,47 @@ def test_a_study_in_which_everything_fails_at_once_still_reaches_its_budget() ->
         raise OSError("no")
         yield
 
-    scheduler = FIFO(RandomSearcher(Space.from_config({"x": [1, 2]}), 0), 9)
-    tuner = Tuner(scheduler, Serial(raises), history=History(), cost=lambda a, b: b - a, budget=Budget(resource=5))
+    scheduler = FIFO(RandomSearcher(Space.from_config({"x": uniform(0, 1)}), 0), 9)
+    tuner = Tuner(scheduler, Serial(raises), cost=lambda a, b: b - a, budget=Budget(resource=5))
     tuner.run()
     assert (len(tuner.history.finished), tuner.history.spent) == (5, 5)
+
+
+def test_a_wall_clock_that_jumps_changes_no_duration_and_no_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jumps = iter(range(10**9, 0, -(10**6)))
+    monkeypatch.setattr(time, "time", lambda: float(next(jumps)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(jumps) * 10**9)
+
+    def slow(job: Job) -> Generator[Step]:
+        time.sleep(0.02)
+        yield Finished(Outcome(job.trial, job.until, 0.5), seconds=0.02)
+
+    journal = Journal(tmp_path)
+    budget = Budget(seconds=0.2)
+    tuner = Tuner(FIFO(Numbers(), 1), Serial(slow), cost=lambda a, b: b - a, journal=journal, budget=budget)
+    tuner.run()
+    journal.close()
+    assert 1 <= len(tuner.history.finished) <= 10
+    times = [at for _, at in read(tmp_path)]
+    assert times == sorted(times) and times[0] >= 0 and 0.2 <= times[-1] < 2
+    assert tuner.history.halted == "budget.seconds=0.2 reached"
+
+
+def test_a_resumed_study_counts_the_seconds_before(tmp_path: Path) -> None:
+    def study(seconds: float) -> History:
+        journal = Journal(tmp_path)
+        events = tuple(journal.events)
+        virtual = Virtual(falling, checkpoints=tmp_path)
+        budget = Budget(seconds=seconds)
+        tuner = Tuner(FIFO(Numbers(), 1), virtual, cost=resuming, journal=journal, budget=budget)
+        tuner.replay(events)
+        tuner.run()
+        journal.close()
+        return tuner.history
+
+    first = study(180.0)
+    second = study(300.0)
+    assert 0 < len(first.finished) < len(second.finished)
+    assert second.seconds >= 300 > first.seconds >= 180

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from halving.trial import Configuration, Epoch, Finished, Resume, Start, Verdict
+from halving.trial import Configuration, Epoch, Finished, Restarted, Resume, Start, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,24 @@ class Ended:
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-Event = Header | Start | Resume | Epoch | Finished | Verdict | Halted | Ended
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The study goes on in a new process: what of its header has changed with that."""
+
+    plan: tuple[Ladder, ...] = ()
+    planned_cost: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Event = Header | Resumed | Start | Resume | Epoch | Restarted | Finished | Verdict | Halted | Ended
 
 
 @dataclass
 class Evaluation:
-    """One assignment of a trial and, once it has finished, what it came to. Times are seconds since the start."""
+    """One assignment of a trial and, once it has finished, what it came to. Times are seconds since the start.
+
+    `restarts` says why it had to begin again, each time that it had to.
+    """
 
     rung: int
     since: int
@@ -70,6 +82,7 @@ class Evaluation:
     started: float
     reason: str
     epochs: list[Epoch] = field(default_factory=list[Epoch])
+    restarts: list[str] = field(default_factory=list[str])
     finished: Finished | None = None
     ended: float = 0.0
     verdict: str = ""
@@ -143,6 +156,12 @@ class History:
         match event:
             case Header():
                 self.header = event
+            case Resumed(plan, planned_cost, settings):
+                assert self.header is not None
+                self.header = replace(
+                    self.header, plan=plan, planned_cost=planned_cost, settings={**self.header.settings, **settings}
+                )
+                self.halted, self.ended = "", None
             case Start(trial, configuration, until, bracket, rung, reason):
                 self.trials[trial] = Trial(trial, configuration, bracket)
                 self._assign(self.trials[trial], Evaluation(rung, 0, until, at, reason))
@@ -152,6 +171,8 @@ class History:
                 self._assign(self.trials[trial], Evaluation(rung, since, until, at, reason))
             case Epoch(trial):
                 self.trials[trial].last.epochs.append(event)
+            case Restarted(trial, _, reason):
+                self.trials[trial].last.restarts.append(reason)
             case Finished(outcome):
                 self._finish(self.trials[outcome.trial], event, at)
             case Verdict(trial, state, reason):

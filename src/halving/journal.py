@@ -8,28 +8,33 @@ import re
 import socket
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from halving.errors import StorageError, UserError
-from halving.history import Ended, Event, Halted, Header, History, Ladder
-from halving.trial import Epoch, Finished, Outcome, Resume, Start, Verdict
+from halving.history import Ended, Event, Halted, Header, History, Ladder, Resumed
+from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
 
 VERSION = 1
 FILE = "journal.jsonl"
 
 _EVENTS: dict[str, type[Event]] = {
     "header": Header,
+    "resumed": Resumed,
     "start": Start,
     "resume": Resume,
     "epoch": Epoch,
+    "restarted": Restarted,
     "finished": Finished,
     "verdict": Verdict,
     "halted": Halted,
     "ended": Ended,
 }
 _TYPES = {event: name for name, event in _EVENTS.items()}
+_COUNTS = ("trial", "bracket", "rung", "since", "until", "resource", "epoch", "best")
+_CHECKPOINT = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\.pt")
 
 
 class Journal:
@@ -60,7 +65,7 @@ class Journal:
         _sync_directory(run_dir)
         self._seq = len(self.events)
         self._gathered = bytearray()
-        self._durable = True
+        self.durable = True
 
     def append(self, event: Event, at: float) -> None:
         """Gather an event that happened `at` seconds after the study began."""
@@ -72,23 +77,26 @@ class Journal:
         if not self._gathered:
             return
         size = os.fstat(self._fd).st_size
-        self._durable = False
+        self.durable = False
         try:
             if (written := os.write(self._fd, self._gathered)) < len(self._gathered):
                 raise OSError(f"only {written} of {len(self._gathered)} bytes were written")
         except OSError as error:
             os.ftruncate(self._fd, size)
             raise StorageError(
-                f"cannot write {self.path}: {error}; make room, what it holds so far is whole"
+                f"cannot write {self.path}: {error}; make room, then resume: what it holds so far is whole"
             ) from error
         self._gathered.clear()
 
     def sync(self) -> None:
-        """Make everything appended so far durable."""
+        """Make everything appended so far durable. Raises StorageError if the disk refuses."""
         self.flush()
-        if not self._durable:
-            os.fsync(self._fd)
-            self._durable = True
+        if not self.durable:
+            try:
+                os.fsync(self._fd)
+            except OSError as error:
+                raise StorageError(f"cannot make {self.path} durable: {error}; make room, then resume") from error
+            self.durable = True
 
     def abandon(self) -> None:
         """Write nothing more: after an interruption that may have come in the middle of an append."""
@@ -159,7 +167,10 @@ def _verified(line: bytes) -> dict[str, Any] | None:
     body, separator, crc = line.rpartition(b',"crc":"')
     if not separator or crc != b'%08x"}' % zlib.crc32(body):
         return None
-    record = cast(dict[str, Any], json.loads(body + b"}"))
+    try:
+        record = cast(dict[str, Any], json.loads(body + b"}"))
+    except ValueError:  # of nothing the CRC is right, too
+        return None
     if record["v"] > VERSION:
         raise UserError(f"the journal has version {record['v']}; this halving reads up to {VERSION}: update it")
     return record
@@ -207,14 +218,28 @@ def _event(body: dict[str, Any]) -> Event:
         node[int(last) if isinstance(node, list) else last] = float(number)
     if body["type"] not in _EVENTS:
         raise UserError(f"the journal has records of type {body['type']!r}, which a newer halving wrote: update it")
+    _refuse_strange(body)
     kind = _EVENTS[body["type"]]
     known = {f.name: body[f.name] for f in fields(kind) if f.name in body}
     if kind is Finished:
         known["outcome"] = Outcome(**known["outcome"] | {"curve": tuple(known["outcome"]["curve"])})
-    if kind is Header:
+    if "dimensions" in known:
         known["dimensions"] = tuple(known["dimensions"])
+    if "plan" in known:
         known["plan"] = tuple(Ladder(tuple(item["levels"]), tuple(item["sizes"])) for item in known["plan"])
     return kind(**known)
+
+
+def _refuse_strange(body: dict[str, Any]) -> None:
+    """Refuse a record, whole as it is, that would lead out of the run directory: paths are built from these."""
+    for holder in (body, body.get("outcome") or {}):
+        for name in _COUNTS:
+            if holder.get(name) is None and (name not in holder or name == "best"):
+                continue
+            if type(holder[name]) is not int or holder[name] < 0:
+                raise UserError(f"the journal's record {body['seq']} has {name}={holder[name]!r}, which is no count")
+    if (checkpoint := body.get("checkpoint")) is not None and not _CHECKPOINT.fullmatch(str(checkpoint)):
+        raise UserError(f"the journal's record {body['seq']} names {checkpoint!r}, which is no checkpoint of a study")
 
 
 def _lock(path: Path) -> int:
@@ -226,8 +251,9 @@ def _lock(path: Path) -> int:
         owner = os.read(fd, 200).decode(errors="replace").strip() or "another process"
         os.close(fd)
         raise UserError(f"{path.parent} is being written by {owner}; wait for it, or stop it first") from error
-    os.ftruncate(fd, 0)
-    os.write(fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
+    with suppress(OSError):  # a full disk does not undo the lock; only its owner stays unnamed
+        os.ftruncate(fd, 0)
+        os.write(fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
     return fd
 
 

@@ -90,6 +90,15 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
+class Restarted:
+    """A running assignment had to begin again, from `since`: its worker died, or its checkpoint was damaged."""
+
+    trial: int
+    since: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """An assignment ended: its outcome, the seconds it took, its checkpoint, and the cause if it failed.
 
@@ -104,3 +113,4 @@ class Finished:
 
 
 Assignment = Start | Resume
+Step = Epoch | Restarted | Finished

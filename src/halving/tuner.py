@@ -1,16 +1,18 @@
 """The loop: suggestions become jobs, events become decisions, and the journal has each before it is acted on."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from halving.checkpoints import discard, named, sweep
 from halving.errors import UserError
 from halving.executors import Executor
 from halving.history import Event, Halted, History
 from halving.journal import Journal
 from halving.schedulers import Scheduler
 from halving.tracking.base import Trackers
-from halving.trial import Assignment, Done, Epoch, Finished, Job, Start, Wait
+from halving.trial import Assignment, Done, Epoch, Finished, Job, Restarted, Resume, Start, Step, Verdict, Wait
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,15 @@ class Tuner:
         scheduler: Scheduler,
         executor: Executor,
         *,
-        history: History,
         cost: Callable[[int, int], float],
         journal: Journal | None = None,
         trackers: Trackers | None = None,
         budget: Budget | None = None,
         maximize: bool = False,
         root: Path | None = None,
+        clean: Callable[[Event], Event] | None = None,
     ) -> None:
-        self.history = history
+        self.history = History()
         self.stop = ""
         self._scheduler = scheduler
         self._executor = executor
@@ -82,9 +84,42 @@ class Tuner:
         self._trackers = trackers or Trackers(())
         self._budget = budget or Budget()
         self._sign = -1 if maximize else 1
-        self._root = root or Path()
+        self._root = root
+        self._clean = clean
         self._running: dict[int, Assignment] = {}
-        self._obsolete: list[str] = []
+        self._interrupted: deque[Assignment] = deque()
+        self._committed = 0.0
+        self._before = 0.0
+        self._obsolete: dict[int, tuple[int, ...]] = {}
+
+    def replay(self, events: Iterable[tuple[Event, float]]) -> None:
+        """Take in an earlier process's events: decisions are taken anew and must come out the same.
+
+        What ran when that process ended will be handed out again first, and verdicts that it could no longer write
+        are recorded. Raises UserError where a decision differs.
+        """
+        due: deque[Verdict] = deque()
+        for event, at in events:
+            self.history.apply(event, at)
+            match event:
+                case Start() | Resume():
+                    _insist(event, self._scheduler.suggest(), due)
+                    self._running[event.trial] = event
+                case Finished(outcome):
+                    del self._running[outcome.trial]
+                    due.extend(self._scheduler.update(outcome))
+                case Verdict():
+                    _insist(event, due.popleft() if due else None, ())
+                case _:
+                    pass
+        self._before = self.history.seconds
+        self._interrupted.extend(self._running.values())
+        self._committed = sum(map(self._cost_of, self._interrupted))
+        for verdict in due:
+            self.record(verdict)
+        self._sync()
+        if self._root is not None:
+            sweep(self._root, self.history)
 
     def run(self) -> None:
         """Run to the end. Raises RuntimeError if the scheduler waits although nothing runs."""
@@ -95,27 +130,37 @@ class Tuner:
                 if done:
                     break
                 raise RuntimeError("the scheduler waits, but nothing runs that it could wait for")
-            for event in self._executor.wait():
+            events = self._executor.wait()
+            for event in events:
                 self._take_in(event)
                 if self.stop:
                     break
         if self.stop:
+            for event in self._executor.stop():
+                self._take_in(event)
             self.record(Halted(self.stop))
         self._sync()
 
     def record(self, event: Event) -> None:
         """Tell journal, history and trackers of an event."""
-        at = round(self._executor.now(), 6)
+        at = round(self._now(), 6)
+        event = self._clean(event) if self._clean is not None else event
         if self._journal is not None:
             self._journal.append(event, at)
         self.history.apply(event, at)
-        self._trackers.record(event, self.history)
+        self._trackers.record(event, at)
+
+    def _now(self) -> float:
+        """Return the seconds that the study has run, in this process and in those before."""
+        return self._before + self._executor.now()
 
     def _assign(self) -> bool:
         """Hand out jobs while there is room; return whether nothing is left to hand out."""
         while self._executor.has_room():
-            committed = sum(self._cost_of(assignment) for assignment in self._running.values())
-            if reason := self._budget.reached(self.history, committed, self._executor.now(), self._sign):
+            if self._interrupted:
+                self._executor.submit(self._job(self._interrupted.popleft()))
+                continue
+            if reason := self._budget.reached(self.history, self._committed, self._now(), self._sign):
                 if not self.history.halted:
                     self.record(Halted(reason))
                 return True
@@ -128,58 +173,78 @@ class Tuner:
                     self.record(assignment)
                     self._sync()
                     self._running[assignment.trial] = assignment
+                    self._committed += self._cost_of(assignment)
                     self._executor.submit(self._job(assignment))
         return False
 
-    def _take_in(self, event: Epoch | Finished) -> None:
-        if isinstance(event, Epoch):
-            self.record(event)
-            if self._journal is not None:
-                self._journal.flush()
-            return
+    def _take_in(self, event: Step) -> None:
+        match event:
+            case Epoch(trial, epoch):
+                # What is trained again after an interruption comes out the same: it is already known.
+                if (known := self.history.trials[trial].last.epochs) and epoch <= known[-1].epoch:
+                    return
+                self._write(event)
+            case Restarted():
+                self._write(event)
+            case Finished():
+                self._finish(event)
+
+    def _finish(self, event: Finished) -> None:
         outcome = event.outcome
         if self._sign < 0:
             outcome = replace(outcome, error=-outcome.error, curve=tuple(-error for error in outcome.curve))
-        since = self._since(self._running.pop(outcome.trial))
+        assignment = self._running.pop(outcome.trial)
+        self._committed -= self._cost_of(assignment)
+        since = _since(assignment)
         previous = self.history.incumbent
-        replaced = self.history.trials[outcome.trial].checkpoint
         # What fails at once still costs a unit: a study of failures must reach its budget.
         reached = max(outcome.resource, since + 1) if outcome.failed else max(outcome.resource, since)
         self.record(replace(event, outcome=outcome, cost=self._cost(since, reached)))
-        if replaced is not None and event.checkpoint not in (None, replaced):
-            self._obsolete.append(replaced)
+        self._obsolete[outcome.trial] = named(self.history.trials[outcome.trial])
         verdicts = self._scheduler.update(outcome)
         for verdict in verdicts:
             self.record(verdict)
         ended = {verdict.trial for verdict in verdicts if verdict.state != "paused"}
         if previous is not None and previous[0].state not in ("running", "paused"):
             ended.add(previous[0].trial)
-        self._forget(ended)
-
-    def _forget(self, ended: set[int]) -> None:
-        """Mark the checkpoints of ended trials for deletion, but not the incumbent's."""
+        # The incumbent's checkpoint stays: it may be the winner's.
         best = self.history.incumbent
-        for trial in ended - ({best[0].trial} if best else set()):
-            if (checkpoint := self.history.trials[trial].checkpoint) is not None:
-                self._obsolete.append(checkpoint)
+        self._obsolete.update((trial, ()) for trial in ended if best is None or trial != best[0].trial)
+
+    def _write(self, event: Event) -> None:
+        self.record(event)
+        if self._journal is not None:
+            self._journal.flush()
 
     def _sync(self) -> None:
         """Make the journal durable; only then may checkpoints go that it no longer needs."""
         if self._journal is not None:
             self._journal.sync()
-        for checkpoint in self._obsolete:
-            path = self._root / checkpoint
-            path.unlink(missing_ok=True)
-            if path.parent.is_dir() and not any(path.parent.iterdir()):
-                path.parent.rmdir()
+        if self._root is not None:
+            for trial, kept in self._obsolete.items():
+                discard(self._root, trial, kept)
         self._obsolete.clear()
 
     def _job(self, assignment: Assignment) -> Job:
         configuration = self.history.trials[assignment.trial].configuration
-        return Job(assignment.trial, configuration, self._since(assignment), assignment.until)
-
-    def _since(self, assignment: Assignment) -> int:
-        return 0 if isinstance(assignment, Start) else assignment.since
+        return Job(assignment.trial, configuration, _since(assignment), assignment.until)
 
     def _cost_of(self, assignment: Assignment) -> float:
-        return self._cost(self._since(assignment), assignment.until)
+        return self._cost(_since(assignment), assignment.until)
+
+
+def _since(assignment: Assignment) -> int:
+    return 0 if isinstance(assignment, Start) else assignment.since
+
+
+def _insist(recorded: Event, derived: object, due: Iterable[Verdict]) -> None:
+    """Refuse a journal that says other than what was derived, or leaves out verdicts that were due before."""
+    for verdict in due:
+        derived = verdict
+    if recorded != derived:
+        raise UserError(
+            "resume: the journal does not follow from its configuration, so that the study cannot go on as it was: "
+            f"it records {recorded}, where {derived} comes out now; resume with the version of halving and of your "
+            "own scheduler that it was begun with. (One that gave up its paused trials at max_trials, as asha does, "
+            "cannot take them back: begin it with a budget instead, which can be raised)"
+        )

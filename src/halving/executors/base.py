@@ -1,15 +1,20 @@
 """What runs jobs, and what a job runs."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
-from halving.trial import Epoch, Finished, Job
+from halving.errors import UserError
+from halving.trial import Finished, Job, Outcome, Step
 
 
 class Objective(Protocol):
-    """What is optimised: works on a job and yields its epochs and, last, exactly one Finished. Picklable."""
+    """What is optimised: works on a job and yields its epochs and, last, exactly one Finished. Picklable.
 
-    def __call__(self, job: Job) -> Iterator[Epoch | Finished]: ...
+    Closing the generator before its end asks it to leave a checkpoint, if it can, from which the same job goes on.
+    """
+
+    def __call__(self, job: Job) -> Generator[Step]: ...
 
 
 class Executor(Protocol):
@@ -19,7 +24,7 @@ class Executor(Protocol):
         """Accept a job; only when there is room."""
         ...
 
-    def wait(self) -> Iterator[Epoch | Finished]:
+    def wait(self) -> Iterator[Step]:
         """Yield what happens as it happens, and return when a decision may be due."""
         ...
 
@@ -33,4 +38,20 @@ class Executor(Protocol):
         """Return the seconds since the executor began: monotonic, or virtual in a simulation."""
         ...
 
-    def shutdown(self, graceful: bool = True) -> None: ...
+    def stop(self) -> Iterator[Step]:
+        """Ask what runs to leave a checkpoint at the end of its epoch, and yield what it still has to say."""
+        ...
+
+    def shutdown(self, graceful: bool = True) -> None:
+        """End; gracefully, what runs is first asked to stop."""
+        ...
+
+
+def failure(job: Job, error: BaseException | str, seconds: float) -> Finished:
+    """Return what a job comes to that raised `error`, or that `error` describes."""
+    match error:
+        case str() | UserError():
+            cause = str(error)
+        case _:
+            cause = f"{type(error).__name__}: {error}"
+    return Finished(Outcome(job.trial, job.since, math.nan, failed=True), seconds, cause=cause)

@@ -1,13 +1,12 @@
 """One job at a time, in this process."""
 
 import logging
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from halving.errors import StorageError
-from halving.executors.base import Objective
-from halving.trial import Epoch, Finished, Job, Outcome
+from halving.executors.base import Objective, failure
+from halving.trial import Job, Step
 
 log = logging.getLogger(__name__)
 
@@ -18,24 +17,25 @@ class Serial:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._job: Job | None = None
+        self._steps: Generator[Step] | None = None
         self._began = time.monotonic()
 
     def submit(self, job: Job) -> None:
         self._job = job
 
-    def wait(self) -> Iterator[Epoch | Finished]:
+    def wait(self) -> Iterator[Step]:
         job = self._job
         if job is None:
             return
         began = time.monotonic()
+        self._steps = self._objective(job)
         try:
-            yield from self._objective(job)
+            yield from self._steps
         except StorageError:
             raise
         except Exception as error:
             log.exception("trial %d failed between %d and %d", job.trial, job.since, job.until)
-            cause = f"{type(error).__name__}: {error}"
-            yield Finished(Outcome(job.trial, job.since, math.nan, failed=True), time.monotonic() - began, cause=cause)
+            yield failure(job, error, time.monotonic() - began)
         finally:
             self._job = None
 
@@ -48,6 +48,12 @@ class Serial:
     def now(self) -> float:
         return time.monotonic() - self._began
 
+    def stop(self) -> Iterator[Step]:
+        if self._steps is not None:
+            self._steps.close()
+        return iter(())
+
     def shutdown(self, graceful: bool = True) -> None:
-        """Drop what is queued; nothing runs outside `wait`."""
-        self._job = None
+        if graceful:
+            self.stop()
+        self._job = self._steps = None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from halving.checkpoints import path
 from halving.data.base import Data
 from halving.errors import UserError, did_you_mean
 from halving.targets import instantiate
@@ -42,6 +43,7 @@ class Recipe:
     metric: str
     config: str
     run_dir: Path
+    checkpoint_every: int | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], run_dir: Path) -> "Recipe":
@@ -66,21 +68,18 @@ class Recipe:
             metric=metric,
             config=config_hash(config),
             run_dir=run_dir,
+            checkpoint_every=config["executor"].get("checkpoint_every"),
         )
 
     def save(self, trial: int, resource: int, state: Mapping[str, Any]) -> str:
         """Write a checkpoint and return its path below the run directory."""
-        path = checkpoint_path(trial, resource)
-        save(Checkpoint(trial, resource, self.config, state), self.run_dir / path)
-        return path
+        below = path(trial, resource)
+        save(Checkpoint(trial, resource, self.config, state), self.run_dir / below)
+        return below
 
     def load(self, trial: int, resource: int) -> Mapping[str, Any]:
         """Return the state of a trial at a resource. Raises UserError if it is missing, damaged or another's."""
-        return load(self.run_dir / checkpoint_path(trial, resource), trial, resource, self.config).state
-
-
-def checkpoint_path(trial: int, resource: int) -> str:
-    return f"checkpoints/{trial}/{resource}.pt"
+        return load(self.run_dir / path(trial, resource), trial, resource, self.config).state
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -51,10 +51,16 @@ class Trainer:
             metrics = self.train_epoch(epoch)
             yield Epoch(trial, epoch + shift, metrics)
             curve.append(metrics[metric])
-            for name in ("train_loss", metric):
-                if not math.isfinite(metrics[name]):
-                    return curve, f"diverged: {name} is {metrics[name]} after epoch {epoch}"
+            if cause := self.divergence(epoch, metrics):
+                return curve, cause
         return curve, ""
+
+    def divergence(self, epoch: int, metrics: Mapping[str, float]) -> str:
+        """Say which metric is not finite after an epoch, if one that matters is not."""
+        for name in ("train_loss", self._recipe.metric):
+            if not math.isfinite(metrics[name]):
+                return f"diverged: {name} is {metrics[name]} after epoch {epoch}"
+        return ""
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train epoch `epoch` (from 1) and validate; return the metrics. `seconds` leaves out the validation."""

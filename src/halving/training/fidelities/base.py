@@ -1,10 +1,11 @@
 """What a fidelity is: the axis along which a trial spends its resource."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
+from halving.training.memory import Memory
 from halving.training.recipe import Recipe
-from halving.trial import Epoch, Finished, Job
+from halving.trial import Job, Step
 
 
 class Fidelity(Protocol):
@@ -28,8 +29,11 @@ class Fidelity(Protocol):
         """Raise UserError for what could not run, before anything does."""
         ...
 
-    def run(self, recipe: Callable[[], Recipe], job: Job) -> Iterator[Epoch | Finished]:
-        """Work on a job: yield its epochs and, last, one Finished."""
+    def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
+        """Work on a job: yield its epochs and, last, one Finished. `memory` is what this process has of the last job.
+
+        Closed before its end, it leaves a checkpoint where training is resumable.
+        """
         ...
 
     def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:

@@ -2,15 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from halving.checkpoints import discard, path
 from halving.errors import UserError
+from halving.training.memory import Memory
 from halving.training.recipe import Recipe
+from halving.training.restoration import reloaded, restored
 from halving.training.trainer import Trainer
-from halving.trial import Epoch, Finished, Job, Outcome
+from halving.trial import Epoch, Finished, Job, Outcome, Step
 
 
 @dataclass(frozen=True)
@@ -50,38 +53,53 @@ class Folds:
             )
         Trainer(whole)
 
-    def run(self, recipe: Callable[[], Recipe], job: Job) -> Iterator[Epoch | Finished]:
+    def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
         began = time.perf_counter()
         whole = recipe()
-        kept = whole.load(job.trial, job.since) if job.since else {"errors": [], "models": []}
-        errors: list[float] = list(kept["errors"])
-        models: list[dict[str, Any]] = list(kept["models"])
-        curve: list[float] = []
-        for fold in range(job.since + 1, job.until + 1):
+        at, kept = yield from restored(whole, job)
+        errors: list[float] = list(kept.get("errors", ()))
+        models: list[dict[str, Any]] = list(kept.get("models", ()))
+        epochs: list[dict[str, float]] = list(kept["epochs"]) if at > job.since else []
+        for i, metrics in enumerate(epochs):
+            yield Epoch(job.trial, job.since * whole.epochs + i + 1, metrics)
+        for fold in range(at + 1, job.until + 1):
             trainer = _trainer(whole, fold)
+            after: list[float] = []
             shift = (fold - 1) * whole.epochs
-            after, cause = yield from trainer.train(job.trial, range(1, whole.epochs + 1), shift)
-            if cause:
-                outcome = Outcome(job.trial, fold, math.nan, failed=True, curve=tuple(curve))
-                yield Finished(outcome, time.perf_counter() - began, cause=f"fold {fold} {cause}")
-                return
+            for step in trainer.train(job.trial, range(1, whole.epochs + 1), shift):
+                after.append(step.metrics[whole.metric])
+                if fold <= job.since:
+                    continue  # a fold whose checkpoint was lost is known to the journal
+                epochs.append(dict(step.metrics))
+                yield step
+                if cause := trainer.divergence(step.epoch - shift, step.metrics):
+                    outcome = Outcome(job.trial, fold, math.nan, failed=True, curve=_means(errors, job.since))
+                    yield Finished(outcome, time.perf_counter() - began, cause=f"fold {fold} {cause}")
+                    return
             errors.append(after[-1])
             models.append(trainer.model.state_dict())
-            curve.append(fmean(errors))
-        checkpoint = whole.save(job.trial, job.until, {"errors": errors, "models": models, "model": models[-1]})
-        outcome = Outcome(job.trial, job.until, curve[-1], curve=tuple(curve))
-        yield Finished(outcome, time.perf_counter() - began, checkpoint)
+            if fold > job.since:
+                state = {"errors": errors, "models": models, "model": models[-1], "epochs": epochs}
+                whole.save(job.trial, fold, state)
+                discard(whole.run_dir, job.trial, (job.since, fold))
+        outcome = Outcome(job.trial, job.until, fmean(errors), curve=_means(errors, job.since))
+        yield Finished(outcome, time.perf_counter() - began, path(job.trial, job.until))
 
     def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
         whole = recipe()
+        state = reloaded(whole, trial, resource, lambda job: self.run(recipe, job, Memory()))
         tests: list[dict[str, float]] = []
-        for fold, weights in enumerate(whole.load(trial, resource)["models"], start=1):
+        for fold, weights in enumerate(state["models"], start=1):
             trainer = _trainer(whole, fold)
             trainer.model.load_state_dict(weights)
             tests.append(trainer.test())
         # Every example is validated on by one fold, therefore these counts add up where all else is averaged.
         combine = {"val_samples": sum}
         return {name: combine.get(name, fmean)([test[name] for test in tests]) for name in tests[0]}
+
+
+def _means(errors: list[float], since: int) -> tuple[float, ...]:
+    return tuple(fmean(errors[:fold]) for fold in range(since + 1, len(errors) + 1))
 
 
 def _trainer(whole: Recipe, fold: int) -> Trainer:

@@ -2,15 +2,15 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from halving.training.recipe import Recipe
 from halving.training.trainer import Trainer
-from halving.trial import Epoch, Finished, Job, Outcome
+from halving.trial import Finished, Job, Outcome, Step
 
 
-def train_in_full(recipe: Recipe, trainer: Trainer, job: Job, **state: Any) -> Iterator[Epoch | Finished]:
+def train_in_full(recipe: Recipe, trainer: Trainer, job: Job, **state: Any) -> Generator[Step]:
     """Train all epochs of a full training, whatever the resource; yield them and, last, one Finished.
 
     The error is measured at `job.until` alone. The checkpoint holds the weights, as "model", and `state`.

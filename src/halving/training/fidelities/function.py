@@ -1,12 +1,12 @@
 """Any function of a configuration and a resource, in place of training."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from halving.targets import locate
-from halving.trial import Epoch, Finished, Job, Outcome, Value
+from halving.trial import Finished, Job, Outcome, Step, Value
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Function:
     def prepare(self, recipe: Any) -> None:
         locate(self.function, "fidelity.function")
 
-    def run(self, recipe: Any, job: Job) -> Iterator[Epoch | Finished]:
+    def run(self, recipe: Any, job: Job, memory: Any) -> Generator[Step]:
         yield call(locate(self.function, "fidelity.function"), dict(self.configuration), job)
 
     def test(self, recipe: Any, trial: int, resource: int) -> dict[str, float]:

@@ -1,13 +1,15 @@
 """Training examples as the resource."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 from halving.errors import UserError
 from halving.training.fidelities.full_training import train_in_full
+from halving.training.memory import Memory
 from halving.training.recipe import Recipe
+from halving.training.restoration import reloaded, restored
 from halving.training.trainer import Trainer
-from halving.trial import Epoch, Finished, Job
+from halving.trial import Job, Step
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,19 @@ class Samples:
             )
         Trainer(whole)
 
-    def run(self, recipe: Callable[[], Recipe], job: Job) -> Iterator[Epoch | Finished]:
+    def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
         whole = recipe()
         part = whole.data.subset(len(whole.data.train) * job.until // whole.r_max)
         trainer = Trainer(replace(whole, data=part))
         if self.warm_start and job.since:
-            trainer.model.load_state_dict(whole.load(job.trial, job.since)["model"])
+            at, state = yield from restored(whole, replace(job, until=job.since))
+            if at:
+                trainer.model.load_state_dict(state["model"])
         yield from train_in_full(whole, trainer, job)
 
     def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
         trained = recipe()
         trainer = Trainer(trained)
-        trainer.model.load_state_dict(trained.load(trial, resource)["model"])
+        state = reloaded(trained, trial, resource, lambda job: self.run(recipe, job, Memory()))
+        trainer.model.load_state_dict(state["model"])
         return trainer.test()

@@ -1,14 +1,16 @@
 """The width of the model as the resource."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 
 from halving.errors import UserError
 from halving.training.fidelities.full_training import train_in_full
+from halving.training.memory import Memory
 from halving.training.recipe import Recipe
+from halving.training.restoration import reloaded
 from halving.training.trainer import Trainer
-from halving.trial import Epoch, Finished, Job
+from halving.trial import Job, Step
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class Width:
         if not isinstance(whole.width, int):
             raise UserError(
                 f"model.width={whole.width}: fidelity=width needs a model whose width is a whole number; "
-                f"model=lenet_modern and model=mlp have one"
+                f"model=cnn, model=lenet_modern and model=mlp have one"
             )
         Trainer(whole)
 
-    def run(self, recipe: Callable[[], Recipe], job: Job) -> Iterator[Epoch | Finished]:
+    def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
         whole = recipe()
         width = width_at(whole, job.until)
         yield from train_in_full(whole, _trainer(whole, width), job, arguments={"width": width})
@@ -49,7 +51,8 @@ class Width:
     def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
         whole = recipe()
         trainer = _trainer(whole, width_at(whole, resource))
-        trainer.model.load_state_dict(whole.load(trial, resource)["model"])
+        state = reloaded(whole, trial, resource, lambda job: self.run(recipe, job, Memory()))
+        trainer.model.load_state_dict(state["model"])
         return trainer.test()
 
 

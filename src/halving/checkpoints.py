@@ -1,0 +1,60 @@
+"""Where the checkpoints of a study lie, and which of them may go."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from halving.errors import UserError
+from halving.history import History, Trial
+
+DIRECTORY = "checkpoints"
+
+
+def path(trial: int, resource: int) -> str:
+    """Return the path of a checkpoint below the run directory."""
+    return f"{DIRECTORY}/{trial}/{resource}.pt"
+
+
+def inside(run_dir: Path, name: str) -> Path:
+    """Return the path of a file that a journal names.
+
+    Raises UserError if it lies elsewhere: absolute, above the run directory, or behind a symbolic link.
+    """
+    path = run_dir / name
+    if not path.resolve().is_relative_to(run_dir.resolve()):
+        raise UserError(f"{run_dir}: its journal names {name!r}, which lies outside of it; it is not read")
+    return path
+
+
+def resources(run_dir: Path, trial: int) -> list[int]:
+    """Return the resources at which a trial has checkpoints, the most first."""
+    found = (run_dir / DIRECTORY / str(trial)).glob("*.pt")
+    return sorted((int(file.stem) for file in found if file.stem.isdigit()), reverse=True)
+
+
+def named(trial: Trial) -> tuple[int, ...]:
+    """Return the resource of the checkpoint that the journal names as a trial's newest, if there is one."""
+    return () if trial.checkpoint is None else (int(Path(trial.checkpoint).stem),)
+
+
+def discard(run_dir: Path, trial: int, but: Iterable[int] = ()) -> None:
+    """Delete the checkpoints of a trial, except those at some resources; what else lies beside them goes as well."""
+    directory = run_dir / DIRECTORY / str(trial)
+    kept = {f"{resource}.pt" for resource in but}
+    if not kept:
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    for file in directory.glob("*"):
+        if file.name not in kept:
+            file.unlink(missing_ok=True)
+
+
+def sweep(run_dir: Path, history: History) -> None:
+    """Delete what a dead process left: checkpoints of trials that cannot go on, and those replaced by newer ones."""
+    best = history.incumbent
+    for directory in (run_dir / DIRECTORY).glob("*"):
+        trial = history.trials.get(int(directory.name)) if directory.name.isdigit() else None
+        if trial is None or (trial.state not in ("running", "paused") and (best is None or best[0] is not trial)):
+            shutil.rmtree(directory, ignore_errors=True)
+        elif trial.state != "running":
+            discard(run_dir, trial.trial, named(trial))

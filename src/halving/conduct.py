@@ -1,0 +1,77 @@
+"""The frame around a study: signals on the way, and at its end workers, journal, tables and trackers."""
+
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+from halving.executors import Executor
+from halving.history import Ended, Header, Resumed
+from halving.journal import Journal
+from halving.report.tables import write_all
+from halving.tracking.base import Trackers
+from halving.tuner import Tuner
+
+
+@dataclass
+class Conduct:
+    """A study from its first event to its last file, whatever happens on the way.
+
+    The first SIGINT or SIGTERM ends it after the running epochs, a second one at once. Leaving the context ends the
+    workers, and writes the tables of a study that had begun, unless the end was at once.
+    """
+
+    tuner: Tuner
+    executor: Executor
+    journal: Journal | None
+    trackers: Trackers
+    run_dir: Path | None
+    signals: list[int] = field(default_factory=list[int])
+    begun: bool = False
+    _handlers: dict[int, Any] = field(default_factory=dict[int, Any])
+
+    def run(self, first: Header | Resumed, last: Callable[[], Ended]) -> None:
+        """Run to the end; `last` says what it came to, unless a signal ended it."""
+        self.begun = True
+        self.tuner.record(first)
+        self.tuner.run()
+        if not self.signals:
+            self.tuner.record(last())
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            stops = (signal.SIGINT, signal.SIGTERM)
+            self._handlers = {number: signal.signal(number, self._stop) for number in stops}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._at_once(kind) and self.journal is not None:
+            self.journal.abandon()
+        with ExitStack() as stack:  # last in, first out, and each whatever becomes of the others
+            stack.callback(self._restore_handlers)
+            stack.callback(lambda: self.trackers.close(*((1.0,) if self._at_once(kind) else ())))
+            stack.callback(lambda: None if self._at_once(kind) else self._write())
+            if self.journal is not None:
+                stack.callback(self.journal.close)
+            stack.callback(self.executor.shutdown, graceful=False)
+
+    def _at_once(self, kind: type[BaseException] | None) -> bool:
+        return len(self.signals) > 1 or (kind is not None and not issubclass(kind, Exception))
+
+    def _write(self) -> None:
+        if self.run_dir is not None and self.begun:
+            write_all(self.tuner.history, self.run_dir)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.signals.append(number)
+        if len(self.signals) > 1:
+            raise KeyboardInterrupt
+        self.tuner.stop = "interrupted"
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,315 @@
+"""Several jobs at a time, each in a process of its own."""
+
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from halving.errors import StorageError, UserError
+from halving.executors.base import Objective, failure
+from halving.trial import Epoch, Finished, Job, Restarted, Step
+
+log = logging.getLogger(__name__)
+
+_START = 120.0  # seconds that a worker may take for its imports
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """The worker has imported what it needs."""
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """From the parent: leave a checkpoint after this epoch, and end. From a worker: that is done."""
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """The objective raised: `dying` where the worker ends with it, as it has run out of memory."""
+
+    cause: str
+    details: str
+    dying: bool = False
+
+
+@dataclass
+class _Worker:
+    """A process and the job that it works on.
+
+    `failures` counts how often a process has died of that job, `due` is when the job must have ended, `last` the trial
+    that may still be in memory, and `words` what a process said before it died.
+    """
+
+    process: BaseProcess
+    pipe: Connection
+    device: str | None
+    ready: bool = False
+    dead: bool = False
+    stopped: bool = False
+    job: Job | None = None
+    began: float = 0.0
+    due: float | None = None
+    failures: int = 0
+    last: int | None = None
+    words: str = ""
+
+
+class Process:
+    """Runs jobs in `workers` spawned processes, one pipe each, all waited on together.
+
+    Nothing is shared between workers, so that the death of one, at any instruction, takes no lock with it: that is
+    what a pool on a shared queue cannot promise. A trial goes back to the worker that had it last, where its state may
+    still be in memory. A job whose worker dies or runs out of memory is given, up to `retries` times, to a new worker;
+    one that takes longer than `trial_timeout` seconds is killed and fails. Workers end within a second after their
+    parent. `devices` are the GPUs to see, one name per worker in turn.
+
+    Raises UserError for counts and times out of range.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        workers: int,
+        retries: int = 2,
+        trial_timeout: float | None = None,
+        devices: Sequence[str] = (),
+    ) -> None:
+        if workers < 1:
+            raise UserError(f"executor.workers={workers}: there must be at least 1 worker")
+        if retries < 0:
+            raise UserError(f"executor.retries={retries}: must not be negative")
+        if trial_timeout is not None and trial_timeout <= 0:
+            raise UserError(f"executor.trial_timeout={trial_timeout}: must be more than 0 seconds")
+        self._objective = objective
+        self._retries = retries
+        self._timeout = trial_timeout
+        self._began = time.monotonic()
+        self._workers = [self._spawn(devices[i % len(devices)] if devices else None) for i in range(workers)]
+
+    def submit(self, job: Job) -> None:
+        free = [worker for worker in self._workers if worker.job is None]
+        # Its own worker has the trial in memory; of the others, the one whose memory is of least use.
+        worker = min(free, key=lambda each: (each.last != job.trial, each.last is not None, not each.ready))
+        worker.failures = 0
+        self._hand(worker, job)
+
+    def wait(self) -> Iterator[Step]:
+        """Yield steps until something has happened, a worker being free again or not."""
+        alive = [worker for worker in self._workers if not worker.dead]
+        heard = wait([each.pipe for each in alive] + [each.process.sentinel for each in alive], self._patience())
+        for worker in alive:
+            if worker.pipe in heard or worker.process.sentinel in heard:
+                yield from self._listen(worker)
+        for worker in self._workers:
+            if worker.job is not None and worker.due is not None and time.monotonic() >= worker.due:
+                self._replace(worker)
+                yield self._end(worker, f"timeout: it took longer than executor.trial_timeout={self._timeout:g} s")
+
+    def has_room(self) -> bool:
+        return any(worker.job is None for worker in self._workers)
+
+    def idle(self) -> bool:
+        return all(worker.job is None for worker in self._workers)
+
+    def now(self) -> float:
+        return time.monotonic() - self._began
+
+    def stop(self) -> Iterator[Step]:
+        for worker in self._workers:
+            _send(worker, _Stop())
+        while waited := [worker for worker in self._workers if worker.process.is_alive() and not worker.stopped]:
+            heard = wait([each.pipe for each in waited] + [each.process.sentinel for each in waited], self._patience())
+            for worker in waited:
+                if worker.pipe in heard:
+                    yield from self._last_words(worker)
+                elif worker.due is not None and time.monotonic() >= worker.due:
+                    worker.process.kill()
+                    worker.process.join()
+
+    def shutdown(self, graceful: bool = True) -> None:
+        try:
+            if graceful:
+                for _ in self.stop():
+                    pass
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+            for worker in self._workers:
+                worker.process.join()
+                worker.pipe.close()
+            self._workers = []
+
+    def _last_words(self, worker: _Worker) -> Iterator[Step]:
+        """Yield a step of a worker that was asked to stop, and note when it has."""
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.stopped = True
+            return
+        match message:
+            case _Stop():
+                worker.stopped = True
+            case StorageError():
+                raise message
+            case Epoch() | Restarted() | Finished():
+                if isinstance(message, Finished):
+                    worker.job = None
+                yield message
+            case _:
+                pass  # a job that failed now is run again when the study goes on
+
+    def _spawn(self, device: str | None) -> _Worker:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self._objective, device))
+        process.start()
+        theirs.close()
+        return _Worker(process, ours, device)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Put a new process in the place of one that is dead or must die."""
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+        new = self._spawn(worker.device)
+        worker.process, worker.pipe = new.process, new.pipe
+        worker.ready = worker.dead = worker.stopped = False
+        worker.last, worker.words = None, ""
+
+    def _hand(self, worker: _Worker, job: Job) -> None:
+        if worker.dead:
+            self._replace(worker)
+        worker.job = job
+        worker.last = job.trial
+        worker.began = time.monotonic()
+        self._set_due(worker)
+        _send(worker, job)
+
+    def _set_due(self, worker: _Worker) -> None:
+        # The time that a new process takes for its imports is not the trial's, but it must have an end, too.
+        limit = self._timeout if worker.ready or self._timeout is None else self._timeout + _START
+        worker.due = time.monotonic() + limit if limit is not None else None
+
+    def _patience(self) -> float | None:
+        dues = [worker.due for worker in self._workers if worker.job is not None and worker.due is not None]
+        return max(0.0, min(dues) - time.monotonic()) if dues else None
+
+    def _listen(self, worker: _Worker) -> Iterator[Step]:
+        """Yield what a worker has said; take care of its end, if that was all."""
+        while True:
+            try:
+                if not worker.pipe.poll():
+                    if worker.process.is_alive():
+                        return
+                    break
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                break
+            match message:
+                case _Ready():
+                    worker.ready = True
+                    self._set_due(worker)
+                case StorageError():
+                    raise message
+                case _Raised(dying=True):
+                    worker.words = message.cause
+                case _Raised():
+                    job = worker.job
+                    assert job is not None
+                    log.error("trial %d failed between %d and %d\n%s", job.trial, job.since, job.until, message.details)
+                    yield self._end(worker, message.cause)
+                case Finished():
+                    worker.job = None
+                    yield message
+                case _:
+                    yield message
+        yield from self._bury(worker)
+
+    def _bury(self, worker: _Worker) -> Iterator[Step]:
+        """Give a dead worker's job to a new one, as long as there are retries left."""
+        worker.process.join()
+        worker.dead = True
+        if not worker.ready and (worker.process.exitcode or 0) > 0:
+            raise UserError(
+                f"executor=process: a worker could not start ({_epitaph(worker.process.exitcode)}; it says above why); "
+                'what it runs must be importable, and a script be guarded by if __name__ == "__main__":'
+            )
+        if (job := worker.job) is None:
+            return
+        reason = worker.words or _epitaph(worker.process.exitcode)
+        worker.failures += 1
+        if worker.failures <= self._retries:
+            log.warning("trial %d: %s; retry %d of %d", job.trial, reason, worker.failures, self._retries)
+            yield Restarted(job.trial, job.since, f"{reason}; retry {worker.failures} of {self._retries}")
+            self._hand(worker, job)
+        else:
+            yield self._end(worker, f"{reason}, also after executor.retries={self._retries} retries")
+
+    def _end(self, worker: _Worker, cause: str) -> Finished:
+        job = worker.job
+        assert job is not None
+        worker.job = None
+        return failure(job, cause, time.monotonic() - worker.began)
+
+
+def _send(worker: _Worker, message: object) -> None:
+    with suppress(OSError):  # it is dead, which the next wait finds out
+        worker.pipe.send(message)
+
+
+def _epitaph(code: int | None) -> str:
+    if code is not None and code < 0:
+        killed = " (as the system does when memory runs out)" if -code == signal.SIGKILL else ""
+        return f"its worker was killed by {signal.Signals(-code).name}{killed}"
+    return f"its worker ended with status {code}"
+
+
+def _work(pipe: Connection, objective: Objective, device: str | None) -> None:
+    """Be a worker: run the jobs that come through the pipe, until it says stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C reaches everybody; the parent decides
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    with suppress(EOFError, OSError):  # the parent has gone
+        pipe.send(_Ready())
+        while isinstance(job := pipe.recv(), Job):
+            if not _run(pipe, objective, job):
+                break
+        pipe.send(_Stop())
+
+
+def _run(pipe: Connection, objective: Objective, job: Job) -> bool:
+    """Run one job and send its steps; return whether to go on."""
+    steps = objective(job)
+    try:
+        for step in steps:
+            pipe.send(step)
+            if isinstance(step, Epoch) and pipe.poll():
+                steps.close()
+                return False
+    except StorageError as error:
+        pipe.send(error)
+    except MemoryError as error:
+        pipe.send(_Raised(f"its worker ran out of memory ({error})", "", dying=True))
+        os._exit(1)
+    except Exception as error:
+        cause = failure(job, error, 0.0).cause
+        pipe.send(_Raised(cause, traceback.format_exc()))
+    return True
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,172 @@
+"""Runs a small study again and again, each time in a child that dies at a chosen write, or is refused it.
+
+One JSON line in per run: {"run_dir", "at": point number or null, "when": "before" | "torn" | "after" | "full" |
+"interrupt" | "terminate twice"}; one JSON
+line out: {"status", "points"}. A point is one call that writes, makes durable, renames or deletes; its name is the
+call's and the file's.
+"""
+
+import builtins
+import errno
+import gc
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from halving.conduct import Conduct
+from halving.config.polite import register
+from halving.errors import StorageError
+from halving.executors import Serial
+from halving.history import Ended, Header, Resumed
+from halving.journal import Journal, replay
+from halving.objective import Objective
+from halving.report.tables import write_curves, write_results
+from halving.schedulers import SuccessiveHalving
+from halving.searchers import RandomSearcher
+from halving.searchers.recorded import Recorded
+from halving.space import Space
+from halving.tracking.base import Trackers
+from halving.tuner import Tuner
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+OVERRIDES = [
+    *("model=softmax", "data.train_samples=60", "r_max=4", "device=cpu"),
+    *("executor.threads=1", "executor.checkpoint_every=1", "data.batch_size=30"),
+]
+
+
+def study(run_dir: Path, cfg: Any) -> None:
+    """Run the study in `run_dir`, or go on with the one that is there."""
+    run_dir.mkdir(exist_ok=True)
+    journal = Journal(run_dir)
+    events = tuple(journal.events)
+    before = replay(events)
+    space = Space.from_config({"optimizer": {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.01, "b": 1.0}}})
+    recorded = {trial.trial: trial.configuration for trial in before.trials.values()}
+    scheduler = SuccessiveHalving(Recorded(RandomSearcher(space), recorded), eta=2, r_max=4)
+    executor = Serial(Objective(cfg, run_dir, 1))
+    trackers = Trackers(())
+    tuner = Tuner(scheduler, executor, cost=lambda since, until: until - since, journal=journal, root=run_dir)
+    with Conduct(tuner, executor, journal, trackers, None) as conduct:
+        tuner.replay(events)
+        first = Header("crashing", "sha", "random", 0, 4, dimensions=space.names)
+        if before.ended is None:
+            conduct.run(
+                first if before.header is None else Resumed(), lambda: Ended(tuner.history.incumbents[-1][0].trial)
+            )
+    if conduct.signals:
+        raise KeyboardInterrupt
+    write_results(tuner.history, run_dir / "results.csv")
+    write_curves(tuner.history, run_dir / "curves.csv")
+
+
+class Faults:
+    """Stands between the study and the disk."""
+
+    def __init__(self, at: int | None, when: str) -> None:
+        self.points: list[str] = []
+        self._at, self._when = at, when
+
+    def __call__(self, name: str, call: Any, tear: Any = None) -> Any:
+        here = len(self.points) == self._at
+        self.points.append(name)
+        if not here:
+            return call()
+        match self._when:
+            case "full":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            case "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+                return call()
+            case "terminate twice":
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return call()
+            case "torn" if tear is not None:
+                tear()
+            case "after":
+                call()
+            case _:
+                pass
+        os._exit(137)
+
+    def install(self) -> None:
+        write, fsync, truncate, unlink, replace = os.write, os.fsync, os.ftruncate, os.unlink, os.replace
+        rmtree, opened = shutil.rmtree, io.open
+
+        def name(fd: int) -> str:
+            return kind(Path(f"/proc/self/fd/{fd}").readlink())
+
+        def kind(path: Any) -> str:
+            path = Path(path)
+            return path.suffix if path.suffix in (".pt", ".tmp") else path.name if path.suffix else "directory"
+
+        class File(io.FileIO):
+            def write(inner, data: Any) -> int:
+                half = memoryview(data)[: len(memoryview(data)) // 2]
+                plain = super().write
+                return self(f"write {kind(inner.name)}", lambda: plain(data), lambda: plain(half))
+
+        def open_binary(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            return File(path, "w") if mode == "wb" else opened(path, mode, *args, **kwargs)
+
+        os.write = lambda fd, data: self(
+            f"write {name(fd)}", lambda: write(fd, data), lambda: write(fd, data[: len(data) // 2])
+        )
+        os.fsync = lambda fd: self(f"fsync {name(fd if isinstance(fd, int) else fd.fileno())}", lambda: fsync(fd))
+        os.ftruncate = lambda fd, size: self(f"truncate {name(fd)}", lambda: truncate(fd, size))
+        os.replace = lambda a, b: self(f"rename {kind(a)}", lambda: replace(a, b))
+        shutil.rmtree = lambda path, *a, **k: self("delete directory", lambda: rmtree(path, *a, **k))  # type: ignore
+        os.unlink = lambda path, **k: self(f"delete {kind(path)}", lambda: unlink(path, **k))
+        io.open = builtins.open = open_binary  # type: ignore
+
+
+def child(call: dict[str, Any], cfg: Any, out: int) -> None:
+    tell = os.write
+    faults = Faults(call["at"], call["when"])
+    faults.install()
+    status = 0
+    try:
+        study(Path(call["run_dir"]), cfg)
+    except OSError as error:
+        status = 1 if error.errno == errno.ENOSPC else 2
+    except StorageError as error:
+        status = 1 if "make room" in str(error) else 2
+    except KeyboardInterrupt:
+        status = 130
+    except BaseException:
+        traceback.print_exc()
+        status = 2
+    tell(out, json.dumps(faults.points).encode())
+    os._exit(status)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    register(CONF)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", OVERRIDES)
+    Objective(cfg, Path(), 1).prepare({})
+    gc.freeze()
+    for line in sys.stdin:
+        ours, theirs = os.pipe()
+        if (pid := os.fork()) == 0:
+            child(json.loads(line), cfg, theirs)
+        os.close(theirs)
+        with os.fdopen(ours) as pipe:
+            points = pipe.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps({"status": status, "points": json.loads(points or "[]")}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
