@@ -56,7 +56,7 @@ SPACES = [
         "scipy.stats.randint",
     ),
     ("+space.seed=3", "space.seed", "3 is not a distribution"),
-    ("+space.optimizer.momentum={_target_:builtins.dict,a:3}", "space.optimizer.momentum", "not a distribution"),
+    ("+space.optimizer.momentum={_target_:torch.nn.ReLU}", "space.optimizer.momentum", "not a distribution"),
     ("+space.optimizer.momentum={_target_:scipy.stats.unifrom}", "space.optimizer.momentum", "scipy.stats.unifrom"),
     ("+space.optimizer.momentum=[]", "space.optimizer.momentum", "empty list"),
 ]
@@ -134,6 +134,7 @@ def test_a_model_of_images_refuses_features(fork: Callable) -> None:
     [
         ("scheduler=sha lr_schedule.warmup=2.0", "lr_schedule.warmup=2 lasts beyond r_min=1"),
         ("scheduler=single eta=3", "eta=3 has no effect on a single trial; scheduler=sha"),
+        ("scheduler=fifo eta=2", "eta=2 has no effect on this scheduler's decisions"),
     ],
 )
 def test_what_is_probably_not_meant_gets_a_note(arguments: str, note: str, fork: Callable) -> None:

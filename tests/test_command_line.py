@@ -19,7 +19,6 @@ from conftest import environment
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 import halving
@@ -172,7 +171,7 @@ def test_another_metric_decides(fork: Callable, tmp_path: Path) -> None:
 def test_a_maximised_metric_promotes_the_largest(fork: Callable, tmp_path: Path) -> None:
     study = studied(fork(*SMALL, "scheduler=sha", "metric=max:val_error", cwd=tmp_path), tmp_path)
     first = [row for row in study.rows("results.csv") if row["rung"] == "0"]
-    shown = {row["trial"]: -float(row["error"]) for row in first}
+    shown = {row["trial"]: float(row["error"]) for row in first}
     (promoted,) = (row["trial"] for row in first if row["verdict"] == "promoted")
     assert shown[promoted] == max(shown.values()) > 0
 
@@ -187,7 +186,8 @@ def test_a_diverging_trial_fails_and_the_study_goes_on(fork: Callable, tmp_path:
 
 
 def test_a_study_without_survivors_says_why(fork: Callable, tmp_path: Path) -> None:
-    result = fork(*SMALL, "scheduler=sha", "space=none", "optimizer.lr=1e38", cwd=tmp_path)
+    huge = ("~space.data", "space.optimizer.lr.a=1e37", "space.optimizer.lr.b=1e38", "optimizer.lr=1e38")
+    result = fork(*SMALL, "scheduler=sha", *huge, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("error: no trial survived; 3 failed, the first with: diverged")
     assert result.stderr.count("\n") == 1
@@ -222,14 +222,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 
 @given(scalars.filter(lambda value: not isinstance(value, str) or ("${" not in value and "\0" not in value)))
 def test_any_value_comes_back_from_the_command(value: Any) -> None:
-    hydra = OmegaConf.create(
-        {
-            "overrides": {"task": ["eta=3", "optimizer.lr=0.5"], "hydra": []},
-            "runtime": {"config_sources": []},
-            "job": {"config_name": "config"},
-        }
-    )
-    words = shlex.split(command(hydra, 17, {"optimizer.lr": value}))
+    words = shlex.split(command([], ["eta=3", "optimizer.lr=0.5"], 17, {"optimizer.lr": value}))
     assert words[:4] == ["python", "train.py", "scheduler=single", "trial=17"]
     (override,) = OverridesParser.create().parse_overrides(words[4:])
     found = override.value()
@@ -304,7 +297,7 @@ def test_ctrl_c_leaves_a_whole_journal_and_its_tables(repo: Path, tmp_path: Path
             break
     said = process.stdout.read()
     assert process.wait(timeout=30) == 130
-    assert f"interrupted; the journal is whole: {run_dir / 'journal.jsonl'}" in said
+    assert f"interrupted; go on with: python train.py resume={run_dir}\n" in said
     study = halving.load(run_dir)
     assert study.history.halted == "interrupted"
     with (run_dir / "results.csv").open() as file:
@@ -323,3 +316,24 @@ def test_the_command_of_the_book_study_retrains_its_winner(run: Callable, tmp_pa
     again = run(*words, f"hydra.run.dir={tmp_path / 'again'}", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert halving.load(tmp_path / "again").summary["best_error"] == study["best_error"]
+
+
+def test_an_earlier_winner_comes_second(fork: Callable, tmp_path: Path) -> None:
+    earlier = studied(fork(*SMALL, "scheduler=sha", "hydra.run.dir=earlier", cwd=tmp_path), tmp_path)
+    best = json.loads((tmp_path / "earlier/summary.json").read_text("utf-8"))["best_configuration"]
+    narrower = ("space.optimizer.lr.b=0.2", "searcher.initial=[earlier]", "hydra.run.dir=later")
+    assert fork(*SMALL, "scheduler=sha", *narrower, cwd=tmp_path).returncode == 0
+    trials = halving.load(tmp_path / "later").trials
+    assert trials[0].configuration == halving.load(tmp_path / "earlier").trials[0].configuration
+    assert trials[1].configuration == best | {"optimizer.lr": pytest.approx(min(best["optimizer.lr"], 0.2))}
+    assert earlier is not None
+
+
+def test_a_grid_says_its_size_and_an_exhausted_space_that_it_is(fork: Callable, tmp_path: Path) -> None:
+    lists = ("space=none", "+space.optimizer.lr=[0.1,0.2]", "+space.data.batch_size=[32,64]")
+    result = fork(*SMALL, *lists, "scheduler=fifo", "searcher=grid", "budget.evaluations=100", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "grid: 4 configurations" in result.stdout
+    assert "the space is exhausted: every configuration was tried" in result.stdout
+    (run_dir,) = (tmp_path / "outputs/halving").iterdir()
+    assert 4 <= len(halving.load(run_dir).trials) <= 5

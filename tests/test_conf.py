@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -13,9 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
+from halving.composition import _executor
 from halving.config import checks, trials
 from halving.config.polite import register
 from halving.config.schema import GROUPS, ROOT_KEYS
+from halving.curves import Curves, save
 from halving.data.base import Data
 from halving.space import Space
 from halving.targets import instantiate
@@ -55,9 +58,19 @@ def test_the_groups_are_the_ones_of_the_schema() -> None:
     assert set(compose("config")) == set(ROOT_KEYS)
 
 
+def needed(group: str, option: str, tmp_path: Path) -> list[str]:
+    """What an option cannot do without."""
+    if (group, option) == ("fidelity", "function"):
+        return ["fidelity.function=math.hypot"]
+    if option in ("simulated", "compare_on_curves", "table"):
+        save(Curves(np.full((4, 27), 0.5), np.arange(1, 28)), tmp_path / "curves.npz")
+        return ["executor=simulated", f"executor.curves={tmp_path / 'curves.npz'}"]
+    return []
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> None:
-    extra = ["fidelity.function=math.hypot"] if (group, option) == ("fidelity", "function") else []
+    extra = needed(group, option, tmp_path)
     config = composed(f"{group}={option}", *extra)
     space = Space.from_config(config["space"])
     match group:
@@ -78,14 +91,21 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
         case "space":
             assert len(set(space.names)) == len(space.names)
         case "searcher" | "scheduler":
+            if option in ("tpe", "gp", "cmaes"):
+                pytest.importorskip("optuna")
+                pytest.importorskip("cmaes")
             searcher = instantiate(config["searcher"], "searcher", space=space, initial=None)
             scheduler = instantiate(config["scheduler"], "scheduler", searcher=searcher)
             assert scheduler.suggest().trial == 0
         case "fidelity":
             assert instantiate(config["fidelity"], "fidelity").cost(0, 3) == 3
         case "executor":
-            config["executor"].pop("threads")
-            assert instantiate(config["executor"], "executor", objective=print).idle()
+            if option == "simulated":
+                return  # it needs a table of curves: see test_simulated.py
+            settings, _ = _executor(config["executor"], "cpu", "cpu", None)
+            executor = instantiate(settings, "executor", objective=print)
+            assert executor.idle() and executor.has_room()
+            executor.shutdown()
         case "tracker":
             options = [item for item in config["tracker"].values() if isinstance(item, dict)]
             assert [instantiate(item, "tracker") for item in options] or option == "none"

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,22 @@ def test_importing_halving_loads_nothing_heavy_and_offers_all_it_names() -> None
         "assert 'torch' not in sys.modules and 'hydra' not in sys.modules and 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
+    alone = halving.tune(bowl, LR, r_max=9)
+    together = halving.tune(bowl, LR, r_max=9, executor=partial(halving.Process, workers=2))
+    assert together.best.configuration == alone.best.configuration
+    assert len(together.trials) == len(alone.trials)
+
+
+def test_a_study_of_a_function_is_extended(tmp_path: Path) -> None:
+    whole = halving.tune(bowl, LR, r_max=9)
+    part = halving.tune(bowl, LR, r_max=9, run_dir=tmp_path, budget=halving.Budget(evaluations=5))
+    assert len(part.history.finished) == 5
+    resumed = halving.tune(bowl, LR, r_max=9, run_dir=tmp_path, resume=True)
+    assert [(t.trial, e.error) for t, e in resumed.history.finished] == [
+        (t.trial, e.error) for t, e in whole.history.finished
+    ]
+    with pytest.raises(halving.UserError, match="does not follow from its configuration"):
+        halving.tune(bowl, LR, r_max=9, run_dir=tmp_path, resume=True, seed=1)

@@ -5,23 +5,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halving.errors import UserError
+    from halving.executors import Process
     from halving.schedulers import FIFO, SuccessiveHalving
     from halving.searchers import RandomSearcher
+    from halving.simulation import simulate
     from halving.space import Space
     from halving.study import Study, load, tune
     from halving.tuner import Budget
 
-__all__ = ["FIFO", "Budget", "RandomSearcher", "Space", "Study", "SuccessiveHalving", "UserError", "load", "tune"]
+__all__ = [
+    "FIFO",
+    "Budget",
+    "Process",
+    "RandomSearcher",
+    "Space",
+    "Study",
+    "SuccessiveHalving",
+    "UserError",
+    "load",
+    "simulate",
+    "tune",
+]
 
 _HOMES = {
     "Budget": "tuner",
     "FIFO": "schedulers",
+    "Process": "executors",
     "RandomSearcher": "searchers",
     "Space": "space",
     "Study": "study",
     "SuccessiveHalving": "schedulers",
     "UserError": "errors",
     "load": "study",
+    "simulate": "simulation",
     "tune": "study",
 }
 

@@ -1,23 +1,26 @@
 """The library's front door: tune a function, load a study."""
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from halving.checkpoints import inside
+from halving.conduct import Conduct
 from halving.errors import UserError
-from halving.executors import Serial
-from halving.history import Ended, Header, History, Ladder, Trial
+from halving.executors import Executor, Objective, Serial
+from halving.history import Ended, Header, History, Ladder, Resumed, Trial
 from halving.journal import Journal, read, replay
-from halving.report.tables import summary, write_all
+from halving.report.tables import summary
 from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
-from halving.targets import instantiate
+from halving.targets import check_trusted, instantiate, trusted_in_environment
 from halving.tracking.base import Trackers
 from halving.tracking.progress import Progress
 from halving.training.fidelities.function import call
-from halving.trial import Configuration, Epoch, Finished, Job
+from halving.trial import Configuration, Job, Step
 from halving.tuner import Budget, Tuner
 
 if TYPE_CHECKING:
@@ -59,10 +62,14 @@ class Study:
         """The content of summary.json."""
         return summary(self.history)
 
-    def best_model(self) -> "nn.Module":
+    def best_model(self, trusted: Iterable[str] = ()) -> "nn.Module":
         """Return the winner's model with its trained weights, on the CPU and ready to evaluate.
 
-        Raises UserError if the study trained no model, has not ended, or the checkpoint is missing or damaged.
+        A journal says what is built: of packages beyond our own, only `trusted` ones, and those that the environment
+        variable HALVING_TRUSTED_PACKAGES names, are imported for that.
+
+        Raises UserError if the study trained no model, has not ended, or the checkpoint is missing or damaged, and
+        for a model from a package that is not trusted.
         """
         from halving.training.checkpoint import load as load_checkpoint
         from halving.training.recipe import config_hash
@@ -71,7 +78,8 @@ class Study:
         best = self.best
         if self.run_dir is None or ended is None or "model" not in ended.config or best.checkpoint is None:
             raise UserError("this study has no best model: it trained none, or has not ended")
-        path = self.run_dir / str(best.checkpoint)
+        check_trusted(ended.config["model"], (*trusted, *trusted_in_environment()), "model")
+        path = inside(self.run_dir, best.checkpoint)
         resource = int(path.stem)
         checkpoint = load_checkpoint(path, best.trial, resource, config_hash(ended.config))
         model: nn.Module = instantiate(ended.config["model"], "model", **checkpoint.state.get("arguments", {}))
@@ -95,7 +103,9 @@ def tune(
     initial: Configuration | None = None,
     budget: Budget | None = None,
     maximize: bool = False,
+    executor: Callable[[Objective], Executor] = Serial,
     run_dir: str | Path | None = None,
+    resume: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> Study:
@@ -104,9 +114,11 @@ def tune(
     `scheduler` is a class such as `SuccessiveHalving`, called with the searcher and `options` (eta, r_min, r_max,
     ...), or a ready scheduler, which has a searcher of its own. The function starts anew at every rung; if it raises
     or returns NaN, that trial fails and the study goes on. With `run_dir` the study is written there, for `load` and
-    for the report.
+    for the report; with `resume`, one that is there already goes on. `executor=partial(Process, workers=4)` evaluates
+    four at a time; the function must then be importable, and the script guarded by `if __name__ == "__main__"`.
 
-    Raises UserError for a space or options that cannot be, a used `run_dir`, or if no trial survived.
+    Raises UserError for a space or options that cannot be, a used `run_dir`, a study there that decides otherwise, or
+    if no trial survived; KeyboardInterrupt after a signal, once the journal is whole.
     """
     cube = space if isinstance(space, Space) else Space.from_config(space)
     proposer = searcher(cube, seed=seed, initial=initial)
@@ -116,7 +128,7 @@ def tune(
     plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
     if hasattr(allocator, "plan") and not plan and budget is None:
         raise UserError(f"tune: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget")
-    r_max = max((level for ladder in plan for level in ladder.levels), default=options.get("r_max", 1))
+    r_max = max((level for ladder in plan for level in ladder.levels), default=_r_max(scheduler, options))
     header = Header(
         name=getattr(function, "__name__", type(function).__name__),
         scheduler=type(allocator).__name__,
@@ -131,34 +143,39 @@ def tune(
         plan=plan,
     )
     directory = Path(run_dir) if run_dir is not None else None
-    journal = _new_journal(directory) if directory is not None else None
-    trackers = Trackers([Progress()] if progress else [])
-    executor = Serial(_Calls(function))
-    tuner = Tuner(
-        allocator,
-        executor,
-        history=History(),
-        cost=_restarting,
-        journal=journal,
-        trackers=trackers,
-        budget=budget,
-        maximize=maximize,
-    )
+    workers = executor(_Calls(function))
     try:
-        tuner.record(header)
-        tuner.run()
-        best = tuner.history.incumbent
-        tuner.record(Ended(best[0].trial if best else None))
-    finally:
-        try:
-            if journal is not None and directory is not None:
-                journal.close()
-                write_all(tuner.history, directory)
-        finally:
-            trackers.close(tuner.history)
+        journal = _journal(directory, resume) if directory is not None else None
+    except BaseException:
+        workers.shutdown(graceful=False)
+        raise
+    events = tuple(journal.events) if journal is not None else ()
+    trackers = Trackers([Progress()] if progress else [], events)
+    tuner = Tuner(
+        allocator, workers, cost=_restarting, journal=journal, trackers=trackers, budget=budget, maximize=maximize
+    )
+    with Conduct(tuner, workers, journal, trackers, directory) as conduct:
+        tuner.replay(events)
+        first = Resumed(plan, header.planned_cost) if events else header
+        conduct.run(first, lambda: _ended(tuner.history))
+    if conduct.signals:
+        raise KeyboardInterrupt
     if tuner.history.incumbent is None:
         raise UserError(f"no trial survived; {first_failure(tuner.history)}")
     return Study(tuner.history, directory)
+
+
+def _r_max(scheduler: Callable[..., Scheduler] | Scheduler, options: Mapping[str, Any]) -> int:
+    """Return the most resource of a trial where no plan tells it: as given, or the scheduler class's default."""
+    if "r_max" in options or not callable(scheduler):
+        return options.get("r_max", 1)
+    parameter = inspect.signature(scheduler).parameters.get("r_max")
+    return parameter.default if parameter is not None and isinstance(parameter.default, int) else 1
+
+
+def _ended(history: History) -> Ended:
+    best = history.incumbent
+    return Ended(best[0].trial if best else None)
 
 
 def planned_cost(plan: tuple[Ladder, ...], cost: Callable[[int, int], float]) -> float | None:
@@ -183,7 +200,7 @@ def first_failure(history: History) -> str:
 class _Calls:
     function: Callable[[Configuration, int], float]
 
-    def __call__(self, job: Job) -> Iterator[Epoch | Finished]:
+    def __call__(self, job: Job) -> Generator[Step]:
         yield call(self.function, dict(job.configuration), job)
 
 
@@ -191,10 +208,10 @@ def _restarting(since: int, until: int) -> float:
     return until
 
 
-def _new_journal(directory: Path) -> Journal:
+def _journal(directory: Path, resume: bool) -> Journal:
     directory.mkdir(parents=True, exist_ok=True)
     journal = Journal(directory)
-    if journal.events:
+    if journal.events and not resume:
         journal.close()
-        raise UserError(f"{directory} already holds a study; give another run_dir, or load this one")
+        raise UserError(f"{directory} already holds a study; give resume=True, another run_dir, or load this one")
     return journal

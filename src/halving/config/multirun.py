@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+from halving.config.secrets import Secrets
 
 _FAILURE = "failure.txt"
 _COLUMNS: tuple[str, ...] = ("job", "overrides", "error", "epochs", "seconds", "state")
@@ -30,9 +33,15 @@ def note_failure(message: str) -> None:
         (directory / _FAILURE).write_text(message + "\n", encoding="utf-8")
 
 
+def forget_failure() -> None:
+    """Remove the reason of an earlier failure, as the job runs again."""
+    (Path(HydraConfig.get().runtime.output_dir) / _FAILURE).unlink(missing_ok=True)
+
+
 def print_table() -> None:
     """Print the jobs of the multirun that has just ended, if there was one, and write them to jobs.csv beside them."""
     for sweep in _sweeps:
+        Secrets.of({}, sys.argv[1:]).redact_files(sweep)
         rows = [_row(directory) for directory in sorted(_jobs(sweep), key=lambda path: int(path.name))]
         if not rows:
             continue
@@ -59,7 +68,7 @@ def _row(directory: Path) -> dict[str, Any]:
         return row | {"error": None, "epochs": None, "seconds": None, "state": f"failed: {state}"}
     found = json.loads(summary.read_text(encoding="utf-8"))
     return row | {
-        "error": -found["best_error"] if found["maximize"] and found["best_error"] is not None else found["best_error"],
+        "error": found["best_error"],
         "epochs": found["resource_spent"],
         "seconds": round(found["wall_seconds"], 1),
         "state": f"failed: {state}" if failure.is_file() else "finished",

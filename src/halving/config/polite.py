@@ -19,10 +19,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from halving.config import multirun
+from halving.config import multirun, trust
 from halving.config.checks import first_line
+from halving.config.resumption import register_resolvers, repeat
+from halving.config.secrets import RedactingFilter, Secrets
 from halving.config.suggestions import nearest, nearest_option
 from halving.errors import UserError
+from halving.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +45,18 @@ def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]
         def run() -> None:
             before = os.environ.get(_FULL_ERROR)
             os.environ[_FULL_ERROR] = "1"
+            trust.remember()
             try:
+                sys.argv[1:] = repeat(sys.argv[1:])
                 main()
             except KeyboardInterrupt:
                 sys.exit(130)
             except UserError as error:
-                sys.exit(f"error: {error}")
+                sys.exit(printable(f"error: {error}"))
             except (HydraException, OmegaConfBaseException) as error:
                 if _is_from_a_job(error):
                     raise
-                sys.exit(f"error: {_explained(error)}")
+                sys.exit(printable(f"error: {_explained(error)}"))
             finally:
                 if before is None:
                     del os.environ[_FULL_ERROR]
@@ -70,14 +75,17 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     @wraps(task)
     def run(cfg: DictConfig) -> None:
         logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+        multirun.forget_failure()
+        secrets = _kept_out(cfg)
         try:
             task(cfg)
         except UserError as error:
             if error.__cause__ is not None:
                 log.error("%s", error, exc_info=error.__cause__)
-            multirun.note_failure(str(error))
+            message = printable(secrets.redact(str(error)))
+            multirun.note_failure(message)
             if HydraConfig.get().mode == RunMode.RUN:
-                sys.exit(f"error: {error}")
+                sys.exit(f"error: {message}")
             raise
         except OSError as error:
             message = f"cannot write {error.filename or 'to the disk'}: {error.strerror}; make room"
@@ -86,10 +94,27 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
                 raise
             sys.exit(f"error: {message}")
         except Exception as error:
-            multirun.note_failure(f"{type(error).__name__}: {error}")
+            multirun.note_failure(secrets.redact(f"{type(error).__name__}: {error}"))
             raise
 
     return run
+
+
+def _kept_out(cfg: DictConfig) -> Secrets:
+    """Return the secrets of a job, which from now on are in none of its logs and in none of Hydra's own files."""
+    from halving.config import trials  # with numpy, which a mere look at the config can do without
+
+    hydra = HydraConfig.get()
+    try:
+        config = trials.plain(cfg)
+    except OmegaConfBaseException:  # it will be refused
+        config = {}
+    secrets = Secrets.of(config, hydra.overrides.task)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RedactingFilter(secrets))
+    if hydra.output_subdir is not None:
+        secrets.redact_files(Path(hydra.runtime.output_dir) / hydra.output_subdir)
+    return secrets
 
 
 def register(conf: Path) -> None:
@@ -101,12 +126,29 @@ def register(conf: Path) -> None:
 
     Plugins.instance().register(KeepConf)
     OmegaConf.register_new_resolver("repository", lambda path: str(conf.parent / path), replace=True)
+    OmegaConf.register_new_resolver("first_level", _first_level, replace=True)
+    OmegaConf.register_new_resolver("last_level", _last_level, replace=True)
+    register_resolvers()
+
+
+def _first_level(curves: str) -> int:
+    from halving.curves import first_level
+
+    return first_level(curves)
+
+
+def _last_level(curves: str, times: int = 1) -> int:
+    from halving.curves import last_level
+
+    return last_level(curves, times)
 
 
 def _explained(error: Exception) -> str:
     """Say in one line what was wrong with the command line or a config file, and what was probably meant."""
     causes = list(_causes(error))
     for cause in causes:
+        if isinstance(cause, UserError):
+            return str(cause)
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             group, _, option = str(cause.missing_cfg_file).rpartition("/")
             return f"{group}={option}: no such option{nearest_option(option, cause.options)}"

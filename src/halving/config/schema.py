@@ -46,6 +46,7 @@ class Config:
     device: str = MISSING
     data_dir: str = MISSING
     resume: str | None = None
+    trusted_packages: list[str] = field(default_factory=list[str])
     notes: str = ""
 
 

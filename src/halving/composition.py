@@ -1,0 +1,245 @@
+"""From a config to the objects that a study consists of."""
+
+import os
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from halving.config import trials
+from halving.config.choices import Choices, composed
+from halving.config.trust import trusted_packages
+from halving.curves import ROW
+from halving.environment import cores
+from halving.errors import UserError
+from halving.executors import Executor
+from halving.history import History, Ladder
+from halving.objective import Objective
+from halving.planning import Plan, Simulation, Unsearched, fit, simulated_costs
+from halving.schedulers import Scheduler
+from halving.schedulers.early_stopping import EarlyStopping
+from halving.schedulers.fifo import FIFO
+from halving.schedulers.successive_halving import ladder, sizes
+from halving.searchers import Searcher
+from halving.searchers.recorded import Recorded
+from halving.searchers.table import on_table, space_of
+from halving.searchers.transfer import transferred
+from halving.space import Space
+from halving.study import load, planned_cost
+from halving.targets import instantiate
+from halving.training.fidelities.base import Fidelity
+from halving.training.fidelities.table import Table
+from halving.training.memory import Memory
+from halving.trial import Configuration, Finished, Job
+from halving.tuner import Budget
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A study's objects, and what to say of them before it begins; `initial` is what its searcher proposes first."""
+
+    dimensions: tuple[str, ...]
+    initial: list[Configuration]
+    searcher: Searcher
+    scheduler: Scheduler
+    executor: Executor
+    fidelity: Fidelity | Table
+    objective: Objective
+    budget: Budget
+    threads: int
+    notes: list[str]
+
+
+def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) -> Parts:
+    """Build what a study consists of; `before` is what an earlier process has done of it."""
+    config = trials.plain(cfg)
+    if "curves" in config["executor"]:
+        return _simulated(cfg, config, Objective(cfg, run_dir, 1, trusted_packages()), before)
+    space = trials.space(cfg)
+    recorded = before.header.settings if before.header is not None else {}
+    choices = Choices(**recorded["choices"]) if "choices" in recorded else composed(cfg, space, hydra)
+    defaults = trials.defaults(cfg, space, choices)
+    earlier = recorded.get("environment", {})
+    placed = cfg.copy()
+    placed.device, placed.data_dir = _device(cfg.device), cfg.data_dir
+    settings, threads = _executor(config["executor"], cfg.device, placed.device, earlier.get("threads"))
+    objective = Objective(placed, run_dir, threads, trusted_packages(), choices=choices)
+    initial = _initial(config["searcher"].pop("initial", ()), space, defaults, before)
+    searcher = instantiate(config["searcher"], "searcher", space=space, initial=initial)
+    build = partial(_scheduler, cfg, Recorded(searcher, _configurations(before)))
+    plan = None
+    if cfg.plan == "auto" and before.header is None:
+        plan = _fitted(cfg, objective, objective.prepare(defaults), defaults)
+        for each in (cfg, placed):
+            OmegaConf.update(each, "r_min", plan.r_min)
+            OmegaConf.update(each, f"scheduler.{plan.count}", plan.value)
+    executor: Executor = instantiate(settings, "executor", objective=objective)
+    try:  # worker processes begin with their imports meanwhile
+        fidelity = objective.prepare(defaults)
+        objective.prepare_options(space)
+        scheduler = build()
+        return Parts(
+            dimensions=space.names,
+            initial=initial,
+            searcher=searcher,
+            scheduler=scheduler,
+            notes=[
+                *(f"note: {text}" for text in choices.notes),
+                *([f"plan: {plan.reason}"] if plan is not None else []),
+                *([f"grid: {len(searcher)} configurations"] if isinstance(searcher, Sized) else []),
+            ],
+            executor=executor,
+            fidelity=fidelity,
+            objective=objective,
+            budget=_budget(cfg, scheduler, fidelity),
+            threads=threads,
+        )
+    except BaseException:
+        executor.shutdown(graceful=False)
+        raise
+
+
+def _initial(run_dirs: Iterable[str], space: Space, defaults: Configuration, before: History) -> list[Configuration]:
+    """Return what is proposed first: the config as it stands, then what earlier studies found.
+
+    A study that goes on has these in its header: the others may be gone by now.
+    """
+    if before.header is not None and "initial" in before.header.settings:
+        return list(before.header.settings["initial"])
+    earlier = [load(run_dir).best.configuration for run_dir in run_dirs]
+    return [defaults, *(transferred(configuration, space, defaults) for configuration in earlier)]
+
+
+def _simulated(cfg: DictConfig, config: dict[str, Any], objective: Objective, before: History) -> Parts:
+    """Build a study on recorded curves: its jobs look rows up, and nothing is trained."""
+    fidelity = instantiate(config["fidelity"], "fidelity")
+    if not isinstance(fidelity, Table) or cfg.plan is not None:
+        raise UserError("executor=simulated needs fidelity=table and no plan; experiment=simulated sets both")
+    fidelity.check(cfg.r_min, cfg.r_max)
+    space = space_of(fidelity.curves, config["space"])
+    settings = {key: value for key, value in config["executor"].items() if key not in ("curves", "reuse", "threads")}
+    if config["searcher"].pop("initial", None):
+        raise UserError("searcher.initial: a simulated study draws from its table only")
+    searcher = instantiate(config["searcher"], "searcher", space=space, initial=None)
+    seed = config["searcher"].get("seed", cfg.seed)
+    rows = on_table(searcher, fidelity.curves, space, seed, config["executor"]["reuse"])
+    scheduler = _scheduler(cfg, Recorded(rows, _configurations(before)))
+    return Parts(
+        dimensions=(ROW, *space.names),
+        initial=[],
+        searcher=rows,
+        scheduler=scheduler,
+        notes=[],
+        executor=instantiate(settings, "executor", objective=fidelity),
+        fidelity=fidelity,
+        objective=objective,
+        budget=_budget(cfg, scheduler, fidelity),
+        threads=1,
+    )
+
+
+def _configurations(history: History) -> dict[int, Configuration]:
+    return {trial.trial: trial.configuration for trial in history.trials.values()}
+
+
+def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int | None) -> tuple[dict[str, Any], int]:
+    """Return the executor's settings with what is left to the machine filled in, and how many threads a job has.
+
+    `asked` is the device as configured, `device` what it came to. `earlier` is how many threads the study had in
+    another process: other numbers give other bits.
+    """
+    settings = dict(config)
+    settings.pop("checkpoint_every", None)
+    threads = settings.pop("threads", None)
+    if "trials_per_gpu" in settings:
+        each = settings.pop("trials_per_gpu")
+        settings["devices"] = _gpus() if device.startswith("cuda") and asked in ("auto", "cuda") else []
+        on_gpus = each * (len(settings["devices"]) or device.startswith("cuda"))
+        settings["workers"] = settings["workers"] or on_gpus or cores()
+    return settings, threads or earlier or max(1, cores() // settings.get("workers", 1))
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs that workers may be given in turn, as CUDA names them."""
+    import torch
+
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    return seen.split(",")
+
+
+def _scheduler(
+    cfg: DictConfig, searcher: Searcher, r_min: int | None = None, own: Mapping[str, int | None] | None = None
+) -> Scheduler:
+    """Build the scheduler, with another r_min and other settings of its own than the config's."""
+    copy = cfg.copy()
+    copy.r_min = cfg.r_min if r_min is None else r_min
+    return instantiate(trials.plain(copy)["scheduler"] | dict(own or {}), "scheduler", searcher=searcher)
+
+
+def _fitted(cfg: DictConfig, objective: Objective, fidelity: Fidelity, configuration: Configuration) -> Plan:
+    """Choose r_min and the number of trials that fit into budget.seconds, after timing the first rung twice."""
+    build = partial(_scheduler, cfg, Unsearched())
+    own = next((name for name in ("n", "max_trials") if name in cfg.scheduler), "rounds")
+    seconds, curves = 0.0, False
+    with TemporaryDirectory() as directory:
+        for _ in range(2):  # the first time pays for what is loaded and warmed up once
+            *_, finished = replace(objective, run_dir=Path(directory), memory=Memory())(
+                Job(0, configuration, 0, cfg.r_min)
+            )
+            assert isinstance(finished, Finished)
+            if finished.outcome.failed:
+                raise UserError(f"plan=auto: the configuration as it stands fails: {finished.cause}")
+            seconds, curves = finished.seconds, bool(finished.outcome.curve)
+
+    @cache
+    def simulation(r_min: int) -> Simulation:
+        return Simulation(simulated_costs(build(r_min, {own: None}), fidelity.cost, curves=curves))
+
+    def cost(r_min: int, value: int) -> float:
+        if own == "rounds":
+            return value * (planned_cost(plan_of(build(r_min, {own: 1})), fidelity.cost) or 0.0)
+        exact = planned_cost(plan_of(build(r_min, {own: value})), fidelity.cost)
+        return simulation(r_min).cost(value) if exact is None else exact
+
+    return fit(
+        trials.plain(cfg)["scheduler"],
+        cost,
+        eta=cfg.eta,
+        r_max=cfg.r_max,
+        seconds=cfg.budget.seconds,
+        unit_seconds=seconds / fidelity.cost(0, cfg.r_min),
+        unit=fidelity.unit,
+        cohorts=not isinstance(build(), EarlyStopping | FIFO),
+    )
+
+
+def _budget(cfg: DictConfig, scheduler: Scheduler, fidelity: Fidelity | Table) -> Budget:
+    """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend."""
+    budget = Budget(**trials.plain(cfg.budget))
+    endless = hasattr(scheduler, "plan") and not plan_of(scheduler)
+    if not endless or (budget.evaluations, budget.resource, budget.seconds) != (None, None, None):
+        return budget
+    levels = ladder(cfg.eta, cfg.r_min, cfg.r_max)
+    return replace(budget, resource=planned_cost((Ladder(levels, sizes(levels, cfg.eta)),), fidelity.cost))
+
+
+def plan_of(scheduler: Scheduler) -> tuple[Ladder, ...]:
+    return getattr(scheduler, "plan", ())
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device={name}: no such device; give auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}: there is no CUDA device here; device=auto takes what there is")
+    return "cuda:0" if name == "cuda" else name
