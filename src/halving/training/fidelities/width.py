@@ -39,7 +39,7 @@ class Width:
         if not isinstance(whole.width, int):
             raise UserError(
                 f"model.width={whole.width}: fidelity=width needs a model whose width is a whole number; "
-                f"model=cnn, model=lenet_modern and model=mlp have one"
+                f"model=cnn and model=lenet_modern and model=mlp have one"
             )
         Trainer(whole)
 
