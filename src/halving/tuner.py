@@ -89,7 +89,7 @@ class Tuner:
         self._running: dict[int, Assignment] = {}
         self._interrupted: deque[Assignment] = deque()
         self._committed = 0.0
-        self._before = 0.0
+        self._before = -executor.now()  # what was built before the study begins is not its time
         self._obsolete: dict[int, tuple[int, ...]] = {}
 
     def replay(self, events: Iterable[tuple[Event, float]]) -> None:
@@ -112,7 +112,7 @@ class Tuner:
                     _insist(event, due.popleft() if due else None, ())
                 case _:
                     pass
-        self._before = self.history.seconds
+        self._before += self.history.seconds
         self._interrupted.extend(self._running.values())
         self._committed = sum(map(self._cost_of, self._interrupted))
         for verdict in due:
