@@ -1,15 +1,21 @@
 """What plan=auto chooses, by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from halving.composition import _fitted
+from halving.config.polite import register
 from halving.errors import UserError
 from halving.history import Ladder
+from halving.objective import Objective
 from halving.planning import Simulation, Unsearched, fit, simulated_costs
 from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Median, Scheduler
 from halving.schedulers.successive_halving import ladder, sizes
 from halving.study import planned_cost
+from halving.trial import Job, Step
 
 
 def bracket_cost(r_min: int, n: int, eta: int = 3, r_max: int = 27) -> float:
@@ -108,3 +114,22 @@ def test_without_cohorts_a_few_trials_are_enough() -> None:
     )
     assert (plan.count, plan.value, plan.cost) == ("max_trials", 2, 54)
     assert "r_min" not in plan.reason
+
+
+def test_what_is_timed_is_trained_each_time(tmp_path: Path) -> None:
+    places: list[Path] = []
+
+    class Noting(Objective):
+        def __call__(self, job: Job) -> Generator[Step]:
+            places.append(self.run_dir)
+            assert not list(self.run_dir.iterdir()), "it would go on from the checkpoint that is there"
+            yield from super().__call__(job)
+
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    register(conf)
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        cfg = compose("config", ["scheduler=sha", "budget.seconds=60", "model=softmax", "data.train_samples=60"])
+    cfg.device = "cpu"
+    objective = Noting(cfg, tmp_path, 1)
+    plan = _fitted(cfg, objective, objective.prepare({}), {})
+    assert plan.cost > 0 and len(set(places)) == 2

@@ -185,15 +185,14 @@ def _fitted(cfg: DictConfig, objective: Objective, fidelity: Fidelity, configura
     build = partial(_scheduler, cfg, Unsearched())
     own = next((name for name in ("n", "max_trials") if name in cfg.scheduler), "rounds")
     seconds, curves = 0.0, False
-    with TemporaryDirectory() as directory:
-        for _ in range(2):  # the first time pays for what is loaded and warmed up once
-            *_, finished = replace(objective, run_dir=Path(directory), memory=Memory())(
-                Job(0, configuration, 0, cfg.r_min)
-            )
-            assert isinstance(finished, Finished)
-            if finished.outcome.failed:
-                raise UserError(f"plan=auto: the configuration as it stands fails: {finished.cause}")
-            seconds, curves = finished.seconds, bool(finished.outcome.curve)
+    for _ in range(2):  # the first time pays for what is loaded and warmed up once
+        with TemporaryDirectory() as directory:  # a new one: in the first's it would go on from the checkpoint
+            elsewhere = replace(objective, run_dir=Path(directory), memory=Memory())
+            *_, finished = elsewhere(Job(0, configuration, 0, cfg.r_min))
+        assert isinstance(finished, Finished)
+        if finished.outcome.failed:
+            raise UserError(f"plan=auto: the configuration as it stands fails: {finished.cause}")
+        seconds, curves = finished.seconds, bool(finished.outcome.curve)
 
     @cache
     def simulation(r_min: int) -> Simulation:
