@@ -153,5 +153,7 @@ def test_a_study_of_a_function_is_extended(tmp_path: Path) -> None:
     assert [(t.trial, e.error) for t, e in resumed.history.finished] == [
         (t.trial, e.error) for t, e in whole.history.finished
     ]
+    tables = {name: (tmp_path / name).read_bytes() for name in ("results.csv", "summary.json")}
     with pytest.raises(halving.UserError, match="does not follow from its configuration"):
         halving.tune(bowl, LR, r_max=9, run_dir=tmp_path, resume=True, seed=1)
+    assert {name: (tmp_path / name).read_bytes() for name in tables} == tables

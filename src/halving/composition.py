@@ -159,8 +159,11 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
         each = settings.pop("trials_per_gpu")
         settings["devices"] = _gpus() if device.startswith("cuda") and asked in ("auto", "cuda") else []
         on_gpus = each * (len(settings["devices"]) or device.startswith("cuda"))
-        settings["workers"] = settings["workers"] or on_gpus or cores()
-    return settings, threads or earlier or max(1, cores() // settings.get("workers", 1))
+        if settings["workers"] is None:
+            settings["workers"] = on_gpus or cores()
+    if threads is not None and threads < 1:
+        raise UserError(f"executor.threads={threads}: a job has at least 1 thread")
+    return settings, threads or earlier or max(1, cores() // max(1, settings.get("workers", 1)))
 
 
 def _gpus() -> list[str]:

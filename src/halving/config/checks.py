@@ -16,6 +16,11 @@ def check(cfg: DictConfig) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__context__
+        if cause is not None:  # a resolver's own words
+            raise cause from None
         raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
     from halving.schedulers.base import check_ladder  # the package loads scipy, which --help does without
 
