@@ -12,7 +12,7 @@ import pytest
 
 from halving.errors import UserError
 from halving.history import Ended, Halted, Header, History, Ladder
-from halving.report import figures, tables
+from halving.report import derived, figures, tables
 from halving.report.explanation import explanation
 from halving.report.html import duration, plan_rows, report_html
 from halving.trial import Configuration, Epoch, Finished, Outcome, Resume, Start, Verdict
@@ -101,7 +101,7 @@ def header_only() -> History:
 
 
 def test_results_csv_is_the_study_in_order_of_finishing(tmp_path: Path) -> None:
-    tables.write_all(study(), tmp_path)
+    derived.write_all(study(), tmp_path)
     assert (tmp_path / "results.csv").read_text() == (
         "trial,bracket,rung,resource,error,status,verdict,seconds,optimizer.lr,model.activation\n"
         "0,0,0,1,0.5,ok,promoted,1.5,0.1,relu\n"
@@ -115,9 +115,8 @@ def test_results_csv_is_the_study_in_order_of_finishing(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "curves.csv", "summary.json", "report.html"}
 
 
-def test_curves_csv_has_each_epoch_once_and_leaves_missing_metrics_empty(tmp_path: Path) -> None:
-    tables.write_curves(study(), tmp_path / "curves.csv")
-    assert (tmp_path / "curves.csv").read_text() == (
+def test_curves_csv_has_each_epoch_once_and_leaves_missing_metrics_empty() -> None:
+    assert derived.curves_csv(study()) == (
         "trial,resource,epoch,lr,train_loss,train_error,val_loss,val_error,seconds\n"
         "0,1,1,0.5,2.0,0.25,1.5,0.5,0.5\n"
         "0,2,2,,,,,0.3,\n"
@@ -130,9 +129,8 @@ def test_curves_csv_has_each_epoch_once_and_leaves_missing_metrics_empty(tmp_pat
     )
 
 
-def test_summary_counts_what_was_spent_against_full_training(tmp_path: Path) -> None:
-    tables.write_summary(study(), tmp_path / "summary.json")
-    assert json.loads((tmp_path / "summary.json").read_text()) == {
+def test_summary_counts_what_was_spent_against_full_training() -> None:
+    assert json.loads(derived.summary_json(study())) == {
         "best_trial": 0,
         "best_error": 0.2,
         "best_resource": 4,
@@ -155,7 +153,7 @@ def test_summary_counts_what_was_spent_against_full_training(tmp_path: Path) -> 
         "failed": 1,
         "end": "finished",
     }
-    assert '"resource_spent": 8,' in (tmp_path / "summary.json").read_text()
+    assert '"resource_spent": 8,' in derived.summary_json(study())
 
 
 def test_summary_is_strict_json_without_a_survivor_and_with_infinite_values() -> None:
@@ -170,14 +168,13 @@ def test_summary_is_strict_json_without_a_survivor_and_with_infinite_values() ->
     assert tables.summary(history)["end"] == "running"
 
 
-def test_results_csv_tells_null_and_booleans_from_what_a_trial_lacks(tmp_path: Path) -> None:
+def test_results_csv_tells_null_and_booleans_from_what_a_trial_lacks() -> None:
     header = Header("n", "fifo", "random", 0, 1, dimensions=("decay", "nesterov", "beta"))
     history = History()
     history.apply(header, 0.0)
     history.apply(Start(0, {"decay": None, "nesterov": False}, 1), 0.0)
     history.apply(Finished(Outcome(0, 1, 0.5)), 1.0)
-    tables.write_results(history, tmp_path / "results.csv")
-    (row,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    (row,) = csv.DictReader(derived.results_csv(history).splitlines())
     assert (row["decay"], row["nesterov"], row["beta"]) == ("null", "false", "")
     assert row["verdict"] == "paused"  # its rung is still open
 

@@ -26,8 +26,8 @@ from halving.history import Ended, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
 from halving.objective import Objective
 from halving.report.conclusion import conclusion
-from halving.report.tables import replace as replace_text
-from halving.report.tables import write_all
+from halving.report.derived import replace as replace_text
+from halving.report.derived import write_all
 from halving.study import first_failure, planned_cost
 from halving.targets import check_trusted, instantiate, locate
 from halving.terminal import Terminal

@@ -12,7 +12,7 @@ from typing import Any, Self
 from halving.executors import Executor
 from halving.history import Ended, Header, Resumed
 from halving.journal import Journal
-from halving.report.tables import write_all
+from halving.report.derived import write_all
 from halving.tracking.base import Trackers
 from halving.tuner import Tuner
 

@@ -12,7 +12,8 @@ from halving.config.recorded import recorded
 from halving.errors import UserError
 from halving.history import Event, Header, History, Resumed
 from halving.journal import read, replay
-from halving.report.tables import header_of, write_all
+from halving.report.derived import write_all
+from halving.report.tables import header_of
 from halving.tracking.wandb import Wandb
 from halving.trial import Configuration
 from halving.verification import refuse_running

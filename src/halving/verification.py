@@ -1,10 +1,9 @@
 """Whether a run directory is whole: its journal, its checkpoints, and the files that follow from the journal."""
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from halving.checkpoints import inside
 from halving.config.recorded import recorded
@@ -12,7 +11,7 @@ from halving.config.secrets import REDACTED
 from halving.errors import UserError
 from halving.history import History, Trial
 from halving.journal import FILE, decode, replay
-from halving.report.tables import write_curves, write_results, write_summary
+from halving.report.derived import TABLES
 
 _LIVE = ("running", "paused")
 
@@ -97,16 +96,8 @@ def _resource(trial: Trial) -> int:
 
 
 def _tables(run_dir: Path, history: History) -> Iterator[Finding]:
-    writers: dict[str, Callable[[History, Path], None]] = {
-        "results.csv": write_results,
-        "curves.csv": write_curves,
-        "summary.json": write_summary,
-    }
-    with TemporaryDirectory() as directory:
-        for name, write in writers.items():
-            expected = Path(directory) / name
-            write(history, expected)
-            yield _compared(run_dir / name, expected.read_bytes())
+    for name, text in TABLES.items():
+        yield _compared(run_dir / name, text(history).encode())
 
 
 def _compared(path: Path, expected: bytes) -> Finding:

@@ -29,7 +29,7 @@ from halving.executors import Serial
 from halving.history import Ended, Header, Resumed
 from halving.journal import Journal, replay
 from halving.objective import Objective
-from halving.report.tables import write_curves, write_results
+from halving.report.derived import TABLES, replace
 from halving.schedulers import SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.searchers.recorded import Recorded
@@ -65,8 +65,8 @@ def study(run_dir: Path, cfg: Any) -> None:
             )
     if conduct.signals:
         raise KeyboardInterrupt
-    write_results(tuner.history, run_dir / "results.csv")
-    write_curves(tuner.history, run_dir / "curves.csv")
+    for name in ("results.csv", "curves.csv"):
+        replace(run_dir / name, TABLES[name](tuner.history))
 
 
 class Faults:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,16 +14,11 @@ from halving.report import figures
 from halving.report.canvas import number
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
-from halving.report.tables import header_of, json_value, override_text, replace, shown_error, status, summary, winner
+from halving.report.tables import header_of, json_value, override_text, shown_error, status, summary, winner
 from halving.trial import Value
 
 _ENOUGH = 20  # trials that importance takes
 _FORESTS = 5  # enough for a table, where `scripts/study.py importance` takes its time
-
-
-def write_report(history: History, path: Path) -> None:
-    """Write report.html: what `report_html` returns."""
-    replace(path, report_html(history))
 
 
 def report_html(history: History) -> str:

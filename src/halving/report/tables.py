@@ -1,12 +1,7 @@
-"""results.csv, curves.csv and summary.json: what a history says, as rows."""
+"""What a history says, as rows and as one mapping: the contents of results.csv, curves.csv and summary.json."""
 
-import csv
-import io
-import json
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from halving.errors import UserError
@@ -96,40 +91,6 @@ def summary(history: History) -> dict[str, Any]:
     return json_value(values)
 
 
-def write_results(history: History, path: Path) -> None:
-    """Write results.csv: `results_rows`, one column per dimension. What a trial lacks, or what failed, is empty.
-
-    A configuration's values are written as an override would be: true, false, null.
-    """
-    dimensions = header_of(history).dimensions
-    rows = ({name: cell(row, name, dimensions) for name in row} for row in results_rows(history))
-    replace(path, csv_text((*RESULTS, *dimensions), rows))
-
-
-def write_curves(history: History, path: Path) -> None:
-    """Write curves.csv: `curve_rows`; a metric that is missing or not finite is empty."""
-    replace(path, csv_text(CURVES, curve_rows(history)))
-
-
-def write_summary(history: History, path: Path) -> None:
-    """Write summary.json, strictly JSON."""
-    replace(path, json.dumps(summary(history), indent=2, allow_nan=False) + "\n")
-
-
-def write_all(history: History, run_dir: Path) -> None:
-    """Write results.csv, curves.csv, summary.json and report.html into `run_dir`, each replaced in one step."""
-    from halving.report.html import write_report  # it loads matplotlib, which no other table needs
-
-    writers: dict[str, Callable[[History, Path], None]] = {
-        "results.csv": write_results,
-        "curves.csv": write_curves,
-        "summary.json": write_summary,
-        "report.html": write_report,
-    }
-    for name, write in writers.items():
-        write(history, run_dir / name)
-
-
 def winner(history: History) -> tuple[Trial, Evaluation] | None:
     """Return the best trial and the evaluation that made it so: the one the study named, else its incumbent."""
     if history.ended is None:
@@ -182,10 +143,6 @@ def override_text(value: Value) -> Value:
             return value
 
 
-def cell(row: Mapping[str, Any], name: str, dimensions: Sequence[str]) -> Any:
-    return override_text(row[name]) if name in dimensions else row[name]
-
-
 def json_value(value: Any) -> Any:
     """Return `value` with what strict JSON lacks replaced: a number that is not finite becomes its name."""
     match value:
@@ -197,21 +154,3 @@ def json_value(value: Any) -> Any:
             return [json_value(item) for item in value]
         case _:
             return value
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
