@@ -17,7 +17,17 @@ from halving.errors import UserError
 from halving.executors import Serial
 from halving.executors.simulated import Simulated
 from halving.history import History
-from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Hyperband, Median, Scheduler, SuccessiveHalving
+from halving.schedulers import (
+    ASHA,
+    FIFO,
+    PASHA,
+    AsyncHyperband,
+    ConcordantASHA,
+    Hyperband,
+    Median,
+    Scheduler,
+    SuccessiveHalving,
+)
 from halving.searchers.table import NearestRow, RandomRows, space_of
 from halving.simulation import idle_seconds, simulate
 from halving.training.fidelities.table import Table
@@ -118,6 +128,7 @@ SCHEDULERS: list[tuple[type, dict[str, Any]]] = [
     (ASHA, {"r_max": 27, "max_trials": 60}),
     (ASHA, {"r_max": 27, "max_trials": 60, "variant": "stopping"}),
     (AsyncHyperband, {"r_max": 27, "max_trials": 60}),
+    (ConcordantASHA, {"r_max": 27, "max_trials": 60}),
     (PASHA, {"r_max": 27, "max_trials": 60}),
     (Median, {"r_max": 27, "max_trials": 20}),
     (FIFO, {"r_max": 27, "max_trials": 20}),

@@ -22,7 +22,16 @@ import numpy as np
 
 from halving import UserError
 from halving.curves import Curves, load, row_of
-from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Hyperband, OneEpoch, SuccessiveHalving
+from halving.schedulers import (
+    ASHA,
+    FIFO,
+    PASHA,
+    AsyncHyperband,
+    ConcordantASHA,
+    Hyperband,
+    OneEpoch,
+    SuccessiveHalving,
+)
 from halving.schedulers.successive_halving import ladder
 from halving.searchers.table import RandomRows
 from halving.simulation import simulate
@@ -138,6 +147,7 @@ def methods(curves: Curves, seed: int) -> Iterator[tuple[str, Callable[[], float
         "sha": partial(SuccessiveHalving, **ladders, rounds=100),
         "asha": partial(ASHA, **ladders),
         "asha, stopping": partial(ASHA, **ladders, variant="stopping"),
+        "concordant_asha": partial(ConcordantASHA, **ladders),
         "hyperband": partial(Hyperband, **ladders, rounds=50),
         "async_hyperband": partial(AsyncHyperband, **ladders, seed=seed),
         "pasha": partial(PASHA, **ladders),

@@ -4,6 +4,7 @@ from halving.schedulers.asha import ASHA
 from halving.schedulers.async_hyperband import AsyncHyperband
 from halving.schedulers.base import Scheduler
 from halving.schedulers.bracket import Bracket
+from halving.schedulers.concordant_asha import ConcordantASHA
 from halving.schedulers.curve import Curve
 from halving.schedulers.fifo import FIFO
 from halving.schedulers.hyperband import Hyperband
@@ -18,6 +19,7 @@ __all__ = [
     "PASHA",
     "AsyncHyperband",
     "Bracket",
+    "ConcordantASHA",
     "Curve",
     "Hyperband",
     "Median",
