@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from halving.conformance import Result, conform, main
+from halving.conformance import Result, conform
+from halving.conformance.__main__ import main
 from halving.errors import UserError
 from halving.schedulers import ASHA, FIFO, SuccessiveHalving
 from halving.searchers import Searcher
@@ -29,6 +30,7 @@ SCHEDULERS: list[tuple[str, dict[str, Any]]] = [
     ("AsyncHyperband", {"seed": 3}),
     ("AsyncHyperband", {"variant": "stopping", "max_trials": 40, "r_max": 100}),
     ("PASHA", {"r_max": 243, "eta": 2}),
+    ("ConcordantASHA", {"r_max": 27}),
     ("Median", {"r_max": 9, "step": 2}),
     ("Curve", {"r_max": 9, "max_trials": 8}),
     ("OneEpoch", {"k": 4, "n": 30}),

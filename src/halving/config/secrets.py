@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +16,9 @@ from halving.trial import Finished, Restarted
 
 REDACTED = "<redacted>"
 
-_PASSWORDS = {"passphrase", "passwd", "password", "passwords", "secret", "secrets"}
-_WORDS = _PASSWORDS | {"apikey", "apikeys", "credential", "credentials", "key", "token", "tokens"}
-_PAIRS = {("api", "keys"), ("access", "keys")}
-_KEYS = {(kind, "key") for kind in ("access", "api", "auth", "private", "secret")}
+_PASSWORD = re.compile(r"\b(passphrase|passwd|passwords?|secrets?)\b")
+_CERTAIN = re.compile(rf"{_PASSWORD.pattern}|\b(api ?keys?|access keys?|(auth|private) key|credentials?|tokens?)\b")
+_SECRET = re.compile(rf"{_CERTAIN.pattern}|\bkey\b")
 _BOUNDARY = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _OVERRIDE = re.compile(r"([~+]*[\w.@/:-]+)=(.*)", re.DOTALL)
 _NESTED = re.compile(r"""([\w.-]+)(\s*:\s*)('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|[^,{}\[\]'"]+)""")
@@ -50,9 +48,28 @@ class Secrets:
         kept = {value for value in found if len(value) >= _LEAST and not _REFERENCE.fullmatch(value)}
         return cls(tuple(sorted(kept, key=len, reverse=True)))
 
-    def redact(self, value: Any) -> Any:
-        """Return a copy of plain containers without secrets; a string alone loses the known values."""
-        return self._redacted(value, "")
+    def redact(self, value: Any, below: str = "") -> Any:
+        """Return a copy of plain containers without secrets; `below` is the nearest secret key that `value` is under.
+
+        A string under none only loses the known values.
+        """
+        match value:
+            case Mapping():
+                mapping = cast(Mapping[Any, Any], value)
+                return {
+                    name: self.redact(item, str(name) if is_secret(str(name)) else below)
+                    for name, item in mapping.items()
+                }
+            case list() | tuple():
+                return [self.redact(item, below) for item in cast(list[Any], value)]
+            case str() if below and not _REFERENCE.fullmatch(value):
+                return REDACTED if value else value
+            case str():
+                return self.redact_override(value)
+            case int() | float() if not isinstance(value, bool) and _names(_PASSWORD, below):
+                return REDACTED
+            case _:
+                return value
 
     def redact_override(self, text: str) -> str:
         """Return an override without its secret: `+tracker.api_key=<redacted>`, `+db={password: <redacted>}`."""
@@ -83,24 +100,8 @@ class Secrets:
         """Rewrite the YAML files of a folder, such as Hydra's own, that hold secrets."""
         for path in folder.glob("*.yaml"):
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if (clean := self._redacted(content, "")) != content:
+            if (clean := self.redact(content)) != content:
                 path.write_text(yaml.safe_dump(clean, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-    def _redacted(self, node: Any, key: str) -> Any:
-        match node:
-            case Mapping():
-                mapping = cast(Mapping[Any, Any], node)
-                return {name: self._redacted(item, _nearest_secret(str(name), key)) for name, item in mapping.items()}
-            case list() | tuple():
-                return [self._redacted(item, key) for item in cast(list[Any], node)]
-            case str() if key and not _REFERENCE.fullmatch(node):
-                return REDACTED if node else node
-            case str():
-                return self.redact_override(node) if _OVERRIDE.fullmatch(node) else self._text(node)
-            case int() | float() if key and not isinstance(node, bool) and not _PASSWORDS.isdisjoint(_words(key)):
-                return REDACTED
-            case _:
-                return node
 
     def _text(self, text: str) -> str:
         for value in self.values:
@@ -126,8 +127,7 @@ class RedactingFilter(logging.Filter):
 
 def is_secret(key: str) -> bool:
     """Say whether a key's last part names a secret: `db.Password`, `WANDB_API_KEY`, `authToken`; not `monkey`."""
-    words = _words(key)
-    return not _WORDS.isdisjoint(words) or not _PAIRS.isdisjoint(pairwise(words))
+    return _names(_SECRET, key)
 
 
 def redacted_paths(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
@@ -140,17 +140,9 @@ def redacted_paths(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
             yield path
 
 
-def _is_mere_key(key: str) -> bool:
-    words = _words(key)
-    return _WORDS.intersection(words) == {"key"} and _KEYS.isdisjoint(pairwise(words))
-
-
-def _words(key: str) -> list[str]:
-    return [word.lower() for word in _BOUNDARY.split(key.rpartition(".")[2]) if word]
-
-
-def _nearest_secret(key: str, above: str) -> str:
-    return key if is_secret(key) else above
+def _names(kind: re.Pattern[str], key: str) -> bool:
+    """Say whether a key's last part, in lower-case words with spaces between them, has what `kind` looks for."""
+    return kind.search(_BOUNDARY.sub(" ", key.rpartition(".")[2]).lower()) is not None
 
 
 def _is_secret_text(key: str, value: str) -> bool:
@@ -158,14 +150,14 @@ def _is_secret_text(key: str, value: str) -> bool:
     bare = value.strip().strip("'\"")
     if not is_secret(key) or not bare or _REFERENCE.fullmatch(bare):
         return False
-    return not _PASSWORDS.isdisjoint(_words(key)) or _NUMBER.fullmatch(bare) is None
+    return _names(_PASSWORD, key) or _NUMBER.fullmatch(bare) is None
 
 
 def _held(node: Any, secret: bool) -> Iterator[str]:
     match node:
         case Mapping():
             for name, item in cast(Mapping[Any, Any], node).items():
-                yield from _held(item, secret or (is_secret(str(name)) and not _is_mere_key(str(name))))
+                yield from _held(item, secret or _names(_CERTAIN, str(name)))
         case list() | tuple():
             for item in cast(Iterable[Any], node):
                 yield from _held(item, secret)
@@ -178,5 +170,5 @@ def _held(node: Any, secret: bool) -> Iterator[str]:
 def _held_by_override(text: str) -> Iterator[str]:
     if found := _OVERRIDE.fullmatch(text):
         for key, value in (found.groups(), *((m[1], m[3]) for m in _NESTED.finditer(found[2]))):
-            if _is_secret_text(key, value) and not _is_mere_key(key):
+            if _is_secret_text(key, value) and _names(_CERTAIN, key):
                 yield value.strip().strip("'\"")

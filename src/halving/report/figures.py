@@ -1,22 +1,21 @@
 """Figures of a study, drawn from its history alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from halving.history import Evaluation, Header, History, Trial
-from halving.report.canvas import ACCENT, FAINT, HAIR, INK, MUTED, PAPER, Scale, number, place, png, svg, thinned
+from halving.history import Evaluation, History, Trial
+from halving.report.canvas import ACCENT, FAINT, HAIR, MUTED, PAPER, Scale, number, place, png, svg, thinned
+from halving.report.dimensions import COLUMNS, draw_dimensions
+from halving.report.marks import annotate, blank, caption, columns, crosses, metric_label, name_winner
 from halving.report.tables import header_of, last_epochs, winner
-from halving.trial import Value
 
 WIDTH, HEIGHT = 540, 380
-COLUMNS = 4
 
 
 def rung_scatter(history: History) -> str:
@@ -45,7 +44,7 @@ def hyperparameters(history: History) -> str:
     rows = max(1, math.ceil(len(header_of(history).dimensions) / COLUMNS))
     return svg(
         "values", "Error against the value of each hyperparameter", 2 * WIDTH, 30 + 225 * rows,
-        lambda figure: _draw_dimensions(figure, history),
+        lambda figure: draw_dimensions(figure, history),
     )  # fmt: skip
 
 
@@ -59,12 +58,6 @@ def figure_png(history: History, path: Path) -> None:
     png(path, 2 * WIDTH, HEIGHT, draw)
 
 
-def metric_label(header: Header) -> str:
-    """Return the metric in words: "validation error" for error and val_error."""
-    name = header.metric.removeprefix("val_").replace("_", " ")
-    return f"validation {name}" if header.metric.startswith("val_") or header.metric == "error" else name
-
-
 def _panel(figure: Figure, left: int = 0) -> Axes:
     return place(figure, left + 48, 40, WIDTH - 48 - 92, HEIGHT - 40 - 58)
 
@@ -74,7 +67,7 @@ def _draw_rungs(axes: Axes, history: History) -> None:
     evaluations = [evaluation for _, evaluation in history.finished]
     errors = [evaluation.error for evaluation in evaluations]
     if all(map(math.isinf, errors)):
-        _blank(axes, "no trial has survived" if errors else "no trial has finished yet")
+        blank(axes, "no trial has survived" if errors else "no trial has finished yet")
         return
     scale = Scale.over(errors, metric_label(header), header.maximize)
     scale.apply(axes)
@@ -89,23 +82,23 @@ def _draw_rungs(axes: Axes, history: History) -> None:
     axes.add_collection(LineCollection([p for p in paths if len(p) > 1], colors=MUTED, linewidths=1.0, alpha=0.55))
     ended = [path[-1] for path in paths if path]
     promoted = [point for path in paths for point in path[:-1]]
-    axes.scatter(*_columns(ended), s=22, color=FAINT, edgecolors=PAPER, linewidths=0.6, zorder=3)
-    axes.scatter(*_columns(promoted), s=26, color=MUTED, edgecolors=PAPER, linewidths=0.6, zorder=4)
+    axes.scatter(*columns(ended), s=22, color=FAINT, edgecolors=PAPER, linewidths=0.6, zorder=3)
+    axes.scatter(*columns(promoted), s=26, color=MUTED, edgecolors=PAPER, linewidths=0.6, zorder=4)
     lost = [(t.trial if single else e.until, e) for t, e in history.finished if not math.isfinite(e.error)]
-    _crosses(axes, [x for x, _ in lost], scale)
+    crosses(axes, [x for x, _ in lost], scale)
     if best is not None:
         path = points(best[0])
         axes.plot(
-            *_columns(path), color=ACCENT, linewidth=2.2, marker="o", markersize=6, markeredgecolor=PAPER, zorder=5
+            *columns(path), color=ACCENT, linewidth=2.2, marker="o", markersize=6, markeredgecolor=PAPER, zorder=5
         )
-        _name_winner(axes, best[0].trial, path[-1])
+        name_winner(axes, best[0].trial, path[-1])
     if single:
         axes.set_xlabel(f"trial, each trained for {levels[0]} {header.unit}")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.margins(x=0.06)
     else:
         _level_ticks(axes, levels, evaluations, header.unit)
-    _notes(axes, scale, errors, [f"\N{MULTIPLICATION SIGN} {len(lost)} failed"] if lost else [])
+    caption(axes, scale, errors, [f"\N{MULTIPLICATION SIGN} {len(lost)} failed"] if lost else [])
 
 
 def _level_ticks(axes: Axes, levels: Sequence[int], evaluations: Sequence[Evaluation], unit: str) -> None:
@@ -124,7 +117,7 @@ def _draw_curves(axes: Axes, history: History) -> None:
     best = winner(history)
     label, maximize, curves = _curves(history)
     if not curves:
-        _blank(axes, "no learning curves were recorded")
+        blank(axes, "no learning curves were recorded")
         return
     scale = Scale.over((y for curve in curves.values() for _, y in curve), label, maximize)
     scale.apply(axes)
@@ -133,13 +126,13 @@ def _draw_curves(axes: Axes, history: History) -> None:
     near = lines.keys() - far
     axes.add_collection(LineCollection([lines[t] for t in near], colors=FAINT, linewidths=0.9, alpha=0.7))
     axes.add_collection(LineCollection([lines[t] for t in far], colors=MUTED, linewidths=1.1, alpha=0.9))
-    axes.scatter(*_columns([lines[t][-1] for t in near]), s=9, color=FAINT, linewidths=0, zorder=3)
-    axes.scatter(*_columns([lines[t][-1] for t in far]), s=14, color=MUTED, linewidths=0, zorder=3)
+    axes.scatter(*columns([lines[t][-1] for t in near]), s=9, color=FAINT, linewidths=0, zorder=3)
+    axes.scatter(*columns([lines[t][-1] for t in far]), s=14, color=MUTED, linewidths=0, zorder=3)
     longest = max(x for line in lines.values() for x, _ in line)
     if best is not None and (line := lines.get(best[0].trial)):
-        axes.plot(*_columns(line), color=ACCENT, linewidth=2.2, zorder=5)
+        axes.plot(*columns(line), color=ACCENT, linewidth=2.2, zorder=5)
         axes.plot(*line[-1], color=ACCENT, marker="o", markersize=6, markeredgecolor=PAPER, zorder=6)
-        _name_winner(axes, best[0].trial, line[-1])
+        name_winner(axes, best[0].trial, line[-1])
     ends = sorted({line[-1][0] for line in lines.values()})
     if 3 <= len(ends) <= 8:
         axes.set_xticks([x for x, after in zip(ends, [*ends[1:], math.inf], strict=True) if after - x > longest / 30])
@@ -149,7 +142,7 @@ def _draw_curves(axes: Axes, history: History) -> None:
     axes.set_xlim(min(1.0, longest / 2) - 0.02 * longest, longest * 1.02)
     axes.set_xlabel("epoch", loc="left")
     others = far - {best[0].trial if best else None}
-    _notes(
+    caption(
         axes, scale, [y for curve in curves.values() for _, y in curve], ["dark: trained to the end"] if others else []
     )
 
@@ -187,7 +180,7 @@ def _draw_incumbent(figure: Figure, history: History) -> None:
     panels = [place(figure, left, 40, WIDTH - 48 - 92, 160) for left in (48, 48 + WIDTH)]
     if not found:
         panels[1].set_axis_off()
-        _blank(panels[0], "no trial has survived")
+        blank(panels[0], "no trial has survived")
         return
     scale = Scale.over((e.error for _, e in found), f"incumbent's {metric_label(header)}", header.maximize)
     total, spent = 0.0, dict[int, float]()
@@ -221,160 +214,7 @@ def _draw_steps(
     for (_, evaluation), point in zip(found, zip(x, y, strict=True), strict=True):
         if reached < evaluation.resource < last.resource:
             reached = evaluation.resource
-            _annotate(axes, str(reached), point, (3, 5 * scale.sign), va=side, size=11)
+            annotate(axes, str(reached), point, (3, 5 * scale.sign), va=side, size=11)
     text = f"{scale.number(last.error)} at {last.resource}"
-    _annotate(axes, text, (end, y[-1]), (8, 0), color=ACCENT, va="center")
-    _notes(axes, scale, [evaluation.error for _, evaluation in found], [])
-
-
-def _draw_dimensions(figure: Figure, history: History) -> None:
-    header = header_of(history)
-    across, down = (float(inches * 72) for inches in figure.get_size_inches())
-    last = {trial.trial: evaluation for trial, evaluation in history.finished if math.isfinite(evaluation.error)}
-    if not last or not header.dimensions:
-        _blank(place(figure, 0, 0, across, down), "no dimension was searched" if last else "no trial has survived")
-        return
-    scale = Scale.over((evaluation.error for evaluation in last.values()), metric_label(header), header.maximize)
-    levels = sorted({evaluation.resource for evaluation in last.values()})
-    step = (across - 48 - 20) / COLUMNS
-    for i, name in enumerate(header.dimensions):
-        axes = place(figure, 48 + i % COLUMNS * step, 66 + i // COLUMNS * 225, step - 42, 150)
-        _draw_dimension(axes, name, history, last, scale)
-        axes.tick_params(axis="y", labelleft=i % COLUMNS == 0)
-    _legend(figure, scale, levels, header.unit)
-
-
-def _draw_dimension(axes: Axes, name: str, history: History, last: Mapping[int, Evaluation], scale: Scale) -> None:
-    best = winner(history)
-    having = [trial for trial in history.trials.values() if name in trial.configuration]
-    trials = [trial for trial in having if trial.trial in last]
-    lost = [trial for trial in having if trial.state == "failed" and trial.trial not in last]
-    positions = _positions(axes, [trial.configuration[name] for trial in (*trials, *lost)])
-    points = {t.trial: (x, scale.height(last[t.trial].error)) for t, x in zip(trials, positions, strict=False)}
-    levels = sorted({evaluation.resource for evaluation in last.values()})
-    scale.apply(axes)
-    for level in levels:
-        here = [point for trial, point in points.items() if last[trial].resource == level]
-        axes.scatter(*_columns(here), s=20, color=ACCENT, alpha=_strength(level, levels), linewidths=0, zorder=3)
-    if best is not None and best[0].trial in points:
-        axes.scatter(*points[best[0].trial], s=62, facecolors="none", edgecolors=INK, linewidths=1.2, zorder=6)
-    _crosses(axes, positions[len(trials) :], scale)
-    axes.set_title(_shortened(name, 30), pad=10)
-
-
-def _legend(figure: Figure, scale: Scale, levels: Sequence[int], unit: str) -> None:
-    """One line above the panels: the vertical axis, and the colour of each resource reached."""
-    across = float(figure.get_size_inches()[0] * 72)
-    axes = place(figure, 0, 0, across, 30)
-    axes.set_axis_off()
-    axes.set_xlim(0, across)
-    axes.set_ylim(0, 30)
-    entries = [(level, _strength(level, levels)) for level in thinned(levels, 1.5)[-7:]]
-    left = 14 + 6.4 * len(scale.title) + 24
-    axes.text(14, 15, scale.title, color=MUTED, va="center")
-    axes.text(left, 15, f"{unit} reached:", color=MUTED, va="center")
-    left += 6.4 * len(unit) + 70
-    for level, strength in entries:
-        axes.scatter(left, 15, s=26, color=ACCENT, alpha=strength, linewidths=0)
-        axes.text(left + 8, 15, str(level), color=MUTED, va="center")
-        left += 34 + 7 * len(str(level))
-    axes.text(left, 15, "ring: the winner \N{MIDDLE DOT} \N{MULTIPLICATION SIGN} failed", color=MUTED, va="center")
-
-
-def _strength(level: int, levels: Sequence[int]) -> float:
-    """The opacity of a resource: equal steps from the least to the most."""
-    return 1.0 if len(levels) == 1 else 0.25 + 0.75 * levels.index(level) / (len(levels) - 1)
-
-
-def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
-    """Set the horizontal axis for these values, and return where each lies: numbers to scale, others by category."""
-    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
-    distinct = sorted(set(numbers))
-    few = len(distinct) <= 6 and len(values) >= 2 * len(distinct)
-    if len(numbers) < len(values):
-        return _categories(axes, list(dict.fromkeys(map(_text, values))), [_text(value) for value in values])
-    if few:
-        return _categories(axes, [_text(value) for value in distinct], [_text(value) for value in numbers])
-    low, high = distinct[0], distinct[-1]
-    if low > 0 and high > 100 * low:
-        first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-        powers = [10.0**power for power in range(first, last + 1)]
-        margin = (high / low) ** 0.05
-        axes.set_xscale("log")
-        axes.set_xlim(low / margin, high * margin)
-        axes.xaxis.set_major_locator(FixedLocator(powers[:: 1 + (last - first) // 5]))
-        axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-        axes.set_xlim(low - margin, high + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    return numbers
-
-
-def _categories(axes: Axes, categories: Sequence[str], values: Sequence[str]) -> list[float]:
-    most = min(len(categories), 8)
-    shown = range(0, len(categories), 1 + len(categories) // 9)
-    axes.set_xticks(list(shown), [_shortened(categories[i], max(3, 30 // max(1, most))) for i in shown])
-    axes.set_xlim(-0.6, max(len(categories) - 0.4, 0.6))
-    # Spread within a category, the same at every drawing: by the golden ratio, so that neighbours lie apart.
-    return [categories.index(value) + 0.36 * (i * 0.618034 % 1 - 0.5) for i, value in enumerate(values)]
-
-
-def _text(value: Value) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return number(value) if math.isfinite(value) else str(value)
-        case str():
-            return value
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _crosses(axes: Axes, x: Sequence[float], scale: Scale) -> None:
-    """Failed trials have no error: crosses on the edge where the worst would be."""
-    edge = 1.0 if scale.sign > 0 else 0.0
-    axes.scatter(
-        x, [edge] * len(x), s=30, marker="x", color=INK, linewidths=1.1, clip_on=False, zorder=6,
-        transform=axes.get_xaxis_transform(),
-    )  # fmt: skip
-
-
-def _name_winner(axes: Axes, trial: int, point: tuple[float, float]) -> None:
-    text = f"trial {trial}\n{number(point[1])}"
-    _annotate(axes, text, point, (9, 0), color=ACCENT, va="center", weight="bold")
-
-
-def _annotate(
-    axes: Axes,
-    text: str,
-    point: tuple[float, float],
-    offset: tuple[float, float],
-    coordinates: str = "data",
-    **style: Any,
-) -> None:
-    style = {"color": MUTED, "xytext": offset, "textcoords": "offset points", "annotation_clip": False} | style
-    axes.annotate(text, point, xycoords=coordinates, **style)
-
-
-def _notes(axes: Axes, scale: Scale, errors: Sequence[float], notes: Sequence[str]) -> None:
-    """Above the axes: what the vertical axis shows, and what a reader must know of it."""
-    beyond = scale.beyond(errors)
-    clipped = [f"{beyond} worse than {scale.number(scale.worst)}, drawn there"] if beyond else []
-    axes.set_title(scale.title, pad=14)
-    _annotate(axes, " \N{MIDDLE DOT} ".join((*notes, *clipped)), (1, 1), (84, 14), "axes fraction", ha="right", size=11)
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def _blank(axes: Axes, text: str) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED)
+    annotate(axes, text, (end, y[-1]), (8, 0), color=ACCENT, va="center")
+    caption(axes, scale, [evaluation.error for _, evaluation in found], [])

@@ -1,24 +1,30 @@
 """Weights & Biases: every trial is a run of its own, grouped by study, and the parent process writes them all."""
 
 import logging
-import math
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from halving.errors import UserError, did_you_mean
 from halving.history import Ended, Event, Header, History, Trial
-from halving.tracking.runs import measured, metric_name, run_id, steps, study_id, trial_config, trial_table
+from halving.tracking.runs import run_id, study_id, trial_config
+from halving.tracking.wandb_runs import (
+    StudyRun,
+    TrialRun,
+    directories,
+    is_whole,
+    study_mark,
+    test_metrics,
+    trial_mark,
+)
 from halving.trial import Configuration, Epoch, Finished, Resume, Start, Verdict
 
 log = logging.getLogger(__name__)
 
 MODES = ("offline", "online", "disabled")
 FINAL = ("stopped", "completed", "failed")
-WHOLE = "whole"  # the file in a run's directory that says what the run is whole up to
 
 
 class Wandb:
@@ -55,16 +61,15 @@ class Wandb:
         self._max_open = max_open
         self._config = config
         self._begun = False
-        self._open: dict[int, _TrialRun] = {}
+        self._open: dict[int, TrialRun] = {}
         self._whole: set[int] = set()
-        self._study: _StudyRun | None = None
+        self._study: StudyRun | None = None
 
     def resume(self, history: History) -> None:
-        if history.header is None or not self._begin():
-            return
-        for trial in history.trials.values():
-            if _is_whole(history.header, f"t{trial.trial}", _mark(trial)):
-                self._whole.add(trial.trial)
+        header = history.header
+        if header is not None and self._begin():
+            trials = history.trials.values()
+            self._whole = {trial.trial for trial in trials if is_whole(header, f"t{trial.trial}", trial_mark(trial))}
 
     def record(self, event: Event, history: History) -> None:
         header = history.header
@@ -91,12 +96,11 @@ class Wandb:
             return
         for trial in history.trials.values():
             if trial.trial not in self._whole:
-                self._finish(trial, header, _test(history) if header.scheduler == "single" else {})
+                self._finish(trial, header, test_metrics(history) if header.scheduler == "single" else {})
         if not history.finished or header.scheduler == "single":
             return
-        mark = f"{len(history.finished)} {history.ended is not None}"
-        if self._study is not None or not _is_whole(header, "study", mark):
-            self._follow_study(header, history).finish(history, mark)
+        if self._study is not None or not is_whole(header, "study", study_mark(history)):
+            self._follow_study(header, history).finish(history)
 
     def sync_command(self, history: History) -> str | None:
         """Return the line that uploads all runs of the study that are offline, or None."""
@@ -127,15 +131,15 @@ class Wandb:
         self._whole.add(trial.trial)
         run.finish(trial, header, more or {})
 
-    def _trial_run(self, trial: Trial, header: Header) -> "_TrialRun":
+    def _trial_run(self, trial: Trial, header: Header) -> TrialRun:
         name = study_id(header) if header.scheduler == "single" else f"trial-{trial.trial}"
         values = self._config(trial.configuration, trial.trial) if self._config else trial_config(header, trial)
-        return _TrialRun(self._init(header, f"t{trial.trial}", name, "trial", values))
+        return TrialRun(self._init(header, f"t{trial.trial}", name, "trial", values))
 
-    def _follow_study(self, header: Header, history: History) -> "_StudyRun":
+    def _follow_study(self, header: Header, history: History) -> StudyRun:
         if self._study is None:
             run = self._init(header, "study", study_id(header), "study", header.settings.get("config", {}))
-            self._study = _StudyRun(run, header)
+            self._study = StudyRun(run, header)
             if self._mode == "online":
                 log.info("W&B: %s", run.url)
         self._study.write(history)
@@ -144,7 +148,7 @@ class Wandb:
     def _init(self, header: Header, suffix: str, name: str, job_type: str, config: Mapping[str, Any]) -> Any:
         import wandb
 
-        for stale in _directories(header, suffix, "offline-run"):
+        for stale in directories(header, suffix, "offline-run"):
             shutil.rmtree(stale)
         study = study_id(header)
         online = self._mode == "online"
@@ -181,112 +185,6 @@ class Wandb:
         )
 
 
-class _TrialRun:
-    def __init__(self, run: Any) -> None:
-        self._run = run
-        self._written = 0
-
-    def write(self, trial: Trial) -> None:
-        for step, evaluation, epoch in islice(steps(trial), self._written, None):
-            self._written += 1
-            if step >= self._run.starting_step:
-                self._run.log({**epoch.metrics, "epoch": epoch.epoch, "rung": evaluation.rung}, step=step)
-
-    def finish(self, trial: Trial, header: Header, more: Mapping[str, Any]) -> None:
-        self.write(trial)
-        last = trial.last
-        optional = {
-            "reason": last.verdict_reason,
-            "cause": last.finished.cause if last.finished is not None else "",
-            "restarts": _restarts(trial),
-        }
-        self._run.summary.update(
-            {
-                **_finite({metric_name(header): measured(header, last.error)}),
-                "state": trial.state,
-                "resource": last.resource,
-                "rung": last.rung,
-                "bracket": trial.bracket,
-                **{key: value for key, value in optional.items() if value},
-                **more,
-            }
-        )
-        _finish(self._run, _mark(trial), failed=trial.state == "failed")
-
-
-class _StudyRun:
-    def __init__(self, run: Any, header: Header) -> None:
-        self._run = run
-        self._header = header
-        self._best = f"best_{metric_name(header)}"
-        self._evaluations = 0
-        self._incumbents = 0
-        self._spent = 0.0
-        run.define_metric(self._best, step_metric="resource_spent")
-
-    def write(self, history: History) -> None:
-        for trial, evaluation in history.finished[self._evaluations :]:
-            self._evaluations += 1
-            self._spent += evaluation.finished.cost if evaluation.finished is not None else 0.0
-            row: dict[str, Any] = {
-                "resource_spent": self._spent,
-                "seconds": evaluation.ended,
-                "trial": trial.trial,
-                "rung": evaluation.rung,
-                **_finite({metric_name(self._header): measured(self._header, evaluation.error)}),
-            }
-            improved = islice(history.incumbents, self._incumbents, self._incumbents + 1)
-            self._incumbents += any(evaluation is best for _, best in improved)
-            if self._incumbents:
-                winner, best = history.incumbents[self._incumbents - 1]
-                row |= {self._best: measured(self._header, best.error), "best_trial": winner.trial}
-            if self._evaluations >= self._run.starting_step:
-                self._run.log(row, step=self._evaluations)
-
-    def finish(self, history: History, mark: str) -> None:
-        import wandb
-
-        columns, rows = trial_table(self._header, history)
-        table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
-        self._run.log({"trials": table}, step=max(self._evaluations, self._run.starting_step))
-        summary: dict[str, Any] = {
-            "evaluations": len(history.finished),
-            "resource_spent": history.spent,
-            "full_resource": self._header.full_cost * len(history.trials),
-            "wall_seconds": history.seconds,
-            "train_seconds": history.train_seconds,
-            "restarts": sum(map(_restarts, history.trials.values())),
-            **_test(history),
-        }
-        if history.incumbent is not None:
-            trial, evaluation = history.incumbent
-            summary |= {"best_resource": evaluation.resource, "best_configuration": dict(trial.configuration)}
-        if history.ended is not None and history.ended.command:
-            summary["command"] = history.ended.command
-        self._run.summary.update(summary)
-        _finish(self._run, mark)
-
-
-def _directories(header: Header, suffix: str, kind: str) -> list[Path]:
-    return list((Path(header.settings["run_dir"]) / "wandb").glob(f"{kind}-*-{suffix}"))
-
-
-def _is_whole(header: Header, suffix: str, mark: str) -> bool:
-    marks = (directory / WHOLE for directory in _directories(header, suffix, "*run"))
-    return any(path.exists() and path.read_text() == mark for path in marks)
-
-
-def _finish(run: Any, mark: str, failed: bool = False) -> None:
-    """Finish a run and leave a mark of what it is whole up to: an offline one that a kill cut off looks the same."""
-    directory = Path(run.dir).parent
-    run.finish(exit_code=int(failed))
-    (directory / WHOLE).write_text(mark)
-
-
-def _mark(trial: Trial) -> str:
-    return f"{trial.state} {len(trial.evaluations)} {trial.last.resource}"
-
-
 def _allowed(mode: str) -> str:
     import wandb
     from wandb.errors import AuthenticationError
@@ -304,16 +202,3 @@ def _allowed(mode: str) -> str:
         why = str(error)
     log.warning("tracker.mode=online, but W&B cannot log in: %s. Runs are kept offline and can be uploaded later.", why)
     return "offline"
-
-
-def _restarts(trial: Trial) -> int:
-    return sum(len(evaluation.restarts) for evaluation in trial.evaluations)
-
-
-def _finite(values: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in values.items() if math.isfinite(value)}
-
-
-def _test(history: History) -> dict[str, float]:
-    test = history.ended.test if history.ended is not None else {}
-    return {key if key.startswith("test_") else f"test_{key}": value for key, value in test.items()}

@@ -1,0 +1,108 @@
+"""The suite: every check on every story of a scheduler or a searcher."""
+
+import hashlib
+import inspect
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from halving.conformance import scheduler, searcher
+from halving.errors import UserError
+from halving.searchers import Searcher
+from halving.space import Space
+from halving.targets import check_call, locate
+
+SCHEDULES = 40
+
+Story = scheduler.Story | searcher.Proposals
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check and the shortest story of what went wrong, or nothing."""
+
+    check: str
+    complaint: str
+
+    def __str__(self) -> str:
+        name = self.check.replace("_", " ")
+        return f"FAILED  {name}: {self.complaint}" if self.complaint else f"ok      {name}"
+
+
+def conform(target: str, options: Mapping[str, Any] | None = None, schedules: int = SCHEDULES) -> list[Result]:
+    """Put a scheduler or searcher through every check, in `schedules` random schedules or spaces.
+
+    Raises UserError for a target that cannot be imported, is neither, or cannot be built with these options.
+    """
+    options = options or {}
+    stories, checks = _play(target, options, schedules)
+    results = [_result(check, stories) for check in checks]
+    there = _digests_elsewhere(target, options, schedules)
+
+    def decides_the_same_in_another_process(story: Story) -> str:
+        """The same seed gives the same decisions in a new interpreter."""
+        said = there[story.seed]
+        return "" if said == _digest(story) else f"schedule {story.seed} was decided otherwise there ({said[-200:]})"
+
+    return [*results, _result(decides_the_same_in_another_process, stories)]
+
+
+def digests(target: str, options: Mapping[str, Any], schedules: int) -> list[str]:
+    """Return a digest of the decisions in each story; raises UserError as `conform` does."""
+    stories, _ = _play(target, options, schedules)
+    return [_digest(story) for story in stories]
+
+
+def _play(
+    target: str, options: Mapping[str, Any], schedules: int
+) -> tuple[Sequence[Story], Sequence[Callable[[Any], str]]]:
+    """Return every story of a class, and the checks of its kind."""
+    subject: Callable[..., Any] = locate(target)
+    parameters = inspect.signature(subject).parameters
+
+    def make(first: Any, **extra: Any) -> Any:
+        check_call(subject, [first], {**options, **extra}, False, target)
+        return subject(first, **options, **extra)
+
+    def make_searcher(space: Space, seed: int) -> Searcher:
+        return make(space, seed=seed) if "seed" in parameters else make(space)
+
+    if hasattr(subject, "propose"):
+        return [searcher.Proposals(make_searcher, seed) for seed in range(schedules)], searcher.CHECKS
+    if hasattr(subject, "suggest"):
+        default = parameters["r_max"].default if "r_max" in parameters else math.inf
+        r_max = options.get("r_max", default)
+        return [scheduler.play(make, r_max, seed) for seed in range(schedules)], scheduler.CHECKS
+    raise UserError(f"{target} has neither `suggest` (a scheduler) nor `propose` (a searcher)")
+
+
+def _result(check: Callable[[Any], str], stories: Sequence[Story]) -> Result:
+    complaints = [f"{text} ({story})" for story in stories if (text := _complaint(check, story))]
+    return Result(check.__name__, min(complaints, key=len, default=""))
+
+
+def _complaint(check: Callable[[Any], str], story: Story) -> str:
+    """Return a check's answer; a user's class may also raise on the way."""
+    try:
+        return check(story)
+    except UserError:
+        raise
+    except Exception as error:
+        return f"raised {type(error).__name__}: {error}"
+
+
+def _digest(story: Story) -> str:
+    return hashlib.sha256(repr(story.decisions).encode()).hexdigest()
+
+
+def _digests_elsewhere(target: str, options: Mapping[str, Any], schedules: int) -> list[str]:
+    """Return the digests of the same stories from another process, whose strings hash differently."""
+    asked = [*(f"--option={name}={value!r}" for name, value in options.items()), f"--schedules={schedules}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "random"}
+    command = [sys.executable, "-m", "halving.conformance", target, "--digests", *asked]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return child.stdout.split()[-schedules:] if child.returncode == 0 else [child.stderr[-300:]] * schedules

@@ -1,0 +1,121 @@
+"""Panels of error against the value of each dimension."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from halving.history import Evaluation, History
+from halving.report.canvas import ACCENT, INK, MUTED, Scale, number, place, thinned
+from halving.report.marks import blank, columns, crosses, metric_label
+from halving.report.tables import header_of, override_text, winner
+from halving.trial import Value
+
+COLUMNS = 4
+
+
+def draw_dimensions(figure: Figure, history: History) -> None:
+    """Draw a panel for each dimension of the study, and one legend above them all."""
+    header = header_of(history)
+    across, down = (float(inches * 72) for inches in figure.get_size_inches())
+    last = {trial.trial: evaluation for trial, evaluation in history.finished if math.isfinite(evaluation.error)}
+    if not last or not header.dimensions:
+        blank(place(figure, 0, 0, across, down), "no dimension was searched" if last else "no trial has survived")
+        return
+    scale = Scale.over((evaluation.error for evaluation in last.values()), metric_label(header), header.maximize)
+    levels = sorted({evaluation.resource for evaluation in last.values()})
+    step = (across - 48 - 20) / COLUMNS
+    for i, name in enumerate(header.dimensions):
+        axes = place(figure, 48 + i % COLUMNS * step, 66 + i // COLUMNS * 225, step - 42, 150)
+        _draw_dimension(axes, name, history, last, scale)
+        axes.tick_params(axis="y", labelleft=i % COLUMNS == 0)
+    _legend(figure, scale, levels, header.unit)
+
+
+def _draw_dimension(axes: Axes, name: str, history: History, last: Mapping[int, Evaluation], scale: Scale) -> None:
+    best = winner(history)
+    having = [trial for trial in history.trials.values() if name in trial.configuration]
+    trials = [trial for trial in having if trial.trial in last]
+    lost = [trial for trial in having if trial.state == "failed" and trial.trial not in last]
+    positions = _positions(axes, [trial.configuration[name] for trial in (*trials, *lost)])
+    points = {t.trial: (x, scale.height(last[t.trial].error)) for t, x in zip(trials, positions, strict=False)}
+    levels = sorted({evaluation.resource for evaluation in last.values()})
+    scale.apply(axes)
+    for level in levels:
+        here = [point for trial, point in points.items() if last[trial].resource == level]
+        axes.scatter(*columns(here), s=20, color=ACCENT, alpha=_strength(level, levels), linewidths=0, zorder=3)
+    if best is not None and best[0].trial in points:
+        axes.scatter(*points[best[0].trial], s=62, facecolors="none", edgecolors=INK, linewidths=1.2, zorder=6)
+    crosses(axes, positions[len(trials) :], scale)
+    axes.set_title(_shortened(name, 30), pad=10)
+
+
+def _legend(figure: Figure, scale: Scale, levels: Sequence[int], unit: str) -> None:
+    """One line above the panels: the vertical axis, and the colour of each resource reached."""
+    across = float(figure.get_size_inches()[0] * 72)
+    axes = place(figure, 0, 0, across, 30)
+    axes.set_axis_off()
+    axes.set_xlim(0, across)
+    axes.set_ylim(0, 30)
+    entries = [(level, _strength(level, levels)) for level in thinned(levels, 1.5)[-7:]]
+    left = 14 + 6.4 * len(scale.title) + 24
+    axes.text(14, 15, scale.title, color=MUTED, va="center")
+    axes.text(left, 15, f"{unit} reached:", color=MUTED, va="center")
+    left += 6.4 * len(unit) + 70
+    for level, strength in entries:
+        axes.scatter(left, 15, s=26, color=ACCENT, alpha=strength, linewidths=0)
+        axes.text(left + 8, 15, str(level), color=MUTED, va="center")
+        left += 34 + 7 * len(str(level))
+    axes.text(left, 15, "ring: the winner \N{MIDDLE DOT} \N{MULTIPLICATION SIGN} failed", color=MUTED, va="center")
+
+
+def _strength(level: int, levels: Sequence[int]) -> float:
+    """The opacity of a resource: equal steps from the least to the most."""
+    return 1.0 if len(levels) == 1 else 0.25 + 0.75 * levels.index(level) / (len(levels) - 1)
+
+
+def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
+    """Set the horizontal axis for these values, and return where each lies: numbers to scale, others by category."""
+    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    distinct = sorted(set(numbers))
+    few = len(distinct) <= 6 and len(values) >= 2 * len(distinct)
+    if len(numbers) < len(values):
+        return _categories(axes, list(dict.fromkeys(map(_text, values))), [_text(value) for value in values])
+    if few:
+        return _categories(axes, [_text(value) for value in distinct], [_text(value) for value in numbers])
+    low, high = distinct[0], distinct[-1]
+    if low > 0 and high > 100 * low:
+        first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+        powers = [10.0**power for power in range(first, last + 1)]
+        margin = (high / low) ** 0.05
+        axes.set_xscale("log")
+        axes.set_xlim(low / margin, high * margin)
+        axes.xaxis.set_major_locator(FixedLocator(powers[:: 1 + (last - first) // 5]))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+        axes.set_xlim(low - margin, high + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    return numbers
+
+
+def _categories(axes: Axes, categories: Sequence[str], values: Sequence[str]) -> list[float]:
+    most = min(len(categories), 8)
+    shown = range(0, len(categories), 1 + len(categories) // 9)
+    axes.set_xticks(list(shown), [_shortened(categories[i], max(3, 30 // max(1, most))) for i in shown])
+    axes.set_xlim(-0.6, max(len(categories) - 0.4, 0.6))
+    # Spread within a category, the same at every drawing: by the golden ratio, so that neighbours lie apart.
+    return [categories.index(value) + 0.36 * (i * 0.618034 % 1 - 0.5) for i, value in enumerate(values)]
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return number(value)
+    return str(override_text(value))
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,0 +1,159 @@
+"""The live table of a study: its rungs or brackets, the incumbent and the time; of a single trial, its bar."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from halving.history import Header, History, Trial
+from halving.tracking.pace import Pace, last_epoch, spent_of_planned
+from halving.tracking.plan import table
+from halving.tracking.wording import cause, count, duration, losses, shown, values
+
+ROWS = 8  # most rungs or brackets in the table
+
+
+def status(header: Header, history: History, pace: Pace, final: bool = False) -> RenderableType:
+    """Return the live display: the rungs (or, of a single trial, its bar), the incumbent and the time."""
+    if header.scheduler == "single":
+        return _single(header, history, pace, final)
+    rungs = _rungs(header, history)
+    several = len({bracket for bracket, _ in rungs}) > 1
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="dim", min_width=7)
+    lines.add_column()
+    if history.incumbent is not None:
+        trial, evaluation = history.incumbent
+        where = f"  trial {trial.trial} at {count(evaluation.resource, header.unit)}"
+        error = f"{header.metric} {shown(header, evaluation.error)}"
+        lines.add_row("best", Text.assemble((error, "bold green"), where))
+        lines.add_row("", Text(values(trial.configuration), style="dim"))
+    running = [trial for trial in history.trials.values() if trial.last.finished is None]
+    if running and not final:
+        lines.add_row("running", Text(_running(header, running)))
+    retries = [(it.trial, why) for it in history.trials.values() for each in it.evaluations for why in each.restarts]
+    failures = [(it.trial, cause(each)) for it, each in history.finished if math.isinf(each.error)]
+    for word, events in (("retried", retries), ("failed", failures)):
+        if events:
+            lines.add_row(word, Text(f"{len(events)}, trial {events[-1][0]}: {events[-1][1]}", style="yellow"))
+    if history.halted:
+        lines.add_row("halted", Text(history.halted, style="yellow"))
+    lines.add_row("spent", _Clock(header, history, pace, final))
+    return Group("", _many_brackets(header, rungs) if several else _one_bracket(header, rungs), "", lines)
+
+
+_Row = TypeVar("_Row")
+
+
+@dataclass
+class _Rung:
+    level: int
+    planned: int | None = None
+    finished: int = 0
+    running: int = 0
+    promoted: int = 0
+    best: float = math.inf
+
+    @property
+    def trials(self) -> str:
+        return f"{self.finished}/{self.planned}" if self.planned is not None else str(self.finished)
+
+    @property
+    def style(self) -> str:
+        return "bold" if self.running else "" if self.finished else "dim"
+
+
+def _rungs(header: Header, history: History) -> dict[tuple[int, int], _Rung]:
+    rungs = {
+        (bracket, rung): _Rung(level, ladder.sizes[rung] if rung < len(ladder.sizes) else None)
+        for bracket, ladder in enumerate(header.plan)
+        for rung, level in enumerate(ladder.levels)
+    }
+    for trial in history.trials.values():
+        for evaluation in trial.evaluations:
+            rung = rungs.setdefault((trial.bracket, evaluation.rung), _Rung(evaluation.until))
+            rung.running += evaluation.finished is None
+            rung.finished += evaluation.finished is not None
+            rung.promoted += evaluation.verdict == "promoted"
+            rung.best = min(rung.best, evaluation.error)
+    return dict(sorted(rungs.items()))
+
+
+def _one_bracket(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Table:
+    rows = table("rung", header.unit, "trials", "", "running", "promoted", f"best {header.metric}")
+    numbered = [(number, rung) for (_, number), rung in rungs.items()]
+    reached = max((i for i, (_, rung) in enumerate(numbered) if rung.finished or rung.running), default=0)
+    for i, rung in _window(numbered, reached - ROWS + 2):
+        bar = ProgressBar(total=max(1, rung.planned), completed=rung.finished, width=18) if rung.planned else ""
+        last = (str(rung.running or ""), str(rung.promoted or ""), shown(header, rung.best))
+        rows.add_row(str(i), str(rung.level), rung.trials, bar, *last, style=rung.style)
+    return rows
+
+
+def _many_brackets(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Table:
+    levels = sorted({rung.level for rung in rungs.values()})
+    rows = table("bracket", *map(str, levels), header.unit, f"best {header.metric}")
+    of: dict[int, list[_Rung]] = {}
+    for (bracket, _), rung in rungs.items():
+        of.setdefault(bracket, []).append(rung)
+    active = next((i for i, ladder in enumerate(of.values()) if any(rung.running for rung in ladder)), 0)
+    for bracket, ladder in _window(list(of.items()), active - 1):
+        at = {rung.level: rung for rung in ladder}
+        cells = [Text(at[level].trials, at[level].style) if level in at else "" for level in levels]
+        rows.add_row(str(bracket), *cells, "", shown(header, min(rung.best for rung in ladder)))
+    return rows
+
+
+def _window(rows: Sequence[_Row], first: int) -> Sequence[_Row]:
+    """Return as many rows as are shown, from `first` on where there are so many."""
+    first = max(0, min(first, len(rows) - ROWS))
+    return rows[first : first + ROWS]
+
+
+def _single(header: Header, history: History, pace: Pace, final: bool) -> RenderableType:
+    trial = next(iter(history.trials.values()))
+    last = trial.last
+    epoch = last.epochs[-1] if last.epochs else None
+    total = last_epoch(header, last)
+    done = epoch.epoch if epoch else 0
+    head = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=total, completed=done, width=28) if total else ""
+    head.add_row(f"epoch {done}/{total}" if total else f"epoch {done}", bar, _Clock(header, history, pace, final))
+    parts: list[RenderableType] = [head]
+    if epoch:
+        parts.append(Text(losses(epoch.metrics)))
+    if last.finished is not None and math.isinf(last.error):
+        parts.append(Text(f"failed: {cause(last)}", style="yellow"))
+    return Group(*parts)
+
+
+class _Clock:
+    """The time spent and left, as of the moment it is drawn."""
+
+    def __init__(self, header: Header, history: History, pace: Pace, final: bool) -> None:
+        self._spent = "" if header.scheduler == "single" else f"{spent_of_planned(header, history)}, "
+        self._seconds = history.seconds
+        self._left = None if final or history.halted else pace.left(header, history)
+        self._drawn = time.monotonic()
+        self._final = final
+
+    def __rich__(self) -> Text:
+        since = 0.0 if self._final else time.monotonic() - self._drawn
+        left = f", about {duration(max(0.0, self._left - since))} left" if self._left is not None else ""
+        return Text(f"{self._spent}{duration(self._seconds + since)}{left}")
+
+
+def _running(header: Header, running: list[Trial]) -> str:
+    said: list[str] = []
+    for trial in running[:3]:
+        total = last_epoch(header, trial.last)
+        epoch = trial.last.epochs[-1].epoch if trial.last.epochs else trial.last.since
+        said.append(f"trial {trial.trial} epoch {epoch}/{total}" if total else f"trial {trial.trial}")
+    more = [f"{len(running) - 3} more"] if len(running) > 3 else []
+    return ", ".join([*said, *more])
