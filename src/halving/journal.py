@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,12 +132,13 @@ def replay(events: Iterable[tuple[Event, float]]) -> History:
 
 def encode(event: Event, seq: int, at: float) -> bytes:
     """Return the line of one event."""
-    nonfinite: dict[str, str] = {}
-    body: dict[str, Any] = {"v": VERSION, "seq": seq, "at": at, "type": _TYPES[type(event)]}
-    body |= cast(dict[str, Any], _plain(event, "", nonfinite))
-    if nonfinite:
-        body["nonfinite"] = nonfinite
-    line = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+    head: dict[str, Any] = {"v": VERSION, "seq": seq, "at": at, "type": _TYPES[type(event)]}
+    try:
+        line = _JSON.encode(head | _fields(event)).encode()
+    except (TypeError, ValueError):  # seldom, so that only then every value is looked at
+        nonfinite: dict[str, str] = {}
+        body = head | cast(dict[str, Any], _plain(event, "", nonfinite))
+        line = _JSON.encode(body | {"nonfinite": nonfinite} if nonfinite else body).encode()
     return line[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(line[:-1])
 
 
@@ -199,9 +201,27 @@ def _plain(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
             elements = cast(list[Any], value)
             return [_plain(item, f"{path}/{i}", nonfinite) for i, item in enumerate(elements)]
         case _ if is_dataclass(value):
-            return {f.name: _plain(getattr(value, f.name), f"{path}/{f.name}", nonfinite) for f in fields(value)}
+            return {name: _plain(item, f"{path}/{name}", nonfinite) for name, item in _fields(value).items()}
         case _:
             raise TypeError(f"{path}: {type(value).__name__} does not go into the journal")
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """Return the fields of a dataclass. Raises TypeError for anything else."""
+    return {name: getattr(value, name) for name in _names(type(value))}
+
+
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def _json(value: Any) -> dict[str, Any]:
+    """Return as a JSON object what json itself cannot write. Raises TypeError where it is no mapping or dataclass."""
+    return dict(cast(Mapping[str, Any], value)) if isinstance(value, Mapping) else _fields(value)
+
+
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_json)
 
 
 def _escaped(key: str) -> str:
