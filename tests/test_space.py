@@ -90,6 +90,32 @@ def test_integer_sits_at_the_middle_of_its_cell(distribution: Any) -> None:
         assert space.decode([u]) == {"k": k}
 
 
+@given(u=st.floats(0, 1))
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        stats.uniform(0.1, 3),
+        stats.loguniform(1e-6, 10),
+        stats.norm(2, scale=5),
+        stats.truncnorm(-1, 2, loc=0.5),
+        stats.beta(0.5, 2),
+        stats.gamma(2.5, scale=3),
+        stats.pareto(b=3),
+        stats.triang(c=0.3),
+        stats.semicircular(),
+        stats.randint(-3, 200),
+        stats.poisson(4, loc=2),
+        stats.rv_discrete(values=([1, 2, 7], [0.2, 0.5, 0.3]))(),
+    ],
+    ids=lambda distribution: distribution.dist.name or "values",
+)
+def test_a_quantile_has_the_bits_of_scipy(distribution: Any, u: float) -> None:
+    value = Space.from_config({"x": distribution}).decode([u])["x"]
+    assert value == min(
+        max(distribution.ppf(min(max(u, 2**-53), 1 - 2**-53)), distribution.support()[0]), distribution.support()[1]
+    )
+
+
 def test_the_whole_part_of_a_log_scale_has_every_integer_with_its_share() -> None:
     space = Space.from_config(
         {"k": {"_target_": "scipy.stats.loguniform", "a": 8, "b": 257, "_integer_": True}, "l": {"_values_": [1, 2]}}

@@ -1,7 +1,7 @@
 """The space of configurations: named dimensions, each a distribution, seen as the unit cube."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -29,6 +29,26 @@ class Distribution(Protocol):
     def ppf(self, q: float, /) -> float: ...
 
     def support(self) -> tuple[float, float]: ...
+
+
+class Unchecked:
+    """A frozen distribution of `scipy.stats` whose `ppf` takes 0 < q < 1 on trust.
+
+    It returns the same bits in a tenth of the time: scipy's checks take nearly all of it.
+    """
+
+    def __init__(self, frozen: Any) -> None:
+        self._ppf: Callable[..., NDArray[np.float64]] = frozen.dist._ppf
+        shapes, self._loc, self._scale = frozen.dist._parse_args(*frozen.args, **frozen.kwds)
+        self._shapes = [np.atleast_1d(shape) for shape in shapes]
+        self._support: tuple[float, float] = frozen.support()
+        self.cdf: Callable[[float], float] = frozen.cdf
+
+    def ppf(self, q: float) -> float:
+        return float(self._ppf(np.array([q]), *self._shapes)[0] * self._scale + self._loc)
+
+    def support(self) -> tuple[float, float]:
+        return self._support
 
 
 @dataclass(frozen=True)
@@ -347,7 +367,10 @@ def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
             f"space.{name}: {_described(leaf)} has an empty support; "
             "are its bounds reversed, or is a parameter out of range?"
         )
-    if hasattr(distribution, "pmf"):
+    whole = hasattr(distribution, "pmf")
+    if hasattr(distribution, "dist"):
+        distribution = Unchecked(distribution)
+    if whole:
         return Integer(name, distribution)
     return Integer(name, WholePart(distribution)) if integer else Continuous(name, distribution)
 
