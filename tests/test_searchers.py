@@ -2,10 +2,14 @@
 
 import math
 from collections import Counter
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -26,10 +30,11 @@ from halving.searchers import (
     Searcher,
     SobolSearcher,
 )
-from halving.searchers.bayesian import log_expected_improvement
+from halving.searchers.bayesian import comparable, log_expected_improvement
 from halving.searchers.density import Density, category_counts
 from halving.searchers.transfer import transferred
 from halving.space import Space
+from halving.training.models.cnn import CNN
 from halving.trial import Configuration, Finished, Outcome, Start, Verdict
 
 MIXED = Space.from_config(
@@ -208,6 +213,56 @@ def test_densities_sum_to_one(count: int, seed: int) -> None:
     assert ((drawn >= 0) & (drawn <= 1)).all()
 
 
+def test_errors_compare_between_resources() -> None:
+    """Curves fall a thousandfold, and the best half goes on: what differs at the end counts as much as at the start."""
+    quality = np.arange(20.0)
+    trials, resources = np.r_[0:20, 0:10, 20:22], np.r_[[1] * 20, [9] * 12]
+    errors = np.r_[1000 + 10 * quality, 1 + 0.01 * quality[:10], 1.3, math.inf]
+    found = comparable(trials, resources, errors)
+    low, high = found[:20], found[20:30]
+    assert (np.diff(low) > 0).all() and (np.diff(high) > 0).all()
+    assert 0.2 < np.ptp(high) / np.ptp(low) < 1, "differences at the end are no noise"
+    assert high.mean() < 0 and (high < found[30]).all(), "survivors are good, and better than one that began here"
+    assert found[31] == found[:31].max(), "a failure takes the worst"
+    assert comparable(trials[:1], resources[:1], errors[:1]).tolist() == [0.0]
+
+
+def test_a_forest_is_the_same_whenever_it_was_asked() -> None:
+    """Grown again by a tenth more errors: a resumed study asks only at the end, and gets the same trees."""
+    asked, resumed = (BayesianSearcher(MIXED, seed=7, surrogate="forest") for _ in range(2))
+    for trial in range(70):
+        configuration = asked.propose(trial) or {}
+        resumed.recall(trial, configuration)
+        outcomes = [(1, math.inf if trial % 7 == 3 else error(configuration))]
+        outcomes += [(3, error(configuration))] if trial % 5 == 0 and outcomes[0][1] < math.inf else []
+        outcomes += [(9, error(configuration))] if trial == 62 else []
+        for resource, value in outcomes:
+            for searcher in (asked, resumed):
+                searcher.observe(trial, configuration, resource, value)
+    assert asked.propose(70) == resumed.propose(70)
+
+
+def test_what_has_one_value_is_no_dimension_to_learn() -> None:
+    """A table's constant columns: two dimensions ask for no more errors than one."""
+    wide = Space.from_config({"x": stats.uniform(0, 1), **{f"c{i}": [i] for i in range(8)}})
+    searcher = BOHBSearcher(wide, seed=0, fraction=0.0)
+    for trial, x in enumerate(np.linspace(0.02, 0.98, 8)):
+        searcher.observe(trial, wide.decode([x] * 9), 1, float(x))
+    xs = [float((searcher.propose(trial) or {})["x"]) for trial in range(8, 28)]  # type: ignore
+    assert np.mean(xs) < 0.35
+
+
+def test_the_architectures_build_at_all_corners() -> None:
+    """Largest and smallest of everything, on images of 28 x 28; scaled ones cost two to three times as much."""
+    file = Path(__file__).parents[1] / "conf" / "space" / "architecture.yaml"
+    space = Space.from_config(yaml.safe_load(file.read_text(encoding="utf-8"))["model"])
+    images = torch.zeros(2, 1, 28, 28)
+    for corner in product((0.0, 1.0), repeat=len(space.dimensions)):
+        configuration: Any = {name.removeprefix("model."): value for name, value in space.decode(corner).items()}
+        assert CNN((1, 28, 28), 10, **configuration).eval()(images).shape == (2, 10)
+    assert set(space.names) == {"depth", "width", "kernel", "activation", "pooling", "normalisation", "phi"}
+
+
 def test_expected_improvement_matches_integration_and_does_not_underflow() -> None:
     mean, deviation = np.array([0.5, 2.0, -1.0]), np.array([1.0, 0.5, 0.2])
     draws = mean + deviation * np.random.default_rng(0).standard_normal((400_000, 3))
@@ -311,6 +366,25 @@ def test_conditions_in_a_grid_and_in_a_transfer() -> None:
         "lr": pytest.approx(1.0),
     }
     assert transferred({"optimizer.momentum": 0.9}, space, default) == default
+
+
+def test_the_size_of_a_grid_is_what_it_proposes() -> None:
+    """Conditions on conditions, and one name in two options; where nothing is conditional it is not gone through."""
+    space = Space.from_config(
+        {
+            "n": [1, 2, 3],
+            "width": {"_values_": [8, 16, 32], "_when_": "n > 1"},
+            "dropout": {"_values_": [0.0, 0.5], "_when_": "width > 8"},
+            "optimizer": {"_choice_": {"sgd": {"m": [0.0, 0.9]}, "adam": {"m": [0.8, 0.9, 0.95]}, "plain": {}}},
+        }
+    )
+    grid = GridSearcher(space)
+    assert len(grid) == (1 + 2 * (1 + 2 * 2)) * (2 + 3 + 1)
+    assert [grid.propose(trial) is None for trial in range(67)] == [False] * 66 + [True]
+    wide = {f"x{i}": stats.uniform(0, 1) for i in range(20)}
+    assert len(GridSearcher(Space.from_config({"n": [1, 2], "y": {"_values_": [1, 2], "_when_": "n > 1"}} | wide))) == (
+        3 * 3**20
+    )
 
 
 def test_transferred_configurations_are_clipped_and_completed() -> None:

@@ -1,13 +1,20 @@
 """How well each searcher does against random search, and how long a proposal takes.
 
 python scripts/bench/searchers.py --seeds 30 --processes 2
+python scripts/bench/searchers.py --curves <curves.npz ...> --seeds 30 --searchers bohb bayesian
 python scripts/bench/searchers.py --speed
 
 Each searcher gets 60 evaluations of Branin, of Hartmann-6, and of a noisy sphere of five numbers and a category. What
 counts is the regret, without noise, of the configuration with the lowest error observed. The table shows its median
-over seeds 0, 1, ..., the share of them on which it beats random search, and the p-value of the two-sided paired
-Wilcoxon test; bold where it is better with p < 0.01. `--speed` times a proposal after 1,000 observations of the sphere
-and exits with 1 where it takes more than 10 ms, or more than 300 ms with a model of scikit-learn or Optuna's GP.
+over the seeds, the share of them on which it beats random search, and the p-value of the two-sided paired Wilcoxon
+test; bold where it is better with p < 0.01.
+
+With `--curves` it is Hyperband on tables of recorded curves: eta 3, from the first level to the last, one round after
+another until the resource of `--trainings` full trainings is spent. A proposal gets its nearest row, random search
+draws rows. Regret is the incumbent's error at the end of its curve minus the table's least; the table shows its mean.
+
+`--speed` times proposals after 1,000 observations of the sphere, by the mean of 100 (10 of a Gaussian process), and
+exits with 1 where one takes more than 10 ms, or more than 300 ms with a Gaussian process.
 """
 
 import argparse
@@ -18,12 +25,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import repeat
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from halving.curves import Curves, load, row_of
+from halving.schedulers import Hyperband
 from halving.searchers import (
     AnnealingSearcher,
     BayesianSearcher,
@@ -37,11 +47,14 @@ from halving.searchers import (
     Searcher,
     SobolSearcher,
 )
+from halving.simulation import simulate
 from halving.space import Space
 from halving.trial import Configuration
+from halving.tuner import Budget
 
-MOST_MS, MOST_MODEL_MS = 10.0, 300.0
-MODELS = ("bayesian", "forest", "gp")
+MOST_MS, MOST_GP_MS = 10.0, 300.0
+GPS = ("bayesian", "gp")
+ETA = 3
 
 SEARCHERS: dict[str, Callable[..., Searcher]] = {
     "random": RandomSearcher,
@@ -117,7 +130,7 @@ PROBLEMS = (
 )
 
 
-def regret(name: str, problem: int, seed: int, evaluations: int) -> float:
+def regret(name: str, seed: int, problem: int, evaluations: int) -> float:
     """Return the regret of the configuration that looks best after so many evaluations."""
     function = PROBLEMS[problem]
     searcher = SEARCHERS[name](function.space, seed=seed)
@@ -133,32 +146,51 @@ def regret(name: str, problem: int, seed: int, evaluations: int) -> float:
     return best
 
 
-def compare(names: list[str], seeds: int, evaluations: int, processes: int) -> None:
-    """Print the table, a row as soon as it is known."""
-    print(f"| searcher | {' | '.join(problem.name for problem in PROBLEMS)} |")
-    print(f"|---|{'---|' * len(PROBLEMS)}")
+def regret_on_curves(name: str, seed: int, path: str, trainings: int) -> float:
+    """Return the regret of the incumbent once Hyperband has spent so many full trainings on a table."""
+    curves = read(path)
+    first, last = int(curves.resource[0]), int(curves.resource[-1])
+    scheduler = partial(Hyperband, eta=ETA, r_min=first, r_max=last, rounds=10 * trainings)
+    budget = Budget(resource=trainings * float(last))
+    incumbent = simulate(curves, scheduler, searcher=SEARCHERS[name], seed=seed, reuse=True, budget=budget).incumbent
+    final = curves.final[row_of(incumbent[0].configuration)] if incumbent else curves.final.max()
+    return float(final) - curves.optimum
+
+
+@lru_cache
+def read(path: str) -> Curves:
+    return load(path)
+
+
+def compare(
+    names: list[str],
+    columns: dict[str, Callable[[str, int], float]],
+    seeds: range,
+    processes: int,
+    centre: Callable[[list[float]], float],
+) -> None:
+    """Print the table of what each column's function makes of a searcher and a seed, a row as soon as it is known."""
+    print(f"| searcher | {' | '.join(columns)} |")
+    print(f"|---|{'---|' * len(columns)}")
     random: list[list[float]] = []
     with ProcessPoolExecutor(processes) as pool:
         for name in ("random", *(name for name in names if name != "random")):
-            rows = [
-                list(pool.map(regret, repeat(name), repeat(i), range(seeds), repeat(evaluations)))
-                for i in range(len(PROBLEMS))
-            ]
+            rows = [list(pool.map(function, repeat(name), seeds)) for function in columns.values()]
             random = random or rows
-            print(f"| {name} | {' | '.join(map(cell, rows, random))} |", flush=True)
+            print(f"| {name} | {' | '.join(map(cell, rows, random, repeat(centre)))} |", flush=True)
 
 
-def cell(regrets: list[float], random: list[float]) -> str:
-    median = f"{statistics.median(regrets):.3g}"
+def cell(regrets: list[float], random: list[float], centre: Callable[[list[float]], float]) -> str:
+    shown = f"{centre(regrets):.3g}"
     if regrets == random:
-        return median
-    wins = statistics.mean(a < b for a, b in zip(regrets, random, strict=True))
+        return shown
+    wins, losses = (sum(a < b for a, b in zip(*pair, strict=True)) for pair in ((regrets, random), (random, regrets)))
     p = float(stats.wilcoxon(regrets, random).pvalue)  # pyright: ignore
-    better = p < 0.01 and float(np.median(np.subtract(regrets, random))) < 0
-    return f"{f'**{median}**' if better else median} ({wins:.0%}, p = {p:.1g})"
+    better = p < 0.01 and wins > losses
+    return f"{f'**{shown}**' if better else shown} ({wins / len(regrets):.0%}, p = {p:.1g})"
 
 
-def speed(names: list[str], observations: int = 1000, proposals: int = 10) -> bool:
+def speed(names: list[str], observations: int = 1000) -> bool:
     """Print the milliseconds that a proposal and its observation take; return whether all are fast enough."""
     problem, fast = PROBLEMS[2], True
     drawn = RandomSearcher(problem.space)
@@ -172,14 +204,15 @@ def speed(names: list[str], observations: int = 1000, proposals: int = 10) -> bo
             searcher.observe(trial, configuration, 1, problem.value(configuration))
         searcher.propose(observations)  # imports are no part of a proposal
         times: list[float] = []
-        for trial in range(observations + 1, observations + 1 + proposals):
+        first = observations + 1
+        for trial in range(first, first + (10 if name in GPS else 100)):
             began = time.perf_counter()
             if (configuration := searcher.propose(trial)) is None:
                 break
             searcher.observe(trial, configuration, 1, problem.value(configuration))
             times.append(1e3 * (time.perf_counter() - began))
-        ms = statistics.median(times) if times else math.nan
-        fast = fast and not ms > (MOST_MODEL_MS if name in MODELS else MOST_MS)
+        ms = statistics.mean(times) if times else math.nan
+        fast = fast and not ms > (MOST_GP_MS if name in GPS else MOST_MS)
         print(f"| {name} | {ms:.2f} |", flush=True)
     return fast
 
@@ -187,14 +220,30 @@ def speed(names: list[str], observations: int = 1000, proposals: int = 10) -> bo
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--searchers", nargs="+", choices=SEARCHERS, default=list(SEARCHERS))
     parser.add_argument("--evaluations", type=int, default=60)
+    parser.add_argument("--curves", nargs="+", metavar="NPZ", help="Hyperband on these tables instead of functions")
+    parser.add_argument("--trainings", type=int, default=20, help="full trainings whose resource is spent on a table")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--speed", action="store_true", help="time proposals instead; exits with 1 where one is slow")
     arguments = parser.parse_args()
     if arguments.speed:
         return 0 if speed(arguments.searchers) else 1
-    compare(arguments.searchers, arguments.seeds, arguments.evaluations, arguments.processes)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    columns: dict[str, Callable[[str, int], float]]
+    if arguments.curves:
+        columns = {
+            Path(path).stem: partial(regret_on_curves, path=path, trainings=arguments.trainings)
+            for path in arguments.curves
+        }
+    else:
+        columns = {
+            problem.name: partial(regret, problem=i, evaluations=arguments.evaluations)
+            for i, problem in enumerate(PROBLEMS)
+        }
+    centre = statistics.mean if arguments.curves else statistics.median
+    compare(arguments.searchers, columns, seeds, arguments.processes, centre)
     return 0
 
 

@@ -2,25 +2,31 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr  # pyright: ignore
 
 from halving.errors import UserError
-from halving.searchers.density import category_counts
+from halving.searchers.density import category_counts, varied
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
 from halving.searchers.surrogate import Forest, GaussianProcess, Surrogate
 from halving.space import Space
+from halving.trial import Configuration
 
 Array = NDArray[np.float64]
+Whole = NDArray[np.int64]
 
-_SURROGATES = {"gp": GaussianProcess, "forest": Forest}
-_DRAWN, _AROUND = 512, 64
+Surrogates = Literal["gp", "forest"]
+
+_SURROGATES = get_args(Surrogates)
+_DRAWN, _AROUND, _ELITES = 512, 64, 64
 _WIDTHS = (0.2, 0.05)
-_REFINEMENTS = (0.03, 0.01, 0.003)
+# A forest is constant between its splits: nearer than that there is nothing to find.
+_REFINEMENTS = {"gp": (0.03, 0.01, 0.003), "forest": (0.03,)}
+_GROWTH = 1.1
 
 
 class BayesianSearcher(LearningSearcher):
@@ -28,9 +34,11 @@ class BayesianSearcher(LearningSearcher):
 
     The surrogate, a Gaussian process or with `surrogate="forest"` a random forest, has the logarithm of the resource as
     one more input, so that all errors at all resources count, however few have reached the highest; improvement is
-    expected at that one, over the best mean of a trial there. A running trial without an error counts with its mean,
-    and a failed one with the worst error seen. The first `startup` trials, by default d + 2, are drawn from the space.
-    It is the choice for few and expensive trials: a proposal takes a tenth of a second, not a thousandth.
+    expected at that one, over the best mean of a trial there. Errors are standardised at each resource (`comparable`).
+    A running trial without an error counts with its mean, and a failed one with the worst error seen. The first
+    `startup` trials, by default d + 2, are drawn from the space. It is the choice for few and expensive trials: with
+    the Gaussian process a proposal takes a tenth of a second, with the forest, which is grown anew whenever there are a
+    tenth more errors, a hundredth.
 
     Raises UserError for another surrogate or a startup below 1.
     """
@@ -40,7 +48,7 @@ class BayesianSearcher(LearningSearcher):
         space: Space,
         seed: int = 0,
         initial: Initial = None,
-        surrogate: Literal["gp", "forest"] = "gp",
+        surrogate: Surrogates = "gp",
         startup: int | None = None,
     ) -> None:
         if surrogate not in _SURROGATES:
@@ -48,28 +56,36 @@ class BayesianSearcher(LearningSearcher):
         if startup is not None and startup < 1:
             raise UserError(f"searcher.startup={startup}: must be at least 1 trial")
         super().__init__(space, seed, initial)
-        self._surrogate = surrogate
-        self._startup = len(space.dimensions) + 2 if startup is None else startup
+        self._surrogate: Surrogates = surrogate
+        self._startup = varied(space) + 2 if startup is None else startup
         self._counts = category_counts(space)
         self._steps = np.array([len(getattr(dimension, "values", ())) for dimension in space.dimensions])
+        self._order: list[tuple[int, int]] = []
+        self._grown: tuple[int, int, Forest] | None = None
+
+    def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
+        known = resource in self._errors.get(trial, ())
+        super().observe(trial, configuration, resource, error)
+        if trial in self._points and not known:
+            self._order.append((trial, resource))
 
     def candidates(self, trial: int, rng: np.random.Generator) -> Iterator[Point]:
-        finite = [trial for trial in self._errors if not self.failed(trial)]
-        if len(finite) < self._startup:
+        trials, resources = np.array(self._order, dtype=np.int64).reshape(-1, 2).T
+        errors = np.array([self._errors[trial][resource] for trial, resource in self._order])
+        failed = np.isin(trials, trials[np.isinf(errors)])
+        ranked = np.lexsort((trials, errors, -resources))
+        best = list(dict.fromkeys(trials[ranked][~failed[ranked]].tolist()))
+        if len(best) < self._startup:
             return
-        top = max(max(self._errors[each]) for each in finite)
-        model: Surrogate = _SURROGATES[self._surrogate](int(rng.integers(2**31)))
-        rows = [(self._points[each], r, e) for each, errors in self._errors.items() for r, e in errors.items()]
-        errors = np.array([error for _, _, error in rows])
-        resources = np.array([top if math.isinf(error) else resource for _, resource, error in rows])
-        model.fit(self._inputs(np.array([point for point, _, _ in rows]), resources, top), _normal(errors))
+        top = int(resources[~failed].max())
+        model = self._fitted(trials, resources, errors, top, int(rng.integers(2**31)))
         if pending := self.pending:
             inputs = self._inputs(np.array([self._points[each] for each in pending]), top, top)
             model.extend(inputs, model.predict(inputs)[0])
-        seen = np.array([self._points[each] for each in (*finite, *pending)])
+        seen = np.array([self._points[each] for each in (*best[:_ELITES], *pending)])
         means = model.predict(self._inputs(seen, top, top))[0]
         elite = seen[np.argsort(means, kind="stable")[:5]]
-        best = float(means.min())
+        least = float(means.min())
 
         points = np.vstack(
             [
@@ -77,13 +93,35 @@ class BayesianSearcher(LearningSearcher):
                 *(self._near(elite, width, rng) for width in _WIDTHS),
             ]
         )
-        values = self._improvement(model, points, best, top)
-        for width in _REFINEMENTS:
+        values = self._improvement(model, points, least, top)
+        for width in _REFINEMENTS[self._surrogate]:
             leaders = points[np.argsort(-values, kind="stable")[:3]]
             nearer = self._near(leaders, width, rng)
             points = np.vstack([points, nearer])
-            values = np.concatenate([values, self._improvement(model, nearer, best, top)])
+            values = np.concatenate([values, self._improvement(model, nearer, least, top)])
         yield from points[np.argsort(-values, kind="stable")]
+
+    def _fitted(self, trials: Whole, resources: Whole, errors: Array, top: int, seed: int) -> Surrogate:
+        """Return the surrogate of all errors; what it is follows from them and their order, however often it is asked.
+
+        A forest is grown from the first errors: all up to the last tenth, and up to the first at the highest resource.
+        """
+        points = np.array([self._points[trial] for trial, _ in self._order])
+        inputs = self._inputs(points, np.where(np.isinf(errors), top, resources), top)
+        standard = comparable(trials, resources, errors)
+        if self._surrogate == "gp":
+            process = GaussianProcess(seed)
+            process.fit(inputs, standard)
+            return process
+        highest = int(np.flatnonzero((resources == top) & np.isfinite(errors))[0])
+        count = max(_least_grown(len(errors)), highest + 1)
+        if self._grown is None or self._grown[:2] != (count, top):
+            forest = Forest(int(np.random.default_rng([self._seed, count]).integers(2**31)))
+            forest.grow(inputs[:count], comparable(trials[:count], resources[:count], errors[:count]))
+            self._grown = count, top, forest
+        forest = self._grown[2]
+        forest.fill(inputs, standard)
+        return forest
 
     def _near(self, centres: Array, width: float, rng: np.random.Generator) -> Array:
         """Perturb each centre `_AROUND` times, in half of its dimensions."""
@@ -114,10 +152,33 @@ def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Arra
     return np.log(deviation) + np.where(z > -5, exact, density - 2 * np.log(np.maximum(-z, 1.0)))
 
 
-def _normal(errors: Array) -> Array:
-    """Standardise; a failure takes the worst finite error, and what is far above the median is drawn in."""
-    finite = errors[np.isfinite(errors)]
-    middle = float(np.median(finite))
-    cap = middle + 5 * (middle - float(finite.min()))
-    errors = np.minimum(np.where(np.isfinite(errors), errors, finite.max()), cap if cap > middle else math.inf)
-    return (errors - errors.mean()) / (errors.std() or 1.0)
+def comparable(trials: Whole, resources: Whole, errors: Array) -> Array:
+    """Standardise errors, shape (n,), such that those at different resources compare.
+
+    Each resource's own mean and deviation count, as errors fall by far more while training than they differ at its end.
+    Who reaches a higher resource was chosen, so its mean becomes that of its trials at the resource below, and 0 for
+    those that began there. Fewer than 3 keep what they had below. A failure takes the worst, and what is far above the
+    median of its resource is drawn in.
+    """
+    standard = np.zeros(len(errors))
+    finite = np.isfinite(errors)
+    before = np.zeros(int(trials.max()) + 1)
+    for resource in np.unique(resources[finite]):
+        here = finite & (resources == resource)
+        error, who = errors[here], trials[here]
+        middle = float(np.median(error))
+        cap = middle + 5 * (middle - float(error.min()))
+        error = np.minimum(error, cap if cap > middle else math.inf)
+        if len(error) >= 3 and (deviation := error.std()) > 0:
+            before[who] = before[who].mean() + (error - error.mean()) / deviation
+        standard[here] = before[who]
+    standard[~finite] = standard[finite].max()
+    return (standard - standard.mean()) / (standard.std() or 1.0)
+
+
+def _least_grown(count: int) -> int:
+    """Return the last of 1, 2, ..., 10, 11, 12, 13, ..., each a tenth above the one before, that is at most `count`."""
+    grown = 1
+    while (following := max(grown + 1, int(grown * _GROWTH))) <= count:
+        grown = following
+    return grown

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from halving.errors import UserError
-from halving.searchers.density import Density, category_counts
+from halving.searchers.density import Density, category_counts, varied
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
 from halving.space import Space
@@ -15,9 +15,10 @@ from halving.space import Space
 class BOHBSearcher(LearningSearcher):
     """Proposes where the density of good configurations is highest relative to that of bad ones.
 
-    Densities are of the highest resource with at least d + 3 errors; the best `good` of its trials, at least d + 1,
-    are good ones and failed trials bad ones. A `fraction` of the proposals is drawn at random; the others are the best
-    of `samples` draws from the good density, made `widening` times as wide. It is made for Hyperband, and cheap.
+    Densities are of the highest resource with at least d + 3 errors, where d counts the dimensions of more than one
+    value; the best `good` of its trials, at least d + 1, are good ones and failed trials bad ones. A `fraction` of the
+    proposals is drawn at random; the others are the best of `samples` draws from the good density, made `widening`
+    times as wide. It is made for Hyperband, and cheap.
 
     Raises UserError for a share outside (0, 1).
     """
@@ -50,7 +51,7 @@ class BOHBSearcher(LearningSearcher):
         yield from points[np.argsort(bad.log(points) - good.log(points), kind="stable")]
 
     def _densities(self) -> tuple[Density, Density] | None:
-        least = len(self._space.dimensions) + 1
+        least = varied(self._space) + 1
         if (level := self.level(least + 2)) is None:
             return None
         errors = {

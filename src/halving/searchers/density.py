@@ -23,6 +23,11 @@ def category_counts(space: Space) -> Array:
     return np.array(counts, dtype=np.float64)
 
 
+def varied(space: Space) -> int:
+    """Return the number of dimensions that have more than one value."""
+    return sum(not isinstance(dimension, Choice) or len(dimension.values) > 1 for dimension in space.dimensions)
+
+
 @dataclass(frozen=True)
 class Density:
     """A mean of product kernels around points (n, d): normals cut at the faces, for categories Aitchison and Aitken's.

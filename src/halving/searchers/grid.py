@@ -1,5 +1,6 @@
 """Grid search."""
 
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -28,9 +29,20 @@ class GridSearcher(DistinctSearcher):
         self._next = 0
 
     def __len__(self) -> int:
-        if not any(dimension.conditions for dimension in self._space.dimensions):
-            return self._size
-        return len({identity(self._combination(index)) for index in range(self._size)})
+        dimensions = self._space.dimensions
+        named = {name for dimension in dimensions for condition in dimension.conditions for name in condition.names}
+        # Only what conditions name is gone through; the others are as many as there are values, or do not exist.
+        axes = [axis if each.name in named else axis[:1] for each, axis in zip(dimensions, self._axes, strict=True)]
+        found: dict[str, int] = {}
+        for point in product(*axes):
+            configuration = self._space.decode(point)
+            existing = {id(dimension) for dimension in self._space.existing(configuration)}
+            found[identity({name: value for name, value in configuration.items() if name in named})] = prod(
+                len(axis)
+                for each, axis in zip(dimensions, self._axes, strict=True)
+                if id(each) in existing and each.name not in named
+            )
+        return sum(found.values())
 
     @property
     def exhausted(self) -> bool:

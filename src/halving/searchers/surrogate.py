@@ -15,14 +15,10 @@ _FITTED, _KEPT = 100, 300
 
 
 class Surrogate(Protocol):
-    """Predicts errors; `fit` may be called again with more points."""
-
-    def fit(self, inputs: Array, errors: Array) -> None:
-        """Fit to inputs (n, d) and errors (n,)."""
-        ...
+    """Predicts errors."""
 
     def extend(self, inputs: Array, errors: Array) -> None:
-        """Add points without choosing the model's parameters anew."""
+        """Add points to those of the fit, without choosing the model's parameters anew."""
         ...
 
     def predict(self, inputs: Array) -> tuple[Array, Array]:
@@ -71,28 +67,58 @@ class GaussianProcess:
 
 
 class Forest:
-    """A random forest (SMAC: Hutter et al. 2011): the deviation is that between its trees."""
+    """A random forest (SMAC: Hutter et al. 2011): the deviation is that between its trees.
+
+    Growing it is what takes time. `fill` puts other errors and further points into the leaves of the trees as they are.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def fit(self, inputs: Array, errors: Array) -> None:
+    def grow(self, inputs: Array, errors: Array) -> None:
+        """Choose the trees' splits from inputs (n, d) and errors (n,)."""
         from sklearn.ensemble import RandomForestRegressor  # pyright: ignore
 
-        self._inputs, self._errors = inputs, errors
-        self._model: Any = RandomForestRegressor(
-            30, min_samples_leaf=2, max_features=0.8, random_state=self._seed, n_jobs=1
-        )
-        self._model.fit(inputs, errors)
+        forest: Any = RandomForestRegressor(30, min_samples_leaf=2, max_features=0.8, random_state=self._seed, n_jobs=1)
+        forest.fit(inputs, errors)
+        self._trees: list[Any] = [each.tree_ for each in forest.estimators_]
+        sizes = [tree.node_count for tree in self._trees]
+        self._first, self._nodes = np.cumsum([0, *sizes[:-1]])[:, None], sum(sizes)
+        self._leaves = self._find(inputs)
+        draws = cast(list[NDArray[np.intp]], forest.estimators_samples_)
+        self._weights = np.array([np.bincount(drawn, minlength=len(inputs)) for drawn in draws], dtype=np.float64)
+
+    def fill(self, inputs: Array, errors: Array) -> None:
+        """Make each leaf the mean of what falls into it; the first inputs are those of `grow`, as each tree drew them.
+
+        A longer list of inputs begins with those of the last call.
+        """
+        self._errors = errors
+        known = self._leaves.shape[1]
+        if known < len(inputs):
+            self._leaves = np.hstack([self._leaves, self._find(inputs[known:])])
+            ones = np.ones((len(self._trees), len(inputs) - known))
+            self._weights = np.hstack([self._weights, ones])
+        self._take(self._leaves, self._weights, errors)
 
     def extend(self, inputs: Array, errors: Array) -> None:
-        if len(errors):
-            self.fit(np.vstack([self._inputs, inputs]), np.concatenate([self._errors, errors]))
+        leaves = np.hstack([self._leaves, self._find(inputs)])
+        weights = np.hstack([self._weights, np.ones((len(self._trees), len(inputs)))])
+        self._take(leaves, weights, np.concatenate([self._errors, errors]))
 
     def predict(self, inputs: Array) -> tuple[Array, Array]:
-        rows = inputs.astype(np.float32)
-        trees = np.array([tree.predict(rows, check_input=False) for tree in self._model.estimators_])
+        trees = self._means[self._find(inputs)]
         return trees.mean(axis=0), trees.std(axis=0) + 1e-6
+
+    def _find(self, inputs: Array) -> NDArray[np.intp]:
+        """Return the index of the leaf that each input falls into, shape (trees, n)."""
+        rows = np.ascontiguousarray(inputs, dtype=np.float32)
+        return np.array([tree.apply(rows) for tree in self._trees]) + self._first
+
+    def _take(self, leaves: NDArray[np.intp], weights: Array, errors: Array) -> None:
+        counts = np.bincount(leaves.ravel(), weights.ravel(), self._nodes)
+        sums = np.bincount(leaves.ravel(), (weights * errors).ravel(), self._nodes)
+        self._means = sums / np.maximum(counts, 1)
 
 
 def _ascend(loss: Callable[..., Any], start: Array, bounds: Array) -> tuple[Array, float]:
