@@ -69,7 +69,7 @@ class AsynchronousBracket:
                 "stopped",
                 f"nobody needed to go on from rung {rung}"
                 if rung == self.top
-                else f"never among the best one in eta of rung {rung} before the study's end",
+                else f"not among the best one in eta of rung {rung} at the study's end",
             )
             for trial, rung in sorted(self._paused.items())
         ]

@@ -19,7 +19,8 @@ class ConcordantASHA(AsynchronousBrackets):
     A rung misleads while, at some higher rung that eta² trials have finished, the best one in eta were not more often
     ahead at the lower rung than behind the others there (`concordance` of at most 1/2). Who went on was the best of the
     lower rung, so that the concordance of a good rung is not far above 1/2 either, and suspicions are often wrong: the
-    unselected trials that one lets through are what answers it. Unlike in `ASHA`, a failed trial does not count.
+    unselected trials that one lets through are what answers it. Whether a rung misleads is asked again when a tenth
+    more trials have finished the higher one. Unlike in `ASHA`, a failed trial does not count.
 
     It is the choice where it is not known whether early errors mislead, and one bracket should do.
 
@@ -37,7 +38,7 @@ class _Concordant(AsynchronousBracket):
         super().__init__(levels, eta)
         self._eta = eta
         self._errors: list[dict[int, float]] = [{} for _ in levels]
-        self._ranked: list[list[Key]] = [[] for _ in levels]
+        self._judged_from = [eta**2 for _ in levels]
         self._waiting: list[list[Key]] = [[] for _ in levels]
         # For each rung, the higher rungs that contradict it, and by how much.
         self._against: list[dict[int, float]] = [{} for _ in levels]
@@ -54,17 +55,18 @@ class _Concordant(AsynchronousBracket):
         if error == float("inf"):
             return Verdict(trial, "failed", f"failed at rung {index}")
         self._errors[index][trial] = error
-        insort(self._ranked[index], (error, trial))
         insort(self._waiting[index], (error, trial))
         self._judge(index)
         return super().report(outcome, index)
 
     def _judge(self, index: int) -> None:
         """Compare who leads at rung `index` with who led at each rung below."""
-        ranked = self._ranked[index]
-        if len(ranked) < self._eta**2:
+        finished = len(self._errors[index])
+        if finished < self._judged_from[index]:
             return
-        cut = len(ranked) // self._eta
+        self._judged_from[index] = finished + max(1, finished // 10)
+        ranked = sorted((error, trial) for trial, error in self._errors[index].items())
+        cut = finished // self._eta
         for below in range(index):
             errors = [self._errors[below][trial] for _, trial in ranked]
             agreement = concordance(errors[:cut], errors[cut:])
@@ -80,7 +82,8 @@ class _Concordant(AsynchronousBracket):
                 return self._promotion(key[1], index, reason)
             if against and waiting:
                 higher = min(against, key=lambda rung: (against[rung], rung))
-                reason = f"rung {index} does not count: its concordance with rung {higher} is {against[higher]:.3g}"
+                share = f"{against[higher]:.0%}"
+                reason = f"rung {index} misleads: the leaders of rung {higher} were ahead here in only {share} of pairs"
                 return self._promotion(waiting[0][1], index, reason)
         return None
 
