@@ -14,7 +14,7 @@ from scipy.stats import kendalltau, rankdata, t
 from halving.comparison import Array
 from halving.curves import Curves, row_of
 from halving.history import History
-from halving.schedulers import ASHA, FIFO, AsyncHyperband, Hyperband, Scheduler, SuccessiveHalving
+from halving.schedulers import ASHA, FIFO, AsyncHyperband, ConcordantASHA, Hyperband, Scheduler, SuccessiveHalving
 from halving.schedulers.successive_halving import ladder
 from halving.simulation import simulate
 from halving.study import planned_cost
@@ -24,6 +24,7 @@ _SCHEDULERS = {
     "fifo": FIFO,
     "sha": SuccessiveHalving,
     "asha": ASHA,
+    "concordant_asha": ConcordantASHA,
     "hyperband": Hyperband,
     "async_hyperband": AsyncHyperband,
 }
@@ -103,7 +104,7 @@ def settings(curves: Curves, etas: Sequence[int] = (2, 3, 4), workers: int = 1, 
             fills = eta ** (len(ladder(eta, r_min, last)) - 1)
             for n in (fills, max(1, fills // 2)):
                 found.append(Setting("sha", (*options, ("n", n)), workers))
-            for scheduler in ("asha", "hyperband", "async_hyperband"):
+            for scheduler in ("asha", "concordant_asha", "hyperband", "async_hyperband"):
                 found.append(Setting(scheduler, options, workers))
     return found
 
@@ -183,7 +184,7 @@ def _endless(name: str, options: dict[str, Any], r_max: int, resource: float, se
             return scheduler(searcher, r_max)
         case "async_hyperband":
             return scheduler(searcher, r_max=r_max, seed=seed, **options)
-        case "asha":
+        case "asha" | "concordant_asha":
             return scheduler(searcher, r_max=r_max, **options)
         case _:
             once = planned_cost(scheduler(searcher, r_max=r_max, **options).plan, lambda since, until: until - since)
