@@ -38,6 +38,7 @@ from halving.simulation import simulate
 from halving.tuner import Budget
 
 ETA, TRAININGS = 3, 20
+RANDOM = "random (fifo)"
 
 
 class Rule(Protocol):
@@ -143,7 +144,7 @@ def methods(curves: Curves, seed: int) -> Iterator[tuple[str, Callable[[], float
     first, last = int(curves.resource[0]), int(curves.resource[-1])
     ladders = {"eta": ETA, "r_min": first, "r_max": last}
     own: dict[str, Callable[..., Any]] = {
-        "random (fifo)": partial(FIFO, r_max=last),
+        RANDOM: partial(FIFO, r_max=last),
         "sha": partial(SuccessiveHalving, **ladders, rounds=100),
         "asha": partial(ASHA, **ladders),
         "asha, stopping": partial(ASHA, **ladders, variant="stopping"),
@@ -191,11 +192,15 @@ def main() -> None:
             done = list(pool.map(partial(compare, file), range(arguments.seeds), chunksize=5))
             regrets[file.stem] = {name: np.array([each[name] for each in done]) for name in done[0]}
     print(f"Mean regret and standard error over {arguments.seeds} seeds; bold: within two standard errors of the best,")
-    print("of the paired difference. Optima: " + ", ".join(f"{n} {c.optimum:.4g}" for n, c in tables.items()) + "\n")
-    print(f"| method | {' | '.join(regrets)} | within |")
-    print(f"| --- |{' ---: |' * (len(regrets) + 1)}")
+    print(
+        "of the paired difference. Of random: the mean over tables of the regret over that of random search. Optima: "
+        + ", ".join(f"{n} {c.optimum:.4g}" for n, c in tables.items())
+        + "\n"
+    )
+    print(f"| method | {' | '.join(regrets)} | within | of random |")
+    print(f"| --- |{' ---: |' * (len(regrets) + 2)}")
     for name in next(iter(regrets.values())):
-        cells, within = list[str](), 0
+        cells, within, of_random = list[str](), 0, list[float]()
         for of_method in regrets.values():
             values = of_method[name]
             best = min(of_method.values(), key=lambda each: np.inf if np.isnan(each).any() else each.mean())
@@ -204,8 +209,10 @@ def main() -> None:
             text = f"{values.mean():.4g} ± {values.std(ddof=1) / len(values) ** 0.5:.2g}"
             near = bool(more.mean() <= 2 * error)
             within += near
+            of_random.append(float(values.mean() / of_method[RANDOM].mean()))
             cells.append("not installed" if np.isnan(values).any() else f"**{text}**" if near else text)
-        print(f"| {name} | {' | '.join(cells)} | {within} of {len(regrets)} |")
+        ratios = f"{np.mean(of_random):.2f}, at most {max(of_random):.2f}"
+        print(f"| {name} | {' | '.join(cells)} | {within} of {len(regrets)} | {ratios} |")
 
 
 if __name__ == "__main__":
