@@ -31,7 +31,7 @@ from halving.searchers import (
     SobolSearcher,
 )
 from halving.searchers.bayesian import comparable, log_expected_improvement
-from halving.searchers.density import Density, category_counts
+from halving.searchers.density import Density, category_counts, varied
 from halving.searchers.transfer import transferred
 from halving.space import Space
 from halving.training.models.cnn import CNN
@@ -242,6 +242,94 @@ def test_a_forest_is_the_same_whenever_it_was_asked() -> None:
     assert asked.propose(70) == resumed.propose(70)
 
 
+def test_a_promotion_that_fails_takes_no_error_away() -> None:
+    """It is reported at the resource where the trial paused; a forest asked before is the one asked only afterwards."""
+    asked, resumed = (BayesianSearcher(MIXED, seed=7, surrogate="forest") for _ in range(2))
+    for trial in range(24):
+        configuration = asked.propose(trial) or {}
+        resumed.recall(trial, configuration)
+        for searcher in (asked, resumed):
+            searcher.observe(trial, configuration, 1, error(configuration))
+    resumed.recall(24, asked.propose(24) or {})
+    for searcher in (asked, resumed):
+        searcher.observe(3, searcher.propose(3) or {}, 1, math.inf)
+        assert searcher.failed(3) and searcher._errors[3] == {1: error(searcher.propose(3) or {})}
+    assert asked.propose(25) == resumed.propose(25)
+
+
+def test_bohb_has_no_failed_trial_among_the_good_ones() -> None:
+    """Ten trials reached the higher level and failed there later: it is none to learn from."""
+    space = Space.from_config({"x": stats.uniform(0, 1)})
+    searcher = BOHBSearcher(space, seed=0, fraction=0.0)
+    for trial, x in enumerate(np.linspace(0.02, 0.98, 20)):
+        searcher.observe(trial, {"x": float(x)}, 1, float(x))
+        if x > 0.5:
+            searcher.observe(trial, {"x": float(x)}, 9, float(x))
+            searcher.observe(trial, {"x": float(x)}, 9, math.inf)
+    assert searcher.level(1) == 1
+    xs = [float((searcher.propose(trial) or {})["x"]) for trial in range(20, 40)]  # type: ignore
+    assert np.mean(xs) < 0.35
+    few = BOHBSearcher(space, seed=0, fraction=0.0, good=0.9)
+    for trial, x in enumerate(np.linspace(0.02, 0.98, 20)):
+        few.observe(trial, {"x": float(x)}, 1, math.inf if x > 0.3 else float(x))
+    good, _ = few._densities() or pytest.fail("there are enough errors")
+    assert good.points.max() < 0.3
+
+
+OPTIONS = Space.from_config(
+    {"kind": {"_choice_": {"a": {f"x{i}": stats.uniform(0, 1) for i in range(6)}, "b": {}}}, "lr": stats.uniform(0, 1)}
+)
+
+
+@pytest.mark.parametrize("name", ["bayesian", "forest", "bohb"])
+def test_what_lies_where_nothing_exists_earns_no_score(name: str) -> None:
+    """Two options are equally good; that one has no dimensions must not make it the best of all candidates."""
+    options = {"fraction": 0.0} if name == "bohb" else {}
+    chosen: Counter[Any] = Counter()
+    for seed in range(4):
+        searcher = SEARCHERS[name][0](OPTIONS, seed=seed, **(SEARCHERS[name][1] | options))
+        rng = np.random.default_rng(seed)
+        for trial in range(30):
+            configuration = OPTIONS.sample(rng)
+            searcher.recall(trial, configuration)
+            searcher.observe(trial, configuration, 1, (float(configuration["lr"]) - 0.3) ** 2)  # type: ignore
+        chosen.update((searcher.propose(trial) or {})["kind"] for trial in range(30, 36))
+    assert chosen["b"] <= 12
+
+
+def test_scores_do_not_depend_on_inactive_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    points = rng.random((50, len(OPTIONS.dimensions)))
+    points[:, 0] = 0.75
+    moved = points.copy()
+    moved[:, 1:7] = rng.random((50, 6))
+    forest = BayesianSearcher(OPTIONS, surrogate="forest")
+    bohb = BOHBSearcher(OPTIONS, fraction=0.0)
+    for trial in range(30):
+        configuration = OPTIONS.sample(rng)
+        for searcher in (forest, bohb):
+            searcher.observe(trial, configuration, 1, float(rng.random()))
+    trials, resources, errors = (np.array(column) for column in zip(*forest._observed, strict=True))
+    model = forest._fitted(trials, resources, errors, 1, 0)
+    assert (forest._improvement(model, points, 0.0, 1) == forest._improvement(model, moved, 0.0, 1)).all()
+    ranked: list[np.ndarray] = []
+    for drawn in (points, moved):
+        monkeypatch.setattr(Density, "sample", lambda *_, drawn=drawn: drawn)
+        ranked.append(np.array([point[7] for point in bohb.candidates(30, np.random.default_rng(0))]))
+    assert (ranked[0] == ranked[1]).all()
+
+
+def test_an_option_of_one_configuration_is_one_candidate() -> None:
+    """It is the best by far and was tried: the proposals are not left to chance."""
+    space = Space.from_config({"kind": {"_choice_": {"a": {"x": stats.uniform(0, 1)}, "b": {}}}})
+    searcher = BayesianSearcher(space, seed=0)
+    for trial, x in enumerate((None, *np.linspace(0.02, 0.98, 12))):
+        configuration: Configuration = {"kind": "b"} if x is None else {"kind": "a", "kind.x": float(x)}
+        searcher.observe(trial, configuration, 1, 0.0 if x is None else 5 + float(x))
+    candidates = list(searcher.candidates(13, np.random.default_rng(0)))
+    assert sum(space.decode(point) == {"kind": "b"} for point in candidates) == 1
+
+
 def test_what_has_one_value_is_no_dimension_to_learn() -> None:
     """A table's constant columns: two dimensions ask for no more errors than one."""
     wide = Space.from_config({"x": stats.uniform(0, 1), **{f"c{i}": [i] for i in range(8)}})
@@ -250,26 +338,56 @@ def test_what_has_one_value_is_no_dimension_to_learn() -> None:
         searcher.observe(trial, wide.decode([x] * 9), 1, float(x))
     xs = [float((searcher.propose(trial) or {})["x"]) for trial in range(8, 28)]  # type: ignore
     assert np.mean(xs) < 0.35
+    assert varied(Space.from_config({"n": stats.randint(3, 4), "m": stats.randint(3, 5), "k": [7]})) == 1
+
+
+def multiply_adds(model: torch.nn.Module, images: torch.Tensor) -> int:
+    """Count those of the convolutions and linear layers for one image."""
+    counts: list[int] = []
+
+    def count(layer: Any, _: Any, output: torch.Tensor) -> None:
+        counts.append(output[0].numel() * layer.weight[0].numel())
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(count)
+    model.eval()(images)
+    return sum(counts)
 
 
 def test_the_architectures_build_at_all_corners() -> None:
-    """Largest and smallest of everything, on images of 28 x 28; scaled ones cost two to three times as much."""
+    """Largest and smallest of everything, on images of 28 x 28; scaled ones cost two to eight times as much.
+
+    Depth is rounded up: 3 becomes 4, but 1 becomes 2.
+    """
     file = Path(__file__).parents[1] / "conf" / "space" / "architecture.yaml"
     space = Space.from_config(yaml.safe_load(file.read_text(encoding="utf-8"))["model"])
     images = torch.zeros(2, 1, 28, 28)
-    for corner in product((0.0, 1.0), repeat=len(space.dimensions)):
-        configuration: Any = {name.removeprefix("model."): value for name, value in space.decode(corner).items()}
-        assert CNN((1, 28, 28), 10, **configuration).eval()(images).shape == (2, 10)
+    ratios: list[float] = []
+    for corner in product((0.0, 1.0), repeat=len(space.dimensions) - 1):
+        work: list[int] = []
+        for phi in (0.0, 1.0):
+            configuration: Any = {name.removeprefix("model."): v for name, v in space.decode((*corner, phi)).items()}
+            model = CNN((1, 28, 28), 10, **configuration)
+            assert configuration["phi"] == phi and model.eval()(images).shape == (2, 10)
+            work.append(multiply_adds(model, images))
+        ratios.append(work[1] / work[0])
+    assert min(ratios) > 2 and max(ratios) < 8
     assert set(space.names) == {"depth", "width", "kernel", "activation", "pooling", "normalisation", "phi"}
 
 
-def test_expected_improvement_matches_integration_and_does_not_underflow() -> None:
-    mean, deviation = np.array([0.5, 2.0, -1.0]), np.array([1.0, 0.5, 0.2])
-    draws = mean + deviation * np.random.default_rng(0).standard_normal((400_000, 3))
-    expected = np.maximum(0.3 - draws, 0).mean(axis=0)
-    assert np.exp(log_expected_improvement(mean, deviation, 0.3)) == pytest.approx(expected, rel=0.15, abs=1e-5)
-    far = log_expected_improvement(np.array([10.0, 50.0]), np.ones(2), 0.0)
-    assert np.isfinite(far).all() and far[0] > far[1]
+def test_expected_improvement_is_the_integral_and_never_underflows() -> None:
+    z = np.array([4.0, 1.0, 0.0, -0.999, -1.001, -3.0, -4.999, -5.001, -20.0, -300.0, -999.0, -1001.0, -1e5])
+    # With t = |z| s the tail's integral is the density at z, times that of s exp(-s - s**2 / (2 z**2)), over z**2.
+    s = np.linspace(0, 60, 600_001)
+    tail = [np.trapezoid(s * np.exp(-s - (s / x) ** 2 / 2), s) / x**2 for x in z[3:]]
+    expected = np.log(tail) - z[3:] ** 2 / 2 - math.log(2 * math.pi) / 2
+    found = log_expected_improvement(np.zeros(len(z)), np.ones(len(z)), z)  # type: ignore
+    assert found[3:] == pytest.approx(expected, rel=1e-8)
+    assert np.exp(found[:3]) == pytest.approx([4.0000071, 1.0833155, 0.3989423], rel=1e-6)
+    assert log_expected_improvement(np.array([1.0]), np.array([0.5]), 0.5) == pytest.approx(
+        log_expected_improvement(np.array([2.0]), np.ones(1), 1.0) + math.log(0.5)
+    )
 
 
 @pytest.mark.parametrize(
@@ -385,6 +503,23 @@ def test_the_size_of_a_grid_is_what_it_proposes() -> None:
     assert len(GridSearcher(Space.from_config({"n": [1, 2], "y": {"_values_": [1, 2], "_when_": "n > 1"}} | wide))) == (
         3 * 3**20
     )
+
+
+def test_a_grid_branches_only_on_what_exists() -> None:
+    """One option has no dimensions, and forty dimensions have more combinations than 64 bits count."""
+    many = {f"x{i}": stats.uniform(0, 1) for i in range(40)}
+    space = Space.from_config({"kind": {"_choice_": {"plain": {}, "sgd": many, "none": {}}}})
+    grid = GridSearcher(space)
+    assert grid.size == 3**40 + 2 and len(grid) > 2**62
+    proposed = [grid.propose(trial) or {} for trial in range(4)]
+    assert [len(each) for each in proposed] == [1, 41, 41, 41]
+    assert [name for name in proposed[1] if proposed[1][name] != proposed[2][name]] == ["kind.x39"]
+    few = GridSearcher(Space.from_config({"kind": {"_choice_": {"plain": {}, "none": {}, "sgd": {"x": [1, 2]}}}}))
+    few.recall(2, {"kind": "sgd", "kind.x": 1})
+    assert [few.propose(trial) for trial in (1, 0, 3, 4)] == [
+        *({"kind": "plain"}, {"kind": "none"}, {"kind": "sgd", "kind.x": 2}, None)
+    ]
+    assert few.exhausted
 
 
 def test_transferred_configurations_are_clipped_and_completed() -> None:

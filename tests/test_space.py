@@ -128,6 +128,30 @@ def test_the_whole_part_of_a_log_scale_has_every_integer_with_its_share() -> Non
     assert type(space.decode([0.3, 0])["k"]) is int
 
 
+def test_the_canonical_point_is_where_the_configuration_lies() -> None:
+    """For many points at once: lists and integers at the middle of their cells, what does not exist at 0.5."""
+    uniform = stats.uniform(0, 1)
+    whole = {"_target_": "scipy.stats.loguniform", "a": 8, "b": 257, "_integer_": True}
+    space = Space.from_config(
+        {
+            "y": {"_values_": [1, 2], "_when_": "x > 0.4 and n >= 100"},
+            "kind": {"_choice_": {"a": {"x": uniform, "inner": {"_choice_": {"c": {"z": whole}, "d": {}}}}, "b": {}}},
+            "x": uniform,
+            "n": stats.randint(32, 256),
+            "w": {"_values_": ["p", "q"], "_when_": "kind.inner.z > 30 and depth == 3"},
+            "k": {"_values_": [1, 2, 3], "_when_": "depth > 5"},
+        },
+        known={"depth": 3},
+    )
+    points = np.random.default_rng(0).random((300, len(space.dimensions)))
+    middles = np.column_stack([each.middles(points[:, i]) for i, each in enumerate(space.dimensions)])
+    expected = np.array([space.encode(space.decode(point)) for point in points])
+    assert space.canonical(middles) == pytest.approx(expected, abs=1e-12)
+    assert [space.decode(point) for point in space.canonical(points)] == [space.decode(point) for point in points]
+    plain = np.random.default_rng(1).random((5, len(SPACE.dimensions)))
+    assert SPACE.canonical(plain) is plain
+
+
 def test_a_log_scale_halves_at_the_geometric_mean() -> None:
     assert SPACE.decode([0.5] * 6)["optimizer.lr"] == pytest.approx(0.01)
     assert SPACE.encode(SPACE.decode([0.5] * 6) | {"optimizer.lr": 0.1})[0] == pytest.approx(0.75)

@@ -1,6 +1,5 @@
 """The space of configurations: named dimensions, each a distribution, seen as the unit cube."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,13 +17,17 @@ from halving.trial import Configuration, Value
 
 Kind = Literal["continuous", "integer", "ordered", "categories"]
 
+Array = NDArray[np.float64]
+
 _KEYS = ("_choice_", "_when_", "_values_", "_target_", "_integer_")
+# Where an integer has more values than this, a cell is as good as a point.
+_MOST_CELLS = 10_000
 
 
 class Distribution(Protocol):
-    """What a dimension needs of a frozen `scipy.stats` distribution."""
+    """What a dimension needs of a frozen `scipy.stats` distribution; `cdf` takes arrays, too."""
 
-    def cdf(self, x: float, /) -> float: ...
+    def cdf(self, x: Any, /) -> Any: ...
 
     def ppf(self, q: float, /) -> float: ...
 
@@ -38,11 +41,11 @@ class Unchecked:
     """
 
     def __init__(self, frozen: Any) -> None:
-        self._ppf: Callable[..., NDArray[np.float64]] = frozen.dist._ppf
+        self._ppf: Callable[..., Array] = frozen.dist._ppf
         shapes, self._loc, self._scale = frozen.dist._parse_args(*frozen.args, **frozen.kwds)
         self._shapes = [np.atleast_1d(shape) for shape in shapes]
         self._support: tuple[float, float] = frozen.support()
-        self.cdf: Callable[[float], float] = frozen.cdf
+        self.cdf: Callable[[Any], Any] = frozen.cdf
 
     def ppf(self, q: float) -> float:
         return float(self._ppf(np.array([q]), *self._shapes)[0] * self._scale + self._loc)
@@ -57,8 +60,8 @@ class WholePart:
 
     distribution: Distribution
 
-    def cdf(self, x: float) -> float:
-        return float(self.distribution.cdf(math.floor(x) + 1))
+    def cdf(self, x: Any) -> Any:
+        return self.distribution.cdf(np.floor(x) + 1)
 
     def ppf(self, q: float) -> float:
         return float(np.floor(self.distribution.ppf(q)))
@@ -84,6 +87,10 @@ class Continuous:
         low, high = self.distribution.support()
         return min(max(float(self.distribution.ppf(_inside(u))), float(low)), float(high))
 
+    def middles(self, coordinates: Array) -> Array:
+        """Return the coordinates, shape (n,), as they are: there are no cells."""
+        return coordinates
+
 
 @dataclass(frozen=True)
 class Integer:
@@ -101,6 +108,21 @@ class Integer:
     def decode(self, u: float) -> int:
         low, high = self.distribution.support()
         return int(min(max(float(self.distribution.ppf(_inside(u))), low), high))
+
+    def middles(self, coordinates: Array) -> Array:
+        """Return the middle of each coordinate's cell, shape (n,); what has too many values or no end stays."""
+        if (edges := self._edges) is None:
+            return coordinates
+        cells = np.searchsorted(edges[1:-1], coordinates)
+        return (edges[cells] + edges[cells + 1]) / 2
+
+    @cached_property
+    def _edges(self) -> Array | None:
+        """The ends of all cells, in order, shape (values + 1,)."""
+        low, high = self.distribution.support()
+        if not high - low < _MOST_CELLS:
+            return None
+        return np.asarray(self.distribution.cdf(np.arange(int(low) - 1, int(high) + 1)), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -121,6 +143,11 @@ class Choice:
 
     def decode(self, u: float) -> Value:
         return self.values[min(max(int(u * len(self.values)), 0), len(self.values) - 1)]
+
+    def middles(self, coordinates: Array) -> Array:
+        """Return the middle of each coordinate's cell, shape (n,)."""
+        count = len(self.values)
+        return (np.clip(np.floor(coordinates * count), 0, count - 1) + 0.5) / count
 
 
 Dimension = Continuous | Integer | Choice
@@ -166,7 +193,7 @@ class Space:
         """Draw one configuration."""
         return self.decode(rng.random(len(self.dimensions)))
 
-    def encode(self, configuration: Mapping[str, Value]) -> NDArray[np.float64]:
+    def encode(self, configuration: Mapping[str, Value]) -> Array:
         """Map a configuration to its point of the unit cube, shape (d,).
 
         A dimension that does not exist in it lies at 0.5. A number outside of a distribution lies at the nearer end.
@@ -187,6 +214,23 @@ class Space:
             {dimension.name: dimension.decode(float(x))} for dimension, x in zip(self.dimensions, point, strict=True)
         ]
         return {name: value for i in self._existing(decoded) for name, value in decoded[i].items()}
+
+    def canonical(self, points: Array) -> Array:
+        """Return points (n, d) with the coordinates of what does not exist at 0.5, where `encode` has them."""
+        if not any(dimension.conditions for dimension in self.dimensions):
+            return points
+        # What exists follows from the dimensions that conditions name; most of them have few values.
+        cells = np.zeros_like(points)
+        for i in self._named:
+            cells[:, i] = self.dimensions[i].middles(points[:, i])
+        rows, places = np.unique(cells, axis=0, return_inverse=True)
+        exists = np.zeros(rows.shape, dtype=bool)
+        for row, here in zip(rows.tolist(), exists, strict=True):
+            values: list[Configuration] = [{} for _ in row]
+            for i in self._named:
+                values[i] = {self.dimensions[i].name: self.dimensions[i].decode(row[i])}
+            here[list(self._existing(values))] = True
+        return np.where(exists[places.reshape(-1)], points, 0.5)
 
     def existing(self, configuration: Mapping[str, Value]) -> tuple[Dimension, ...]:
         """Return the dimensions that exist beside the values of `configuration`."""
@@ -218,21 +262,41 @@ class Space:
             return range(len(self.dimensions))
         known = dict(self.constants)
         found: list[int] = []
-        for i in self._order:
+        for i in self.order:
             if all(condition.holds(known) for condition in self.dimensions[i].conditions):
                 found.append(i)
                 known |= values[i]
         return sorted(found)
 
     @cached_property
-    def _order(self) -> tuple[int, ...]:
-        """The dimensions, each after those that its conditions name. Raises CycleError where there is no such order."""
+    def _named(self) -> list[int]:
+        """The dimensions that conditions name."""
+        names = {name for each in self.dimensions for condition in each.conditions for name in condition.names}
+        return [i for i, dimension in enumerate(self.dimensions) if dimension.name in names]
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """The dimensions as they stand, but each after those that its conditions name.
+
+        Raises CycleError where there is no such order.
+        """
         names = _names(self.dimensions)
         named = {
             i: [j for condition in dimension.conditions for name in condition.names for j in _places(names, name)]
             for i, dimension in enumerate(self.dimensions)
         }
-        return tuple(TopologicalSorter(named).static_order())
+        TopologicalSorter(named).prepare()
+        placed: dict[int, None] = {}
+
+        def place(i: int) -> None:
+            if i not in placed:
+                for j in named[i]:
+                    place(j)
+                placed[i] = None
+
+        for i in named:
+            place(i)
+        return tuple(placed)
 
 
 def _names(dimensions: Sequence[Dimension]) -> list[str]:
@@ -285,7 +349,7 @@ def _check_conditions(space: Space, constants: Mapping[str, Value], known: Itera
                 if name not in numbers:
                     raise UserError(f"{where}: {name} is no number; compare it by == or `in`")
     try:
-        _ = space._order  # pyright: ignore[reportPrivateUsage]
+        _ = space.order
     except CycleError as error:
         circle = " needs ".join(dict.fromkeys(space.dimensions[i].name for i in cast(list[int], error.args[1])))
         raise UserError(f"space: dimensions that exist only if they exist: {circle}; drop one _when_") from error

@@ -17,7 +17,35 @@ from halving.trial import Configuration, Value
 Make = Callable[[Space, int], Searcher]
 Proposed = list[Configuration | None]
 
-_TRIALS = 12
+# A promotion fails, with no other outcome beside it, at one trial in so many.
+_FAILING = 8
+
+_UNIFORM, _RANGE = stats.uniform(-3.0, 5.0), stats.randint(2, 30)
+_CONDITIONAL: dict[int, dict[str, Any]] = {
+    3: {
+        "n": _RANGE,
+        "group": {
+            "_choice_": {
+                "a": {"x": _UNIFORM},
+                "b": {"x": [0.1, 1.0, 10.0], "y": {"_values_": [1, 2], "_when_": "n > 9"}},
+                "c": {},
+            },
+            "z": ["a", "b", None, True],
+        },
+    },
+    4: {
+        "outer": {
+            "_choice_": {
+                "a": {"inner": {"_choice_": {"c": {"x": _RANGE, "y": [1, 2]}, "d": {}}}, "z": _UNIFORM},
+                "b": {},
+            }
+        },
+    },
+    5: {
+        "x": _UNIFORM,
+        "y": {"_when_": "x > 0", "n": _RANGE, "z": {"_values_": [1, 2, 4], "_when_": "y.n >= 12 and x < 1.5"}},
+    },
+}
 
 
 @dataclass
@@ -36,47 +64,56 @@ class Proposals:
         kinds: list[Any] = [
             [0.1, 1.0, 10.0],
             ["a", "b", None, True],
-            stats.uniform(-3.0, 5.0),
+            _UNIFORM,
             stats.loguniform(1e-5, 1.0),
             stats.norm(0.0, 2.0),
-            stats.randint(2, 30),
+            _RANGE,
         ]
-        # Two lists are fewer configurations than there are trials, or hardly more.
+        if self.seed in _CONDITIONAL:
+            return Space.from_config(_CONDITIONAL[self.seed])
+        # Two lists are fewer configurations than there are trials.
         count = (1, 20, 2)[self.seed] if self.seed < 3 else int(rng.integers(1, 21))
         kinds = kinds[:2] if self.seed == 2 else kinds
-        if self.seed == 3:
-            options = {
-                "a": {"x": kinds[2]},
-                "b": {"x": kinds[0], "y": {"_values_": [1, 2], "_when_": "n > 9"}},
-                "c": {},
-            }
-            return Space.from_config({"n": kinds[5], "group": {"_choice_": options, "z": kinds[3]}})
         return Space.from_config({f"group{i % 3}.key{i}": kinds[int(rng.integers(len(kinds)))] for i in range(count)})
+
+    @property
+    def trials(self) -> int:
+        """So many that a searcher that draws d + 2 trials at first goes on to learn."""
+        return max(12, len(self.space.dimensions) + 12)
 
     def propose(
         self,
         delay: int = 0,
         error: Callable[[int], float] = lambda trial: trial * 7 % 5 / 5,
         recorded: Sequence[Configuration | None] = (),
+        failing: bool = False,
     ) -> Proposed:
-        """Ask for 12 trials; outcomes arrive `delay` trials late, and then the newest first, some at two resources.
+        """Ask for all trials; outcomes arrive `delay` trials late, and then the newest first, some at two resources.
 
-        The first trials have what is `recorded` of another searcher, as when a study is resumed.
+        The first trials have what is `recorded` of another searcher, as when a study is resumed. With `failing` it is
+        now and then a trial that has an error at that resource already, and fails: its promotion came to nothing.
         """
         known = {trial: configuration for trial, configuration in enumerate(recorded) if configuration is not None}
         searcher = Recorded(self.make(self.space, self.seed), known)
         waiting: list[tuple[int, Configuration]] = []
+        promoted: list[tuple[int, Configuration]] = []
         proposals: Proposed = []
-        for trial in range(_TRIALS):
+        for trial in range(self.trials):
             configuration = searcher.propose(trial)
             proposals.append(configuration)
             if configuration is None:
                 continue
             waiting.append((trial, configuration))
+            if failing and trial % _FAILING == _FAILING - 2 and promoted:
+                other, proposed = promoted.pop()
+                searcher.observe(other, proposed, 3, math.inf)
+                continue
             while len(waiting) > delay:
                 other, proposed = waiting.pop()
                 for resource in (1, 3)[: 1 + other % 2]:
                     searcher.observe(other, proposed, resource, error(other))
+                if other % 2:
+                    promoted.append((other, proposed))
         return proposals
 
     @cached_property
@@ -140,9 +177,9 @@ def _learns(make: Make) -> bool:
 
 def proposes_nothing_twice(story: Proposals) -> str:
     """No configuration is proposed again, with and without pending trials: an exhausted space gives None."""
-    for delay in (0, 4):
+    for proposals in (story.decisions, story.propose(delay=4)):
         first: dict[str, int] = {}
-        for trial, configuration in enumerate(story.propose(delay)):
+        for trial, configuration in enumerate(proposals):
             if configuration is not None and first.setdefault(repr(configuration), trial) != trial:
                 return f"trial {trial} gets what trial {first[repr(configuration)]} had: {configuration}"
     return ""
@@ -151,20 +188,21 @@ def proposes_nothing_twice(story: Proposals) -> str:
 def goes_on_after_a_resume(story: Proposals) -> str:
     """Fed with the recorded trials (`recall`, if it has that) and outcomes, a new searcher proposes what the old would.
 
-    Some trials are pending where the study resumes.
+    Some trials are pending where the study resumes, and a failure was the last outcome.
     """
-    undisturbed = story.propose(delay=2)
-    resumed = story.propose(delay=2, recorded=undisturbed[:7])
+    undisturbed = story.propose(delay=2, failing=True)
+    first = story.trials // _FAILING * _FAILING - 1
+    resumed = story.propose(delay=2, recorded=undisturbed[:first], failing=True)
     for trial, (expected, got) in enumerate(zip(undisturbed, resumed, strict=True)):
         if repr(expected) != repr(got):
-            return f"trial {trial} gets {got} after a resume at 7, else {expected}"
+            return f"trial {trial} gets {got} after a resume at {first}, else {expected}"
     return ""
 
 
 def takes_failures(story: Proposals) -> str:
-    """It goes on within the space when some or all trials fail, which it observes as +inf."""
+    """It goes on within the space when some or all trials fail, which it observes as +inf, also after an error."""
     for error in (lambda _: math.inf, lambda trial: math.inf if trial % 3 else 0.5):
-        for configuration in story.propose(error=error):
+        for configuration in story.propose(error=error, failing=True):
             if complaint := _outside(story.space, configuration):
                 return complaint
     return ""
@@ -173,11 +211,11 @@ def takes_failures(story: Proposals) -> str:
 def stays_exhausted(story: Proposals) -> str:
     """After None it proposes None: schedulers ask again."""
     searcher = story.make(story.space, story.seed)
-    answers = [searcher.propose(trial) for trial in range(_TRIALS)]
+    answers = [searcher.propose(trial) for trial in range(story.trials)]
     if None not in answers:
         return ""
     first = answers.index(None)
-    answers.append(searcher.propose(_TRIALS - 1))
+    answers.append(searcher.propose(story.trials - 1))
     return "" if all(answer is None for answer in answers[first:]) else f"None for trial {first}, but not afterwards"
 
 

@@ -49,7 +49,7 @@ class AnnealingSearcher(LearningSearcher):
 
     def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
         super().observe(trial, configuration, resource, error)
-        if trial not in self._errors or error == math.inf:
+        if trial not in self._errors or self.failed(trial):
             self._current = None if trial == self._current else self._current
         elif self._current is None or self._accepts(trial):
             self._current = trial
@@ -60,7 +60,7 @@ class AnnealingSearcher(LearningSearcher):
         if not (shared := new.keys() & current.keys()):
             return max(new) > max(current)
         level = max(shared)
-        errors = [each[level] for each in self._errors.values() if each.get(level, math.inf) < math.inf]
+        errors = [each[level] for each in self._errors.values() if level in each]
         worse = (new[level] - current[level]) / (float(np.std(errors)) or 1.0)
         temperature = self._temperature * self._cooled()
         chance = np.random.default_rng([self._seed, trial, level]).random()

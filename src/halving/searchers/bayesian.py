@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr  # pyright: ignore
+from scipy.special import erfcx, ndtr  # pyright: ignore
 
 from halving.errors import UserError
 from halving.searchers.density import category_counts, varied
@@ -35,10 +35,10 @@ class BayesianSearcher(LearningSearcher):
     The surrogate, a Gaussian process or with `surrogate="forest"` a random forest, has the logarithm of the resource as
     one more input, so that all errors at all resources count, however few have reached the highest; improvement is
     expected at that one, over the best mean of a trial there. Errors are standardised at each resource (`comparable`).
-    A running trial without an error counts with its mean, and a failed one with the worst error seen. The first
-    `startup` trials, by default d + 2, are drawn from the space. It is the choice for few and expensive trials: with
-    the Gaussian process a proposal takes a tenth of a second, with the forest, which is grown anew whenever there are a
-    tenth more errors, a hundredth.
+    A running trial without an error counts with its mean, and a failed one with the worst error seen. Trials are drawn
+    from the space until `startup`, by default d + 2, have an error and did not fail; d counts the dimensions of more
+    than one value. It is the choice for few and expensive trials: with the Gaussian process a proposal takes a tenth of
+    a second, with the forest, which is grown anew whenever there are a tenth more errors, a hundredth.
 
     Raises UserError for another surrogate or a startup below 1.
     """
@@ -59,20 +59,19 @@ class BayesianSearcher(LearningSearcher):
         self._surrogate: Surrogates = surrogate
         self._startup = varied(space) + 2 if startup is None else startup
         self._counts = category_counts(space)
-        self._steps = np.array([len(getattr(dimension, "values", ())) for dimension in space.dimensions])
-        self._order: list[tuple[int, int]] = []
+        self._observed: list[tuple[int, int, float]] = []
         self._grown: tuple[int, int, Forest] | None = None
 
     def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
-        known = resource in self._errors.get(trial, ())
         super().observe(trial, configuration, resource, error)
-        if trial in self._points and not known:
-            self._order.append((trial, resource))
+        if trial in self._points:
+            self._observed.append((trial, resource, error))
 
     def candidates(self, trial: int, rng: np.random.Generator) -> Iterator[Point]:
-        trials, resources = np.array(self._order, dtype=np.int64).reshape(-1, 2).T
-        errors = np.array([self._errors[trial][resource] for trial, resource in self._order])
-        failed = np.isin(trials, trials[np.isinf(errors)])
+        if not self._observed:
+            return
+        trials, resources, errors = (np.array(column) for column in zip(*self._observed, strict=True))
+        failed = np.isin(trials, list(self._failed))
         ranked = np.lexsort((trials, errors, -resources))
         best = list(dict.fromkeys(trials[ranked][~failed[ranked]].tolist()))
         if len(best) < self._startup:
@@ -99,22 +98,26 @@ class BayesianSearcher(LearningSearcher):
             nearer = self._near(leaders, width, rng)
             points = np.vstack([points, nearer])
             values = np.concatenate([values, self._improvement(model, nearer, least, top)])
-        yield from points[np.argsort(-values, kind="stable")]
+        ranked = points[np.argsort(-values, kind="stable")]
+        yield ranked[0]
+        # Many may be one configuration: all with an option that has no dimensions of its own, say.
+        _, first = np.unique(self._settled(ranked), axis=0, return_index=True)
+        yield from ranked[np.sort(first)[1:]]
 
     def _fitted(self, trials: Whole, resources: Whole, errors: Array, top: int, seed: int) -> Surrogate:
         """Return the surrogate of all errors; what it is follows from them and their order, however often it is asked.
 
         A forest is grown from the first errors: all up to the last tenth, and up to the first at the highest resource.
         """
-        points = np.array([self._points[trial] for trial, _ in self._order])
-        inputs = self._inputs(points, np.where(np.isinf(errors), top, resources), top)
+        points = np.array([self._points[trial] for trial in trials.tolist()])
+        inputs = self._inputs(points, np.where(np.isfinite(errors), resources, top), top)
         standard = comparable(trials, resources, errors)
         if self._surrogate == "gp":
             process = GaussianProcess(seed)
             process.fit(inputs, standard)
             return process
         highest = int(np.flatnonzero((resources == top) & np.isfinite(errors))[0])
-        count = max(_least_grown(len(errors)), highest + 1)
+        count = max(_last_growth(len(errors)), highest + 1)
         if self._grown is None or self._grown[:2] != (count, top):
             forest = Forest(int(np.random.default_rng([self._seed, count]).integers(2**31)))
             forest.grow(inputs[:count], comparable(trials[:count], resources[:count], errors[:count]))
@@ -129,16 +132,19 @@ class BayesianSearcher(LearningSearcher):
         return np.where(rng.random(repeated.shape) < 0.5, self.perturb(repeated, width, rng), repeated)
 
     def _improvement(self, model: Surrogate, points: Array, best: float, top: int) -> Array:
-        mean, deviation = model.predict(self._inputs(points, top, top))
+        mean, deviation = model.predict(self._inputs(self._settled(points), top, top))
         return log_expected_improvement(mean, deviation, best)
 
+    def _settled(self, points: Array) -> Array:
+        """Return points (n, d) where `encode` has what they decode to, a continuous coordinate where it is."""
+        columns = [each.middles(points[:, i]) for i, each in enumerate(self._space.dimensions)]
+        return self._space.canonical(np.column_stack(columns))
+
     def _inputs(self, points: Array, resources: Array | int, top: int) -> Array:
-        """Turn points (n, d) into inputs: lists at the middle of their cells, one column per category, the resource."""
-        n = np.maximum(self._steps, 1)
-        cell = np.minimum(np.floor(points * n), n - 1)
-        points = np.where(self._steps > 0, (cell + 0.5) / n, points)
+        """Turn points (n, d) into inputs: one column per number, one per category, and the resource."""
         named = [(i, int(count)) for i, count in enumerate(self._counts) if count]
-        categories = [(cell[:, [i]] == np.arange(count)) / math.sqrt(2) for i, count in named]
+        cells = np.floor(points * self._counts)
+        categories = [(cells[:, [i]] == np.arange(count)) / math.sqrt(2) for i, count in named]
         levels = np.log(np.maximum(np.broadcast_to(resources, len(points)), 1)) / math.log(max(top, 2))
         return np.hstack([points[:, self._counts == 0], *categories, levels[:, None]])
 
@@ -146,10 +152,13 @@ class BayesianSearcher(LearningSearcher):
 def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     """Return the logarithm of E[max(best - error, 0)] for a normal error, which never underflows."""
     z = (best - mean) / deviation
-    density = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
-    near = np.maximum(z, -5.0)
-    exact = np.log(np.exp(-0.5 * near**2) / math.sqrt(2 * math.pi) + near * ndtr(near))
-    return np.log(deviation) + np.where(z > -5, exact, density - 2 * np.log(np.maximum(-z, 1.0)))
+    near, far = np.maximum(z, -1.0), np.maximum(-z, 1.0)
+    direct = np.log(np.exp(-(near**2) / 2) / math.sqrt(2 * math.pi) + near * ndtr(near))
+    # The density times 1 - far * Mills' ratio, whose difference loses its digits where it becomes 1 / far**2.
+    mild, extreme = np.minimum(far, 1e3), np.maximum(far, 1e3)
+    ratio = np.log1p(-math.sqrt(math.pi / 2) * mild * erfcx(mild / math.sqrt(2)))
+    ratio = np.where(far < 1e3, ratio, np.log1p(-3 / extreme**2) - 2 * np.log(extreme))
+    return np.log(deviation) + np.where(z > -1, direct, ratio - far**2 / 2 - math.log(2 * math.pi) / 2)
 
 
 def comparable(trials: Whole, resources: Whole, errors: Array) -> Array:
@@ -176,7 +185,7 @@ def comparable(trials: Whole, resources: Whole, errors: Array) -> Array:
     return (standard - standard.mean()) / (standard.std() or 1.0)
 
 
-def _least_grown(count: int) -> int:
+def _last_growth(count: int) -> int:
     """Return the last of 1, 2, ..., 10, 11, 12, 13, ..., each a tenth above the one before, that is at most `count`."""
     grown = 1
     while (following := max(grown + 1, int(grown * _GROWTH))) <= count:

@@ -20,7 +20,7 @@ class BOHBSearcher(LearningSearcher):
     proposals is drawn at random; the others are the best of `samples` draws from the good density, made `widening`
     times as wide. It is made for Hyperband, and cheap.
 
-    Raises UserError for a share outside (0, 1).
+    Raises UserError for a share outside [0, 1).
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class BOHBSearcher(LearningSearcher):
             return
         good, bad = densities
         points = good.sample(self._samples, rng, self._widening)
-        yield from points[np.argsort(bad.log(points) - good.log(points), kind="stable")]
+        scored = self._space.canonical(points)
+        yield from points[np.argsort(bad.log(scored) - good.log(scored), kind="stable")]
 
     def _densities(self) -> tuple[Density, Density] | None:
         least = varied(self._space) + 1
@@ -61,6 +62,6 @@ class BOHBSearcher(LearningSearcher):
         }
         ranked = sorted(errors, key=lambda trial: (errors[trial], trial))
         points = np.array([self._points[trial] for trial in ranked])
-        share = int(self._good * len(ranked))
+        share = min(int(self._good * len(ranked)), sum(map(math.isfinite, errors.values())))
         best, rest = max(least, share), max(least, len(ranked) - share)
         return Density.estimate(points[:best], self._counts), Density.estimate(points[-rest:], self._counts)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, ndtr, ndtri  # pyright: ignore
 
+from halving.searchers.distinct import cell_count
 from halving.space import Choice, Space
 
 Array = NDArray[np.float64]
@@ -25,7 +26,7 @@ def category_counts(space: Space) -> Array:
 
 def varied(space: Space) -> int:
     """Return the number of dimensions that have more than one value."""
-    return sum(not isinstance(dimension, Choice) or len(dimension.values) > 1 for dimension in space.dimensions)
+    return sum(cell_count(dimension) != 1 for dimension in space.dimensions)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """Grid search."""
 
-from itertools import product
-from math import prod
-
-import numpy as np
+import sys
+from collections.abc import Iterator
 
 from halving.errors import UserError
 from halving.searchers.distinct import DistinctSearcher, Initial, cell_count, cells, identity
@@ -15,8 +13,9 @@ class GridSearcher(DistinctSearcher):
     """Goes through all combinations of `points` values per dimension, the last dimension fastest.
 
     A distribution gives its quantiles at (i + 1/2) / points; a list, or an integer of no more than `points` values,
-    gives all of them. `initial` comes first and is not repeated. `len` is the number of combinations; a budget that
-    ends the study on the way leaves whole values of the first dimensions untried.
+    gives all of them. A dimension comes after those that its conditions name, and only where it exists. `initial` comes
+    first and is not repeated. `size` is the number of combinations, and so is `len` as far as Python lets it; a budget
+    that ends the study on the way leaves whole values of the first dimensions untried.
 
     Raises UserError for points below 1.
     """
@@ -25,24 +24,22 @@ class GridSearcher(DistinctSearcher):
         if points < 1:
             raise UserError(f"searcher.points={points}: a grid needs at least 1 value per dimension")
         super().__init__(space, seed, initial)
-        self._axes = [_axis(dimension, points) for dimension in space.dimensions]
+        ordered = [space.dimensions[i] for i in space.order]
+        self._ordered = [(each, [each.decode(u) for u in _axis(each, points)]) for each in ordered]
+        # What later conditions name is all that tells how many combinations are left.
+        self._named = [
+            {name for each in ordered[place:] for condition in each.conditions for name in condition.names}
+            for place in range(len(ordered) + 1)
+        ]
+        self._counts: dict[tuple[int, str], int] = {}
         self._next = 0
 
     def __len__(self) -> int:
-        dimensions = self._space.dimensions
-        named = {name for dimension in dimensions for condition in dimension.conditions for name in condition.names}
-        # Only what conditions name is gone through; the others are as many as there are values, or do not exist.
-        axes = [axis if each.name in named else axis[:1] for each, axis in zip(dimensions, self._axes, strict=True)]
-        found: dict[str, int] = {}
-        for point in product(*axes):
-            configuration = self._space.decode(point)
-            existing = {id(dimension) for dimension in self._space.existing(configuration)}
-            found[identity({name: value for name, value in configuration.items() if name in named})] = prod(
-                len(axis)
-                for each, axis in zip(dimensions, self._axes, strict=True)
-                if id(each) in existing and each.name not in named
-            )
-        return sum(found.values())
+        return min(self.size, sys.maxsize)
+
+    @property
+    def size(self) -> int:
+        return self._count(0, {})
 
     @property
     def exhausted(self) -> bool:
@@ -56,21 +53,40 @@ class GridSearcher(DistinctSearcher):
 
     def _found(self) -> tuple[int, Configuration] | None:
         """Return the next combination that was not proposed, and the index after it."""
-        for index in range(self._next, self._size):
+        index, size = self._next, self.size
+        while index < size:
             configuration = self._combination(index)
+            index += 1
             if identity(configuration) not in self._known:
-                return index + 1, configuration
+                return index, configuration
         return None
 
-    @property
-    def _size(self) -> int:
-        return prod(len(axis) for axis in self._axes)
-
     def _combination(self, index: int) -> Configuration:
-        """Return a combination; where dimensions exist under conditions, several indices have the same."""
-        sizes = tuple(len(axis) for axis in self._axes)
-        places = np.unravel_index(index, sizes) if sizes else ()
-        return self._space.decode([axis[int(i)] for axis, i in zip(self._axes, places, strict=True)])
+        """Return the combination of an index below `size`."""
+        known: Configuration = {}
+        for place in range(len(self._ordered)):
+            for following, count in self._ways(place, known):
+                if index < count:
+                    known = following
+                    break
+                index -= count
+        return {dimension.name: known[dimension.name] for dimension in self._space.existing(known)}
+
+    def _count(self, place: int, known: Configuration) -> int:
+        """Return how many combinations the dimensions from `place` on have after `known` values."""
+        key = place, identity({name: value for name, value in known.items() if name in self._named[place]})
+        if key not in self._counts:
+            here = place < len(self._ordered)
+            self._counts[key] = sum([count for _, count in self._ways(place, known)]) if here else 1
+        return self._counts[key]
+
+    def _ways(self, place: int, known: Configuration) -> Iterator[tuple[Configuration, int]]:
+        """Yield `known` with each value of the dimension at `place`, and how many combinations begin so."""
+        dimension, values = self._ordered[place]
+        beside = {**self._space.constants, **known}
+        exists = all(condition.holds(beside) for condition in dimension.conditions)
+        for following in [{**known, dimension.name: value} for value in values] if exists else [known]:
+            yield following, self._count(place + 1, following)
 
 
 def _axis(dimension: Dimension, points: int) -> list[float]:

@@ -12,7 +12,7 @@ from halving.trial import Configuration
 
 
 class LearningSearcher(DistinctSearcher):
-    """Keeps every trial's point and its errors by resource.
+    """Keeps every trial's point, its errors by resource, and whether it failed: a failure takes no error away.
 
     A configuration that is not in the space, such as a default that a list lacks, has no point: it is not learned from.
     """
@@ -21,6 +21,7 @@ class LearningSearcher(DistinctSearcher):
         super().__init__(space, seed, initial)
         self._points: dict[int, Point] = {}
         self._errors: dict[int, dict[int, float]] = {}
+        self._failed: set[int] = set()
         self._categories = np.array([dimension.kind == "categories" for dimension in space.dimensions], dtype=bool)
 
     def recall(self, trial: int, configuration: Configuration) -> None:
@@ -32,8 +33,13 @@ class LearningSearcher(DistinctSearcher):
     def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
         if self._proposed.get(trial) != configuration:
             self.recall(trial, configuration)
-        if trial in self._points:
-            self._errors.setdefault(trial, {})[resource] = error
+        if trial not in self._points:
+            return
+        errors = self._errors.setdefault(trial, {})
+        if math.isfinite(error):
+            errors[resource] = error
+        else:
+            self._failed.add(trial)
 
     def point(self, configuration: Configuration) -> Point | None:
         """Return a configuration's point of the unit cube; None where the space lacks one of its values."""
@@ -48,13 +54,13 @@ class LearningSearcher(DistinctSearcher):
         return sorted(self._points.keys() - self._errors.keys())
 
     def failed(self, trial: int) -> bool:
-        return math.inf in self._errors[trial].values()
+        return trial in self._failed
 
     def standing(self, trial: int) -> tuple[bool, int, float, int]:
         """Order trials as incumbents are: the highest resource first, then the lowest error; failures come last."""
         errors = self._errors[trial]
-        resource = max(errors)
-        return self.failed(trial), -resource, errors[resource], trial
+        resource = max(errors, default=0)
+        return self.failed(trial), -resource, errors.get(resource, math.inf), trial
 
     def best(self) -> int | None:
         """Return the incumbent among the trials that did not fail."""
@@ -62,8 +68,8 @@ class LearningSearcher(DistinctSearcher):
         return None if best is None or self.failed(best) else best
 
     def level(self, enough: int) -> int | None:
-        """Return the highest resource at which at least `enough` trials have a finite error."""
-        counts = Counter(r for errors in self._errors.values() for r, error in errors.items() if error < math.inf)
+        """Return the highest resource at which at least `enough` trials that did not fail have an error."""
+        counts = Counter(r for trial, errors in self._errors.items() if not self.failed(trial) for r in errors)
         return max((resource for resource, count in counts.items() if count >= enough), default=None)
 
     def perturb(self, points: NDArray[np.float64], width: float, rng: np.random.Generator) -> NDArray[np.float64]:

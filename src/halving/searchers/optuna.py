@@ -100,7 +100,7 @@ class OptunaSearcher(LearningSearcher):
         states = self._optuna.trial.TrialState
         errors = self._errors[trial]
         reached = [resource for resource in errors if level is not None and resource >= level]
-        frozen.intermediate_values = {r: error for r, error in errors.items() if error < math.inf}
+        frozen.intermediate_values = dict(errors)
         frozen.value = math.inf if self.failed(trial) else errors[min(reached) if reached else max(errors)]
         complete = bool(reached) or self.failed(trial)
         frozen.state = (states.COMPLETE if complete else states.PRUNED) if shown else states.FAIL

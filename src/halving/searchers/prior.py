@@ -49,11 +49,9 @@ class PriorSearcher(LearningSearcher):
         return Density(centre[None], self._categories_of, self._widths)
 
     def _levels_below(self) -> int:
-        """Return how many levels lie below the one at which the newest observed trial began."""
-        if not self._errors:
-            return 0
+        """Return how many levels lie below the one at which the newest trial with an error began."""
         levels = {resource for errors in self._errors.values() for resource in errors}
-        begun = min(self._errors[next(reversed(self._errors))])
+        begun = next((min(errors) for errors in reversed(self._errors.values()) if errors), 0)
         return sum(level < begun for level in levels)
 
     def _best(self) -> list[int]:
