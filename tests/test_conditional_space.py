@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 import halving
-from halving.condition import When
 from halving.config import trials
 from halving.config.choices import Choices, composed
 from halving.config.polite import register
@@ -26,6 +25,7 @@ from halving.errors import UserError
 from halving.objective import Objective
 from halving.searchers import BayesianSearcher, BOHBSearcher, EvolutionSearcher, GridSearcher, LocalSearcher
 from halving.space import Space
+from halving.space.condition import When
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LOG = {"_target_": "scipy.stats.loguniform", "a": 0.01, "b": 1.0}

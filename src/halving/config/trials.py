@@ -8,13 +8,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from halving.condition import Chosen
 from halving.config.choices import Choices
 from halving.config.schema import Config
 from halving.config.suggestions import nearest
 from halving.config.trust import trusted_packages
 from halving.errors import UserError
 from halving.space import Space
+from halving.space.condition import Chosen
 from halving.targets import check_trusted, join, locate
 from halving.trial import Configuration, Value
 
