@@ -212,7 +212,7 @@ def print_settings(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", type=Path, nargs="*", help="run directories, or directories above them")
-    parser.add_argument("--out", type=Path, default=Path(), help="where the files go (default: here)")
+    parser.add_argument("--out", type=Path, help="where the files go (default: the directory; of several, here)")
     parser.add_argument("--what-if", type=Path, metavar="FILE", help="a table of recorded curves to replay settings on")
     parser.add_argument("--eta", type=int, default=3, help="of the rungs whose order is checked (default: 3)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of workers to try (default: 1)")
@@ -228,7 +228,8 @@ def main() -> None:
         if arguments.what_if:
             what_if(arguments.what_if, arguments)
         else:
-            compare(arguments.paths, arguments.out)
+            alone = arguments.paths[0] if len(arguments.paths) == 1 else Path()
+            compare(arguments.paths, arguments.out or alone)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -55,8 +55,10 @@ def verify(run_dir: Path) -> Iterator[Finding]:
 
 def _checkpoints(run_dir: Path, history: History) -> Iterator[Finding]:
     kept = {trial.trial: trial for trial in history.trials.values() if trial.checkpoint and _can_go_on(history, trial)}
-    for trial in kept.values():
-        yield _checkpoint(run_dir, history, trial)
+    found = [_checkpoint(run_dir, history, trial) for trial in kept.values()]
+    yield from (finding for finding in found if not finding.ok)
+    if whole := sum(finding.ok for finding in found):
+        yield Finding("checkpoints", True, f"{whole} whole")
     directory = run_dir / "checkpoints"
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(run_dir).as_posix()
