@@ -116,6 +116,27 @@ def test_a_quantile_has_the_bits_of_scipy(distribution: Any, u: float) -> None:
     )
 
 
+class Halves:
+    """A user's own distribution, which scipy does not know; `dist` is a word of its own."""
+
+    dist = "halves"
+
+    def cdf(self, x: float) -> float:
+        return 1 - 0.5**x
+
+    def ppf(self, q: float) -> float:
+        return -math.log2(1 - q)
+
+    def support(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+
+def test_any_class_with_a_cdf_a_ppf_and_a_support_is_a_distribution() -> None:
+    space = Space.from_config({"x": Halves()})
+    assert space.decode([0.75]) == {"x": 2.0}
+    assert space.encode({"x": 3.0}) == pytest.approx([0.875])
+
+
 def test_the_whole_part_of_a_log_scale_has_every_integer_with_its_share() -> None:
     space = Space.from_config(
         {"k": {"_target_": "scipy.stats.loguniform", "a": 8, "b": 257, "_integer_": True}, "l": {"_values_": [1, 2]}}

@@ -79,8 +79,7 @@ class Continuous:
         return float(self.distribution.cdf(float(cast(float, value))))
 
     def decode(self, u: float) -> float:
-        low, high = self.distribution.support()
-        return min(max(float(self.distribution.ppf(_inside(u))), float(low)), float(high))
+        return _quantile(self.distribution, u)
 
     def middles(self, coordinates: Array) -> Array:
         """Return the coordinates, shape (n,), as they are: there are no cells."""
@@ -101,8 +100,7 @@ class Integer:
         return float(self.distribution.cdf(k - 1) + self.distribution.cdf(k)) / 2
 
     def decode(self, u: float) -> int:
-        low, high = self.distribution.support()
-        return int(min(max(float(self.distribution.ppf(_inside(u))), low), high))
+        return int(_quantile(self.distribution, u))
 
     def middles(self, coordinates: Array) -> Array:
         """Return the middle of each coordinate's cell, shape (n,); what has too many values or no end stays."""
@@ -148,6 +146,8 @@ class Choice:
 Dimension = Continuous | Integer | Choice
 
 
-def _inside(u: float) -> float:
-    """Keep u off the ends, where an unbounded distribution has no finite quantile."""
-    return min(max(u, 2.0**-53), 1.0 - 2.0**-53)
+def _quantile(distribution: Distribution, u: float) -> float:
+    """Return the quantile within the support, off the ends, where an unbounded distribution has no finite one."""
+    low, high = distribution.support()
+    inside = min(max(u, 2.0**-53), 1.0 - 2.0**-53)
+    return min(max(float(distribution.ppf(inside)), float(low)), float(high))

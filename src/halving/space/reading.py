@@ -96,7 +96,7 @@ def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
             "are its bounds reversed, or is a parameter out of range?"
         )
     whole = hasattr(distribution, "pmf")
-    if hasattr(distribution, "dist"):
+    if hasattr(getattr(distribution, "dist", None), "_ppf"):
         distribution = Unchecked(distribution)
     if whole:
         return Integer(name, distribution)
