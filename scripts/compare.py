@@ -62,10 +62,14 @@ def compare(paths: Sequence[Path], out: Path) -> None:
         print_task(task, of_task, [pair for pair in tested if pair.task == task])
     if len(by_task(runs)) > 1:
         print_ranks(runs)
-    out.mkdir(parents=True, exist_ok=True)
-    write_curves(runs, out / "comparison.csv")
-    write_tests(tested, out / "tests.csv")
-    for file in (out / "comparison.csv", out / "tests.csv", *comparison_figure(runs, out)):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_curves(runs, out / "comparison.csv")
+        write_tests(tested, out / "tests.csv")
+        files = (out / "comparison.csv", out / "tests.csv", *comparison_figure(runs, out))
+    except OSError as error:
+        raise UserError(f"cannot write into {out} ({error}); name another directory by --out") from error
+    for file in files:
         print(file)
 
 

@@ -296,3 +296,9 @@ def test_record_writes_a_table_that_what_if_replays(repo: Path, studies: Path, t
 def test_mistakes_are_one_message(repo: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     result = script(repo, "compare.py", *arguments, cwd=tmp_path)
     assert result.returncode != 0 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_figures_that_cannot_be_written_are_one_message(repo: Path, studies: Path) -> None:
+    result = script(repo, "compare.py", studies, "--out", "/dev/null/figures")
+    assert result.returncode == 1 and result.stderr.startswith("error: cannot write into /dev/null/figures (")
+    assert "--out" in result.stderr and "Traceback" not in result.stderr
