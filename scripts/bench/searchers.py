@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from halving import UserError
 from halving.curves import Curves, load, row_of
 from halving.schedulers import Hyperband
 from halving.searchers import (
@@ -248,4 +249,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")
