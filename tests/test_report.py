@@ -6,13 +6,18 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from scipy import stats
 
 from halving.errors import UserError
 from halving.history import Ended, Halted, Header, History, Ladder
 from halving.report import derived, figures, tables
+from halving.report.dimensions import draw_dimensions
 from halving.report.explanation import explanation
 from halving.report.html import duration, plan_rows, report_html
 from halving.trial import Configuration, Epoch, Finished, Outcome, Resume, Start, Verdict
@@ -316,3 +321,28 @@ def test_an_empty_journal_is_a_users_mistake() -> None:
 )
 def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("distribution", "scale"),
+    [
+        (stats.loguniform(0.01, 1), "log"),
+        (stats.loguniform(1e-6, 0.1), "log"),
+        (stats.uniform(0.01, 0.98), "linear"),
+        (stats.randint(32, 256), "linear"),
+    ],
+)
+def test_the_axis_of_a_dimension_is_logarithmic_where_it_was_drawn_so(distribution: Any, scale: str) -> None:
+    """The book's learning rates span a little less than two powers of ten."""
+    header = Header("n", "fifo", "random", 0, 1, dimensions=("lr",))
+    history = History()
+    history.apply(header, 0.0)
+    for trial, u in enumerate(np.random.default_rng(0).random(27)):
+        history.apply(Start(trial, {"lr": float(distribution.ppf(u))}, 1), 0.0)
+        history.apply(Finished(Outcome(trial, 1, 0.5 + trial / 100)), 1.0)
+    figure = Figure(figsize=(12, 5))
+    draw_dimensions(figure, history)
+    axes = figure.axes[0]
+    assert axes.get_xscale() == scale
+    low, high = axes.get_xlim()
+    assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) >= 2

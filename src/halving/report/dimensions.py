@@ -1,6 +1,7 @@
 """Panels of error against the value of each dimension."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from halving.history import Evaluation, History
-from halving.report.canvas import ACCENT, INK, MUTED, Scale, number, place, thinned
+from halving.report.canvas import ACCENT, INK, MUTED, Scale, number, place, round_numbers, thinned
 from halving.report.marks import blank, columns, crosses, metric_label
 from halving.report.tables import header_of, override_text, winner
 from halving.trial import Value
@@ -86,13 +87,12 @@ def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
     if few:
         return _categories(axes, [_text(value) for value in distinct], [_text(value) for value in numbers])
     low, high = distinct[0], distinct[-1]
-    if low > 0 and high > 100 * low:
-        first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-        powers = [10.0**power for power in range(first, last + 1)]
+    if low > 0 and _logarithmic(low, statistics.median(numbers), high):
         margin = (high / low) ** 0.05
+        ticks = round_numbers(low / margin, high * margin)
         axes.set_xscale("log")
         axes.set_xlim(low / margin, high * margin)
-        axes.xaxis.set_major_locator(FixedLocator(powers[:: 1 + (last - first) // 5]))
+        axes.xaxis.set_major_locator(FixedLocator(ticks[:: 1 + (len(ticks) - 1) // 4]))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
@@ -100,6 +100,11 @@ def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     return numbers
+
+
+def _logarithmic(low: float, median: float, high: float) -> bool:
+    """Whether positive numbers span more than three powers of ten, or more than one and crowd at the lower end."""
+    return high > 1000 * low or (high > 10 * low and median**2 < math.sqrt(low * high) * (low + high) / 2)
 
 
 def _categories(axes: Axes, categories: Sequence[str], values: Sequence[str]) -> list[float]:
