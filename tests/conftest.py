@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from halving.environment import wait_passively
+
+wait_passively()  # tests share the cores
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`.

@@ -14,7 +14,7 @@ from halving.config import trials
 from halving.config.choices import Choices, composed
 from halving.config.trust import trusted_packages
 from halving.curves import ROW
-from halving.environment import cores
+from halving.environment import cores, default_threads
 from halving.errors import UserError
 from halving.executors import Executor
 from halving.history import History, Ladder
@@ -163,7 +163,7 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
             settings["workers"] = on_gpus or cores()
     if threads is not None and threads < 1:
         raise UserError(f"executor.threads={threads}: a job has at least 1 thread")
-    return settings, threads or earlier or max(1, cores() // max(1, settings.get("workers", 1)))
+    return settings, threads or earlier or default_threads(max(1, settings.get("workers", 1)))
 
 
 def _gpus() -> list[str]:

@@ -1,5 +1,6 @@
 """Where a study runs: what its header says of the machine and the code."""
 
+import math
 import os
 import platform
 import socket
@@ -8,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+_MOST_THREADS = 4  # more do not pay for networks that a laptop trains in seconds
 _PACKAGES = ("halving", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "hydra-core", "wandb")
 
 
@@ -24,9 +26,49 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     }
 
 
+def wait_passively() -> None:
+    """Let OpenMP's threads sleep while they wait for each other, here and in child processes; a user's setting stays.
+
+    Spinning, they take the cores from other programs and from each other: tens of times slower beside a busy loop. It
+    counts only for what loads OpenMP later, as torch does when it is first imported.
+    """
+    if not any(map(os.environ.get, ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use by its affinity mask and its control groups' quota, rounded up."""
+    mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(mask, _quota())))
+
+
+def default_threads(workers: int) -> int:
+    """Return how many threads each of `workers` jobs gets: as many as OMP_NUM_THREADS says, or at most 4."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    most = int(asked) if asked.isdecimal() else _MOST_THREADS
+    return max(1, min(cores() // workers, most))
+
+
+def _quota() -> float:
+    """Return how many cores' time control groups leave to this process: version 2's cpu.max, version 1's CFS quota."""
+    mounts, found = Path("/sys/fs/cgroup"), math.inf
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return found
+    for _, controllers, path in groups:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        group = mounts / controllers / path.lstrip("/")
+        for directory in (group, *group.parents):
+            try:
+                quota, period = " ".join((directory / file).read_text() for file in files).split()
+            except (OSError, ValueError):
+                continue
+            if quota.isdecimal():
+                found = min(found, int(quota) / int(period))
+    return found
 
 
 def _version(package: str) -> str | None:

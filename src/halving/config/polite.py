@@ -24,6 +24,7 @@ from halving.config.checks import first_line
 from halving.config.resumption import register_resolvers, repeat
 from halving.config.secrets import RedactingFilter, Secrets
 from halving.config.suggestions import nearest, nearest_option
+from halving.environment import wait_passively
 from halving.errors import UserError
 from halving.terminal import printable
 
@@ -46,6 +47,7 @@ def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]
             before = os.environ.get(_FULL_ERROR)
             os.environ[_FULL_ERROR] = "1"
             trust.remember()
+            wait_passively()
             try:
                 sys.argv[1:] = repeat(sys.argv[1:])
                 main()

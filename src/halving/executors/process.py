@@ -13,6 +13,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from halving.environment import wait_passively
 from halving.errors import StorageError, UserError
 from halving.executors.base import Objective, failure
 from halving.trial import Epoch, Finished, Job, Restarted, Step
@@ -93,6 +94,7 @@ class Process:
         self._retries = retries
         self._timeout = trial_timeout
         self._began = time.monotonic()
+        wait_passively()  # several workers' threads share the cores
         self._workers = [self._spawn(devices[i % len(devices)] if devices else None) for i in range(workers)]
 
     def submit(self, job: Job) -> None:
