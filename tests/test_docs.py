@@ -1,0 +1,128 @@
+"""Every command and snippet of README and docs is run, page by page, or says beside it why not.
+
+A fence with a title is a file, and a YAML file's first comment the command that uses it; other Python is one script a
+page. `<!-- not run: why -->` after a command or a fence, or `<!-- commands not run: why -->` for a page, leaves it out.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import Run, environment
+
+REPO = Path(__file__).resolve().parents[1]
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+PROGRAMS = ("python", "halving", "pip")
+
+_FENCE = re.compile(
+    r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```\n(?:<!-- (not run): .+ -->\n)?', re.DOTALL | re.MULTILINE
+)
+_INLINE = re.compile(r"`([^`\n]+)`(?:<!-- (not run): [^>]+ -->)?")
+# What makes a command small, unless it says otherwise itself.
+_SMALL = ("model=softmax", "data.train_samples=100", "r_max=9", "tracker=none", "executor.threads=1")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page tells a reader to write and to run."""
+
+    files: dict[str, str]
+    script: str
+    commands: list[str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Page":
+        text = path.read_text(encoding="utf-8")
+        files: dict[str, str] = {}
+        script, commands = "", list[str]()
+        quiet = "<!-- commands not run: " in text
+        for language, content, title, left_out in _parts(text):
+            if title:
+                files[title] = content
+                if language == "yaml":
+                    comment = next(line for line in content.splitlines() if line.startswith("# python "))
+                    commands.append(comment.removeprefix("# "))
+            elif language == "python" and not left_out:
+                script += content
+            elif language in ("sh", "inline") and not (left_out or quiet):
+                commands += [line for line in content.splitlines() if _is_command(line)]
+            else:
+                assert language in ("sh", "inline", "text", "python"), (
+                    f"{path.name}: a {language} fence without a title"
+                )
+        return cls(files, script, commands)
+
+
+def _parts(text: str) -> Iterator[tuple[str, str, str | None, bool]]:
+    """Yield fences and inline code in order, as language, content, title and whether it is not to be run."""
+    at = 0
+    for fence in [*_FENCE.finditer(text), None]:
+        end = fence.start() if fence else len(text)
+        for inline in _INLINE.finditer(text, at, end):
+            yield "inline", inline[1], None, bool(inline[2])
+        if fence:
+            yield fence[1], fence[3], fence[2], bool(fence[4])
+            at = fence.end()
+
+
+def _is_command(line: str) -> bool:
+    """Tell a command from the mere name of a program, such as `python scripts/study.py`."""
+    words = line.split()
+    return words[0] in PROGRAMS and (len(words) > 2 or words == ["python", "train.py"])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory in which the checkout's own files lie as at its root."""
+    for name in ("train.py", "conf", "scripts", "src", "docs"):
+        (tmp_path / name).symlink_to(REPO / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_what_a_page_says_to_run_runs(fork: Run, place: Path, path: Path) -> None:
+    page = Page.read(path)
+    for name, content in page.files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content, encoding="utf-8")
+    if any("<run dir>" in command or "<multirun dir>" in command for command in page.commands):
+        _run(fork, "python train.py scheduler=sha eta=3", place)
+    for command in dict.fromkeys(page.commands):
+        _run(fork, command, place)
+    if page.script:
+        (place / "page.py").write_text(page.script, encoding="utf-8")
+        done = subprocess.run([sys.executable, "page.py"], cwd=place, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def _run(fork: Run, command: str, place: Path) -> None:
+    command = re.sub(r"pip install [^&]+&& ", "", command)  # whoever runs this has installed it
+    journals = sorted(place.glob("outputs/*/*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
+    sweeps = sorted(place.glob("outputs/*/multirun/*"))
+    command = command.replace("<run dir>", str(journals[-1].parent) if journals else "<run dir>")
+    command = command.replace("<multirun dir>", str(sweeps[-1]) if sweeps else "<multirun dir>")
+    words = shlex.split(command)
+    match words:
+        case ["pytest", *_]:
+            return
+        case ["python", "train.py", *arguments]:
+            keys = {word.lstrip("+~").partition("=")[0] for word in arguments}
+            own = keys & {"resume", "-cp", "--cfg"}
+            more = () if own else [word for word in _SMALL if word.partition("=")[0] not in keys]
+            done = fork(*arguments, *more, cwd=place)
+        case _:
+            done = subprocess.run(words, cwd=place, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_pages_know_each_other() -> None:
+    """Every page is in the site's navigation, and every relative link of README leads to a file."""
+    navigation = (REPO / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if page.name not in navigation] == []
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (REPO / "README.md").read_text(encoding="utf-8"))
+    assert links and [link for link in links if not (REPO / link).exists()] == []
