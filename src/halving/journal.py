@@ -34,6 +34,7 @@ _EVENTS: dict[str, type[Event]] = {
     "ended": Ended,
 }
 _TYPES = {event: name for name, event in _EVENTS.items()}
+_locks: set[int] = set()
 _COUNTS = ("trial", "bracket", "rung", "since", "until", "resource", "epoch", "best")
 _CHECKPOINT = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\.pt")
 
@@ -56,7 +57,7 @@ class Journal:
             raw = self.path.read_bytes() if self.path.exists() else b""
             self.events, end = decode(raw, self.path)
         except BaseException:
-            os.close(self._lock)
+            _unlock(self._lock)
             raise
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if end < len(raw):
@@ -108,7 +109,7 @@ class Journal:
             self.sync()
         finally:
             os.close(self._fd)
-            os.close(self._lock)
+            _unlock(self._lock)
 
 
 def read(run_dir: Path) -> list[tuple[Event, float]]:
@@ -265,16 +266,33 @@ def _refuse_strange(body: dict[str, Any]) -> None:
 def _lock(path: Path) -> int:
     """Take the exclusive lock; a dead owner's is free."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    _locks.add(fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         owner = os.read(fd, 200).decode(errors="replace").strip() or "another process"
-        os.close(fd)
+        _unlock(fd)
         raise UserError(f"{path.parent} is being written by {owner}; wait for it, or stop it first") from error
     with suppress(OSError):  # a full disk does not undo the lock; only its owner stays unnamed
         os.ftruncate(fd, 0)
         os.write(fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
     return fd
+
+
+def _unlock(fd: int) -> None:
+    _locks.discard(fd)
+    os.close(fd)
+
+
+def _disown() -> None:
+    """Give up, in a forked child, its share of the locks: it would hold them after its parent's death."""
+    for fd in _locks:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, fd, inheritable=False)  # the number stays taken, as the child may still close it
+        os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 def _sync_directory(path: Path) -> None:
