@@ -190,7 +190,7 @@ def test_a_full_disk_under_a_worker_ends_the_study() -> None:
 @pytest.mark.parametrize("kind", ["busy", "hanging"])
 def test_workers_follow_a_killed_parent(kind: str, repo: Path) -> None:
     command = [sys.executable, str(repo / "tests/faults/parent.py"), kind]
-    env = os.environ | {"PYTHONPATH": str(repo / "tests")}
+    env = os.environ | {"PYTHONPATH": f"{repo / 'src'}{os.pathsep}{repo / 'tests'}"}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = [int(word) for word in parent.stdout.readline().split()]

@@ -1,28 +1,32 @@
 """The frame around a study: signals on the way, and at its end workers, journal, tables and trackers."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from halving.executors import Executor
+from halving.executors import Executor, signals
 from halving.history import Ended, Header, Resumed
 from halving.journal import Journal
 from halving.report.derived import write_all
 from halving.tracking.base import Trackers
 from halving.tuner import Tuner
 
+_STOPPING = "stopping after the running epochs; a second Ctrl-C ends it at once"
+
 
 @dataclass
 class Conduct:
     """A study from its first event to its last file, whatever happens on the way.
 
-    The first SIGINT or SIGTERM ends it after the running epochs, a second one at once. Leaving the context ends the
-    workers, and writes the tables of a study that had begun, unless the end was at once.
+    The first SIGINT or SIGTERM ends it after the running epochs, and is answered in words; a second one ends it at
+    once. Leaving the context ends the workers, and writes the tables of a study that had begun, unless the end was at
+    once.
     """
 
     tuner: Tuner
@@ -44,8 +48,7 @@ class Conduct:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            stops = (signal.SIGINT, signal.SIGTERM)
-            self._handlers = {number: signal.signal(number, self._stop) for number in stops}
+            self._handlers = signals.handle(self._stop)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -71,7 +74,9 @@ class Conduct:
         if len(self.signals) > 1:
             raise KeyboardInterrupt
         self.tuner.stop = "interrupted"
+        with suppress(OSError, RuntimeError, ValueError):  # the stream may be gone, or this come in the midst of a line
+            print(f"\n{signal.Signals(number).name}: {_STOPPING}", file=sys.stderr, flush=True)
 
     def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        if self._handlers:
+            signals.restore(self._handlers)

@@ -132,6 +132,8 @@ class Tuner:
                 raise RuntimeError("the scheduler waits, but nothing runs that it could wait for")
             events = self._executor.wait()
             for event in events:
+                if self.stop and isinstance(event, Finished) and event.outcome.failed:
+                    break  # of the signal, perhaps, which what a trial had started got as well: it is run again later
                 self._take_in(event)
                 if self.stop:
                     break

@@ -1,13 +1,18 @@
 """Objectives that misbehave in real ways; they train nothing, so that a worker is there in a moment."""
 
+import asyncio
 import math
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -116,3 +121,82 @@ class Patient:
                 yield Epoch(job.trial, epoch, {})
         finally:
             (self.directory / str(job.trial)).write_text(str(epoch))
+
+
+ENDS = (SystemExit(0), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), BaseException("mine"))
+
+
+@dataclass(frozen=True)
+class Quits:
+    """A function that for x below 5 raises what is no Exception, and for 5 forks a child that does so."""
+
+    def __call__(self, configuration: dict[str, Any], resource: int) -> float:
+        if configuration["x"] < len(ENDS):
+            raise ENDS[configuration["x"]]
+        if (child := os.fork()) == 0:
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        return 1.0
+
+
+DEFAULTS = "signal.getsignal(2) is signal.default_int_handler and signal.getsignal(15) is signal.SIG_DFL"
+
+
+def assert_defaults() -> None:
+    assert eval(DEFAULTS)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A function that starts processes in every way and asserts that they heed signals as Python's do."""
+
+    def __call__(self, configuration: dict[str, Any], resource: int) -> float:
+        for method in ("fork", "forkserver", "spawn"):
+            child = get_context(method).Process(target=assert_defaults)
+            child.start()
+            child.join(60)
+            assert child.exitcode == 0, (method, child.exitcode)
+        fork = get_context("fork")
+        for _ in range(20):  # a signal that comes before the child has done anything counts as well
+            child = fork.Process(target=time.sleep, args=(600,))
+            child.start()
+            child.terminate()
+            child.join(30)
+            assert child.exitcode == -signal.SIGTERM, child.exitcode
+        with fork.Pool(2) as pool:
+            assert pool.map(abs, [-1, -2]) == [1, 2]
+        for command in (["sleep", "600"], "exec sleep 600"):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with subprocess.Popen(command, shell=isinstance(command, str)) as started:
+                    started.send_signal(number)
+                    assert started.wait(30) == -number, command
+        subprocess.run([sys.executable, "-S", "-c", f"import signal; assert {DEFAULTS}"], check=True)
+        return 1.0
+
+
+def write_pid(path: Path) -> None:
+    with path.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(600)
+
+
+@dataclass(frozen=True)
+class Brood:
+    """Starts processes that outlast it if they can, notes their ids in `path`, and hangs in trial 1."""
+
+    path: Path
+    n = 5
+
+    def __call__(self, job: Job) -> Generator[Step]:
+        note = f"echo $$ >> {self.path}; exec sleep 600"
+        subprocess.Popen(["sh", "-c", note])
+        subprocess.Popen(["sh", "-c", note], start_new_session=True)
+        subprocess.Popen(["sh", "-c", note], env={"PATH": os.environ["PATH"]})
+        subprocess.run(["sh", "-c", f"setsid sh -c '{note}' &"], check=True)
+        get_context("fork").Process(target=write_pid, args=(self.path,)).start()
+        while not self.path.exists() or len(self.path.read_text().split()) < self.n:
+            time.sleep(0.02)
+        yield Epoch(job.trial, 1, {"pid": os.getpid()})
+        if job.trial == 1:
+            time.sleep(600)
+        yield Finished(Outcome(job.trial, job.until, quality(job)))

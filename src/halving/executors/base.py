@@ -1,6 +1,9 @@
 """What runs jobs, and what a job runs."""
 
 import math
+import os
+import sys
+import traceback
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
@@ -45,6 +48,19 @@ class Executor(Protocol):
     def shutdown(self, graceful: bool = True) -> None:
         """End; gracefully, what runs is first asked to stop."""
         ...
+
+
+def advance(steps: Generator[Step]) -> Step | None:
+    """Return an objective's next step, None after the last. A process that it forked ends here, if not before."""
+    process = os.getpid()
+    try:
+        return next(steps, None)
+    finally:
+        if os.getpid() != process:
+            error = sys.exception()
+            if error is not None and not isinstance(error, SystemExit):
+                traceback.print_exc()
+            os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else error is not None)
 
 
 def failure(job: Job, error: BaseException | str, seconds: float) -> Finished:

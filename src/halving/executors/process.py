@@ -6,21 +6,24 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from secrets import token_hex
 
 from halving.environment import wait_passively
 from halving.errors import StorageError, UserError
-from halving.executors.base import Objective, failure
+from halving.executors import signals, tree
+from halving.executors.base import Objective, advance, failure
 from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 log = logging.getLogger(__name__)
 
 _START = 120.0  # seconds that a worker may take for its imports
+_PARTING = 10.0  # seconds that one may take for its end
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,13 @@ class _Worker:
     """A process and the job that it works on.
 
     `failures` counts how often a process has died of that job, `due` is when the job must have ended, `last` the trial
-    that may still be in memory, and `words` what a process said before it died.
+    that may still be in memory, `words` what a process said before it died, and `mark` tells its process tree.
     """
 
     process: BaseProcess
     pipe: Connection
     device: str | None
+    mark: str
     ready: bool = False
     dead: bool = False
     stopped: bool = False
@@ -71,7 +75,8 @@ class Process:
     what a pool on a shared queue cannot promise. A trial goes back to the worker that had it last, where its state may
     still be in memory. A job whose worker dies or runs out of memory is given, up to `retries` times, to a new worker;
     one that takes longer than `trial_timeout` seconds is killed and fails. Workers end within a second after their
-    parent. `devices` are the GPUs to see, one name per worker in turn.
+    parent, and whatever their trials started ends with them. `devices` are the GPUs to see, one name per worker in
+    turn.
 
     Raises UserError for counts and times out of range.
     """
@@ -109,7 +114,7 @@ class Process:
         alive = [worker for worker in self._workers if not worker.dead]
         heard = wait([each.pipe for each in alive] + [each.process.sentinel for each in alive], self._patience())
         for worker in alive:
-            if worker.pipe in heard or worker.process.sentinel in heard:
+            if worker.pipe in heard or not worker.process.is_alive():
                 yield from self._listen(worker)
         for worker in self._workers:
             if worker.job is not None and worker.due is not None and time.monotonic() >= worker.due:
@@ -134,8 +139,7 @@ class Process:
                 if worker.pipe in heard:
                     yield from self._last_words(worker)
                 elif worker.due is not None and time.monotonic() >= worker.due:
-                    worker.process.kill()
-                    worker.process.join()
+                    _kill([worker])
 
     def shutdown(self, graceful: bool = True) -> None:
         try:
@@ -143,10 +147,8 @@ class Process:
                 for _ in self.stop():
                     pass
         finally:
+            _kill(self._workers)
             for worker in self._workers:
-                worker.process.kill()
-            for worker in self._workers:
-                worker.process.join()
                 worker.pipe.close()
             self._workers = []
 
@@ -172,18 +174,19 @@ class Process:
     def _spawn(self, device: str | None) -> _Worker:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self._objective, device))
-        process.start()
+        mark = token_hex(8)
+        process = context.Process(target=_work, args=(theirs, _Beginning(mark), self._objective, device))
+        with signals.held_back():
+            process.start()
         theirs.close()
-        return _Worker(process, ours, device)
+        return _Worker(process, ours, device, mark)
 
     def _replace(self, worker: _Worker) -> None:
         """Put a new process in the place of one that is dead or must die."""
-        worker.process.kill()
-        worker.process.join()
+        _kill([worker])
         worker.pipe.close()
         new = self._spawn(worker.device)
-        worker.process, worker.pipe = new.process, new.pipe
+        worker.process, worker.pipe, worker.mark = new.process, new.pipe, new.mark
         worker.ready = worker.dead = worker.stopped = False
         worker.last, worker.words = None, ""
 
@@ -201,9 +204,10 @@ class Process:
         limit = self._timeout if worker.ready or self._timeout is None else self._timeout + _START
         worker.due = time.monotonic() + limit if limit is not None else None
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
+        # What a dead worker had started may hold its pipes open, so that its death is not heard but must be looked for.
         dues = [worker.due for worker in self._workers if worker.job is not None and worker.due is not None]
-        return max(0.0, min(dues) - time.monotonic()) if dues else None
+        return max(0.0, min([1.0, *(due - time.monotonic() for due in dues)]))
 
     def _listen(self, worker: _Worker) -> Iterator[Step]:
         """Yield what a worker has said; take care of its end, if that was all."""
@@ -238,7 +242,9 @@ class Process:
 
     def _bury(self, worker: _Worker) -> Iterator[Step]:
         """Give a dead worker's job to a new one, as long as there are retries left."""
-        worker.process.join()
+        if worker.process.is_alive():
+            worker.process.join(_PARTING)
+        _kill([worker])
         worker.dead = True
         if not worker.ready and (worker.process.exitcode or 0) > 0:
             raise UserError(
@@ -263,6 +269,16 @@ class Process:
         return failure(job, cause, time.monotonic() - worker.began)
 
 
+def _kill(workers: Sequence[_Worker]) -> None:
+    """Kill workers and what their trials started. Of a dead one that has long been done, and its id be another's."""
+    living = [worker for worker in workers if not worker.dead]
+    tree.end({worker.process.pid: worker.mark for worker in living if worker.process.pid is not None})
+    for worker in living:
+        worker.process.kill()
+    for worker in living:
+        worker.process.join()
+
+
 def _send(worker: _Worker, message: object) -> None:
     with suppress(OSError):  # it is dead, which the next wait finds out
         worker.pipe.send(message)
@@ -275,11 +291,25 @@ def _epitaph(code: int | None) -> str:
     return f"its worker ended with status {code}"
 
 
-def _work(pipe: Connection, objective: Objective, device: str | None) -> None:
+class _Beginning:
+    """Sets a worker apart when it is unpickled: before the objective, whose imports may take long."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], str], tuple[str]]:
+        return _begin, (self._mark,)
+
+
+def _begin(mark: str) -> str:
+    tree.lead(mark)
+    signals.ignore()  # the parent decides
+    return mark
+
+
+def _work(pipe: Connection, mark: str, objective: Objective, device: str | None) -> None:
     """Be a worker: run the jobs that come through the pipe, until it says stop."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C reaches everybody; the parent decides
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_follow_parent, args=(mark,), daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     with suppress(EOFError, OSError):  # the parent has gone
@@ -292,9 +322,9 @@ def _work(pipe: Connection, objective: Objective, device: str | None) -> None:
 
 def _run(pipe: Connection, objective: Objective, job: Job) -> bool:
     """Run one job and send its steps; return whether to go on."""
-    steps = objective(job)
     try:
-        for step in steps:
+        steps = objective(job)
+        while (step := advance(steps)) is not None:
             pipe.send(step)
             if isinstance(step, Epoch) and pipe.poll():
                 steps.close()
@@ -304,14 +334,16 @@ def _run(pipe: Connection, objective: Objective, job: Job) -> bool:
     except MemoryError as error:
         pipe.send(_Raised(f"its worker ran out of memory ({error})", "", dying=True))
         os._exit(1)
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too, ends no more than the trial
         cause = failure(job, error, 0.0).cause
         pipe.send(_Raised(cause, traceback.format_exc()))
     return True
 
 
-def _follow_parent() -> None:
+def _follow_parent(mark: str) -> None:
     parent = parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    while os.getppid() == parent.pid and not wait([parent.sentinel], 1.0):
+        pass
+    tree.end({os.getpid(): mark})
     os._exit(1)

@@ -5,7 +5,8 @@ import time
 from collections.abc import Generator, Iterator
 
 from halving.errors import StorageError
-from halving.executors.base import Objective, failure
+from halving.executors import signals
+from halving.executors.base import Objective, advance, failure
 from halving.trial import Job, Step
 
 log = logging.getLogger(__name__)
@@ -28,16 +29,21 @@ class Serial:
         if job is None:
             return
         began = time.monotonic()
-        self._steps = self._objective(job)
         try:
-            yield from self._steps
-        except StorageError:
-            raise
-        except Exception as error:
-            log.exception("trial %d failed between %d and %d", job.trial, job.since, job.until)
-            yield failure(job, error, time.monotonic() - began)
+            self._steps = self._objective(job)
+            while (step := self._next(self._steps, job, began)) is not None:
+                yield step
         finally:
             self._job = None
+
+    def _next(self, steps: Generator[Step], job: Job, began: float) -> Step | None:
+        try:
+            return advance(steps)
+        except BaseException as error:  # SystemExit, too, ends no more than the trial
+            if isinstance(error, StorageError) or signals.from_terminal(error):
+                raise
+            log.exception("trial %d failed between %d and %d", job.trial, job.since, job.until)
+            return failure(job, error, time.monotonic() - began)
 
     def has_room(self) -> bool:
         return self._job is None

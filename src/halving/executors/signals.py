@@ -1,0 +1,78 @@
+"""SIGINT and SIGTERM where a study runs: what its trials start must not inherit how they are handled there."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], None]
+
+_DEFAULTS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_handlers: list[Handler] = []
+_masks = threading.local()
+
+
+def handle(handler: Handler) -> dict[int, Any]:
+    """Let a function handle both signals here, and in no child; return what `restore` needs.
+
+    A child that is forked gets Python's defaults, and exec resets a function, as it would not reset SIG_IGN.
+    """
+    _handlers.append(handler)
+    return {number: signal.signal(number, handler) for number in _DEFAULTS}
+
+
+def restore(before: Mapping[int, Any]) -> None:
+    """Undo the last `handle`."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    _handlers.pop()
+
+
+def ignore() -> None:
+    """Heed neither signal for the rest of this process, in which system calls go on undisturbed."""
+    handle(lambda number, frame: None)
+    for number in _DEFAULTS:
+        signal.siginterrupt(number, False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEFAULTS)
+
+
+@contextmanager
+def held_back() -> Generator[None]:
+    """Hold both signals back from what is started meanwhile, until it calls `ignore`."""
+    resource_tracker.ensure_running()  # starting it would let the signals through
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def from_terminal(error: BaseException) -> bool:
+    """Whether an exception is Python's own answer to Ctrl-C, rather than something that an objective raised."""
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, KeyboardInterrupt) and own and threading.current_thread() is threading.main_thread()
+
+
+def _before_fork() -> None:
+    # A signal that reached the child before its handlers are the defaults would be lost.
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULTS) if _handlers else None
+
+
+def _after_fork() -> None:
+    if _masks.before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _in_child() -> None:
+    for number, default in _DEFAULTS.items():
+        if signal.getsignal(number) in _handlers:
+            signal.signal(number, default)
+    _handlers.clear()
+    _after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
