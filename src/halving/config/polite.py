@@ -95,6 +95,10 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
                 multirun.note_failure(message)
                 raise
             sys.exit(f"error: {message}")
+        except SystemExit as error:
+            if error.code:
+                raise
+            raise RuntimeError("the study did not end: something that it is built of called sys.exit()") from error
         except Exception as error:
             multirun.note_failure(secrets.redact(f"{type(error).__name__}: {error}"))
             raise
