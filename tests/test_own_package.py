@@ -107,6 +107,14 @@ def test_it_has_to_be_trusted_first(fork: Callable, mine: Path) -> None:
         assert result.stderr.startswith(f"error: {path}") and "type trusted_packages=[mine] on" in result.stderr
 
 
+def test_a_part_that_calls_sys_exit_ends_no_study_in_silence(run: Callable, mine: Path) -> None:
+    (mine / "mine.py").write_text("import sys\n\n\nclass Tiny:\n    def __init__(self, **_):\n        sys.exit()\n")
+    own = ["--config-dir", str(mine / "conf"), "model=tiny", "trusted_packages=[mine]", "tracker=none"]
+    result = run(*own, PYTHONPATH=str(mine))
+    assert result.returncode == 1 and "has called sys.exit()" in result.stderr
+    assert "mine.py" in result.stderr
+
+
 def studied(run: Callable, mine: Path, *arguments: str) -> dict:
     run_dir = mine / "study"
     result = run(

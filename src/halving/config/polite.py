@@ -98,7 +98,9 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
         except SystemExit as error:
             if error.code:
                 raise
-            raise RuntimeError("the study did not end: something that it is built of called sys.exit()") from error
+            message = "something that the study is built of has called sys.exit()"
+            multirun.note_failure(message)
+            raise RuntimeError(message) from error
         except Exception as error:
             multirun.note_failure(secrets.redact(f"{type(error).__name__}: {error}"))
             raise
