@@ -72,7 +72,7 @@ class Conduct:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.signals.append(number)
         if len(self.signals) > 1:
-            raise KeyboardInterrupt
+            raise signals.AtOnce
         self.tuner.stop = "interrupted"
         with suppress(OSError, RuntimeError, ValueError):  # the stream may be gone, or this come in the midst of a line
             print(f"\n{signal.Signals(number).name}: {_STOPPING}", file=sys.stderr, flush=True)

@@ -40,7 +40,7 @@ class Serial:
         try:
             return advance(steps)
         except BaseException as error:  # SystemExit, too, ends no more than the trial
-            if isinstance(error, StorageError) or signals.from_terminal(error):
+            if isinstance(error, StorageError) or signals.from_user(error):
                 raise
             log.exception("trial %d failed between %d and %d", job.trial, job.since, job.until)
             return failure(job, error, time.monotonic() - began)

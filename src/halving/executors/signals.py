@@ -16,6 +16,10 @@ _handlers: list[Handler] = []
 _masks = threading.local()
 
 
+class AtOnce(KeyboardInterrupt):
+    """What a second signal raises: its sender waits no longer."""
+
+
 def handle(handler: Handler) -> dict[int, Any]:
     """Let a function handle both signals here, and in no child; return what `restore` needs.
 
@@ -51,10 +55,11 @@ def held_back() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def from_terminal(error: BaseException) -> bool:
-    """Whether an exception is Python's own answer to Ctrl-C, rather than something that an objective raised."""
-    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    return isinstance(error, KeyboardInterrupt) and own and threading.current_thread() is threading.main_thread()
+def from_user(error: BaseException) -> bool:
+    """Whether an exception is an answer to a signal, ours or Python's own, rather than what an objective raised."""
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    own = default and threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt if own else AtOnce)
 
 
 def _before_fork() -> None:
