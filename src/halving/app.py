@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from halving.composition import Parts, compose, plan_of
 from halving.conduct import Conduct
-from halving.config import checks, trials, winner
-from halving.config.resumption import merged, typed
+from halving.config import checks, commands, trials, winner
+from halving.config.resumption import merged, settle, settled, typed
 from halving.config.secrets import Secrets
 from halving.config.trust import trusted_packages
 from halving.environment import environment
@@ -46,8 +46,8 @@ def run(cfg: DictConfig) -> None:
 
     Its files are in its run directory. Raises UserError for a mistake in the config or data, and if no trial survived.
     """
-    hydra = winner.hydra_config()
-    overrides = typed(hydra.overrides.task)
+    hydra = commands.hydra_config()
+    overrides = typed(commands.overrides(hydra))
     run_dir = Path(hydra.runtime.output_dir)
     console = Terminal(quiet=hydra.mode == RunMode.MULTIRUN)
     with ExitStack() as opened:
@@ -63,6 +63,7 @@ def run(cfg: DictConfig) -> None:
                 _conclude(before, run_dir, console, [])
                 return
         checks.check(cfg)
+        settle(cfg)
         check_trusted(trials.plain(cfg), trusted_packages())
         secrets = Secrets.of(trials.plain(cfg), overrides)
         _note(console, [f"note: {text}" for text in checks.warnings(cfg, overrides)])
@@ -89,9 +90,10 @@ def run(cfg: DictConfig) -> None:
     )
     with Conduct(tuner, parts.executor, journal, trackers, run_dir) as conduct:
         tuner.replay(events)
-        conduct.run(first, lambda: _ended(cfg, secrets, settings, tuner.history, parts.objective, run_dir))
+        conduct.run(first, lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts.objective))
     if conduct.signals:
-        console.print(f"\ninterrupted; go on with: python train.py resume={run_dir}", soft_wrap=True, highlight=False)
+        again = commands.line(commands.override("resume", str(run_dir)))
+        console.print(f"\ninterrupted; go on with: {again}", soft_wrap=True, highlight=False, markup=False)
         sys.exit(128 + conduct.signals[0])
     if getattr(parts.searcher, "exhausted", False):
         _note(console, ["the space is exhausted: every configuration was tried"])
@@ -103,7 +105,8 @@ def _journal(run_dir: Path, cfg: DictConfig) -> Journal:
     journal = Journal(run_dir)
     problem = ""
     if journal.events and cfg.resume is None:
-        problem = f"{run_dir} already holds a study; go on with it by resume={run_dir}, or take another run dir"
+        again = commands.line(commands.override("resume", str(run_dir)))
+        problem = f"{run_dir} already holds a study; go on with it by {again}, or take another run dir"
     if not journal.events and cfg.resume is not None and (Path(cfg.resume) / FILE).is_file():
         same = Path(cfg.resume).absolute() == run_dir
         problem = (
@@ -121,7 +124,7 @@ def _settings(
     cfg: DictConfig, hydra: DictConfig, overrides: list[str], parts: Parts, before: History, run_dir: Path
 ) -> dict[str, Any]:
     """Return what the journal keeps of the command: a resumed study's own, with what was typed now in its place."""
-    now = [item for item in overrides if not item.startswith("resume=")]
+    now = [settled(item, cfg) for item in overrides if not item.startswith("resume=")]
     recorded = dict(before.header.settings) if before.header is not None else {}
     keys = {item.partition("=")[0] for item in now}
     unresolved = OmegaConf.to_container(cfg, resolve=False)
@@ -130,7 +133,7 @@ def _settings(
         "choices": asdict(parts.objective.choices),
         "config_hash": hashlib.sha256(json.dumps(unresolved, sort_keys=True).encode()).hexdigest(),
         "overrides": [item for item in recorded.get("overrides", ()) if item.partition("=")[0] not in keys] + now,
-        "source": recorded.get("source", winner.config_source(hydra)),
+        "source": recorded.get("source", commands.config_source(hydra)),
         "run_dir": str(run_dir),
         "initial": parts.initial,
         "tags": recorded.get("tags", [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else []),
@@ -183,13 +186,13 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
 
 def _ended(
     cfg: DictConfig,
+    hydra: DictConfig,
     secrets: Secrets,
     settings: Mapping[str, Any],
     history: History,
     objective: Objective,
-    run_dir: Path,
 ) -> Ended:
-    """Test the winner, write best.yaml, and say how to train it again."""
+    """Test the winner, write best.yaml, and say how to train it again, to the resource that it had."""
     if history.incumbent is None:
         return Ended(None)
     trial, evaluation = history.incumbent
@@ -198,13 +201,23 @@ def _ended(
     stream = cfg.trial + trial.trial
     best = trials.overlay(cfg, trial.configuration, stream, objective.choices)
     best.executor.threads = objective.threads
-    replace_text(run_dir / "best.yaml", winner.best_yaml(best, run_dir, trusted_packages(), secrets))
+    best.until = "${r_max}" if evaluation.resource == cfg.r_max else evaluation.resource
+    trusted = trusted_packages()
+    replace_text(objective.run_dir / "best.yaml", winner.best_yaml(best, objective.run_dir, trusted, secrets))
     others = (item for item in settings["overrides"] if not item.startswith("executor.threads="))
-    overrides = [*others, f"executor.threads={objective.threads}"]
+    reach = {} if cfg.get("until", cfg.r_max) == evaluation.resource else {"until": evaluation.resource}
+    words = winner.task(
+        [*others, f"executor.threads={objective.threads}"],
+        stream,
+        reach | trial.configuration,
+        objective.choices.default,
+    )
+    retrains = winner.retrains(words, best, hydra)
+    words = [*settings["source"], *words] if retrains else winner.best_words(objective.run_dir, trusted)
     return Ended(
         trial.trial,
         objective.test(trial.trial, trial.configuration, evaluation.resource),
-        winner.command(settings["source"], overrides, stream, trial.configuration, objective.choices.default),
+        commands.line(*words),
         objective.config(trial.configuration, trial.trial),
     )
 

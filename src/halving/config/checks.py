@@ -27,6 +27,10 @@ def check(cfg: DictConfig) -> None:
     check_ladder(cfg.eta, cfg.r_min, cfg.r_max)
     rules = (
         (cfg.epochs >= 1, f"epochs={cfg.epochs}: a training has at least 1 epoch"),
+        (
+            not _ends_early(cfg) or 1 <= cfg.until <= cfg.r_max,
+            f"until={cfg.get('until')}: a single trial is trained to at least 1 and at most r_max={cfg.r_max}",
+        ),
         (cfg.plan in (None, "auto"), f"plan={cfg.plan}: give auto, or null to plan yourself"),
         (cfg.plan is None or cfg.budget.seconds is not None, "plan=auto: what should it fit? Give budget.seconds=600"),
         (cfg.seed >= 0, f"seed={cfg.seed}: must not be negative"),
@@ -54,7 +58,14 @@ def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:
             else f"eta={cfg.eta} has no effect on this scheduler's decisions; where no budget is given, it still sets "
             "how much the study spends"
         )
+    if _ends_early(cfg):
+        found.append(f"until={cfg.until} ends the training before r_max={cfg.r_max}; until={cfg.r_max} trains in full")
     return found
+
+
+def _ends_early(cfg: DictConfig) -> bool:
+    """Whether the scheduler is one that `until` is for, and it is not r_max."""
+    return "${until}" in OmegaConf.to_yaml(cfg.scheduler) and cfg.until != cfg.r_max
 
 
 def first_line(error: Exception) -> str:

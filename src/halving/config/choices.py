@@ -7,11 +7,12 @@ from functools import cache
 from typing import Any, cast
 
 from hydra import compose
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from halving.config.checks import first_line
+from halving.config.commands import override, overrides, search_path
+from halving.config.resumption import settle
 from halving.config.schema import GROUPS, ROOT_KEYS
 from halving.config.suggestions import nearest_option
 from halving.errors import UserError
@@ -85,16 +86,16 @@ class _Command:
 
     def __init__(self, hydra: DictConfig) -> None:
         self._config = str(hydra.job.config_name)
-        self._task = [str(item) for item in hydra.overrides.task]
-        self._path = [str(item) for item in hydra.overrides.hydra if item.startswith("hydra.searchpath=")]
+        self._task = overrides(hydra)
+        self._path = search_path(hydra)
         self._typed = {re.split("=", item.lstrip("+~"), maxsplit=1)[0] for item in self._task}
         self._bare = cache(self._bare_option)
 
     def composed(self, chosen: Mapping[str, str]) -> dict[str, Any]:
         """Return the plain unresolved config of a combination."""
-        options = [f"{name.replace('.', '/')}={_quoted(option)}" for name, option in chosen.items()]
+        options = [override(name.replace(".", "/"), option) for name, option in chosen.items()]
         try:
-            return _plain(compose(self._config, [*self._path, *self._task, *options]))
+            return _plain(settle(compose(self._config, [*self._path, *self._task, *options])))
         except MissingConfigException as error:
             group, _, option = str(error.missing_cfg_file).rpartition("/")
             name = group.replace("/", ".")
@@ -161,7 +162,3 @@ def _label(chosen: Mapping[str, str]) -> str:
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
-
-
-def _quoted(option: str) -> str:
-    return option if option.isidentifier() else QuotedString(option, Quote.single).with_quotes()

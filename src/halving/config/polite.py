@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from halving.config import multirun, trust
+from halving.config import commands, multirun, trust
 from halving.config.checks import first_line
 from halving.config.resumption import register_resolvers, repeat
 from halving.config.secrets import RedactingFilter, Secrets
@@ -112,12 +112,12 @@ def _kept_out(cfg: DictConfig) -> Secrets:
     """Return the secrets of a job, which from now on are in none of its logs and in none of Hydra's own files."""
     from halving.config import trials  # with numpy, which a mere look at the config can do without
 
-    hydra = HydraConfig.get()
+    hydra = commands.hydra_config()
     try:
         config = trials.plain(cfg)
     except OmegaConfBaseException:  # it will be refused
         config = {}
-    secrets = Secrets.of(config, hydra.overrides.task)
+    secrets = Secrets.of(config, commands.overrides(hydra))
     for handler in logging.getLogger().handlers:
         handler.addFilter(RedactingFilter(secrets))
     if hydra.output_subdir is not None:

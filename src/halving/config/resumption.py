@@ -1,12 +1,16 @@
 """Going on with a study: where it lies, and what of its config a command may change."""
 
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from halving.config.schema import ROOT_KEYS
+from halving.config.commands import config_source, line, override, overrides, read
+from halving.config.schema import ROOT_KEYS, Config
 from halving.config.secrets import REDACTED, redacted_paths
 from halving.errors import UserError
 from halving.history import Header
@@ -16,7 +20,9 @@ SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
 _MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "notes", "resume", "trusted_packages")
 _MAY_GROW = ("scheduler.rounds", "scheduler.max_trials")
 _MISSING = "(absent)"
-
+_OF_A_SWEEP = ("hydra.mode=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.searchpath=")
+_OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "fidelity")
+_FLEETING = re.compile(r"\$\{(oc\.env|now|hydra):")
 
 _repeated: list[str] = []
 
@@ -26,8 +32,8 @@ def repeat(arguments: list[str]) -> list[str]:
 
     So `resume=<run dir> scheduler.rounds=2` finds the scheduler that it speaks of. What the command says itself wins.
     """
-    named = [item.partition("=")[2].strip("'\"") for item in arguments if item.startswith("resume=")]
-    if not named or {"-m", "--multirun"}.intersection(arguments):
+    named = [read(item) for item in arguments if item.startswith("resume=")]
+    if not named or not isinstance(named[-1], str) or {"-m", "--multirun"}.intersection(arguments):
         return arguments
     settings = _recorded_settings(Path(named[-1]) / FILE)
     keys = {_key(item) for item in arguments}
@@ -36,13 +42,28 @@ def repeat(arguments: list[str]) -> list[str]:
         item for item in settings.get("overrides", ()) if not _named(_key(item), replaced) and REDACTED not in item
     ]
     _repeated[:] = recorded
-    elsewhere = {"-cp", "-cn", "-cd", "--config-path", "--config-name", "--config-dir"}.intersection(arguments)
+    options = {"-cp", "-cn", "-cd", "--config-path", "--config-name", "--config-dir"}
+    elsewhere = options.intersection(item.partition("=")[0] for item in arguments)
     return [*(() if elsewhere else settings.get("source", ())), *recorded, *arguments]
 
 
 def typed(overrides: Iterable[str]) -> list[str]:
     """Return those of a job's overrides that were typed, leaving out what was only repeated."""
     return [item for item in overrides if item not in _repeated]
+
+
+def settle(cfg: DictConfig) -> DictConfig:
+    """Fix the root's whole numbers that come from the environment or the moment, which go by; return the config."""
+    for key, value in cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False)).items():
+        if Config.__annotations__.get(key) is int and _FLEETING.search(str(value)):
+            cfg[key] = cfg[key]
+    return cfg
+
+
+def settled(item: str, cfg: DictConfig) -> str:
+    """Return an override with what `settle` made of it."""
+    key = _key(item)
+    return override(key, cfg[key]) if Config.__annotations__.get(key) is int and _FLEETING.search(item) else item
 
 
 def _recorded_settings(journal: Path) -> Mapping[str, Any]:
@@ -72,6 +93,7 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
         roots = set(ROOT_KEYS)
     differing = [root for root in ROOT_KEYS if root in roots and root not in _MAY_CHANGE]
     differences = _differences(_flat(stored, differing), _flat(composed, differing))
+    differences = {path: values for path, values in differences.items() if not _same(path, stored, composed)}
     if stored.plan == "auto":  # what was planned is in the study's config, where the command has nothing
         differences = {path: values for path, values in differences.items() if not _planned(path, values[1], keys)}
     refused = {
@@ -107,8 +129,8 @@ def _run_or_new(resume: str | None, new: str) -> str:
         return new
     path = Path(resume).absolute()
     if (path / SWEEP).is_file() and not (path / FILE).is_file():
-        words = OmegaConf.select(OmegaConf.load(path / SWEEP), "hydra.overrides.task", default=[])
-        raise UserError(f"resume: {resume} is a multirun; repeat it: {sweep_command(words, resume)}")
+        hydra = OmegaConf.load(path / SWEEP).hydra
+        raise UserError(f"resume: {resume} is a multirun; repeat it: {sweep_command(hydra, resume)}")
     if not (path / FILE).is_file():
         raise UserError(f"resume: {resume} holds no study; give the directory that a run printed as its own")
     return str(path)
@@ -131,10 +153,11 @@ def _hydra_or_kept(resume: str | None, new: str, *, _root_: DictConfig) -> str |
     return None if (Path(resume) / job / ".hydra").is_dir() or not (Path(resume) / SWEEP).is_file() else new
 
 
-def sweep_command(overrides: Iterable[str], sweep: str | Path) -> str:
-    """Return the command that goes on with a multirun."""
-    kept = [item for item in overrides if _key(item) != "resume"]
-    return " ".join(["python", "train.py", "-m", *kept, f"resume={sweep}"])
+def sweep_command(hydra: DictConfig, sweep: str | Path) -> str:
+    """Return the command that goes on with a multirun, given Hydra's own settings of it."""
+    own = [item for item in overrides(hydra, "hydra") if not item.startswith(_OF_A_SWEEP)]
+    kept = [item for item in overrides(hydra) if _key(item) != "resume"]
+    return line("-m", *config_source(hydra), *own, *kept, override("resume", str(sweep)))
 
 
 def _key(override: str) -> str:
@@ -161,6 +184,16 @@ def _differences(stored: Mapping[str, Any], composed: Mapping[str, Any]) -> dict
     paths = dict.fromkeys([*stored, *composed])
     pairs = {path: (stored.get(path, _MISSING), composed.get(path, _MISSING)) for path in paths}
     return {path: (old, new) for path, (old, new) in pairs.items() if old != new}
+
+
+def _same(path: str, *configs: DictConfig) -> bool:
+    """Whether two texts of what is the study's and not a trial's come to one value."""
+    if path.partition(".")[0] in _OF_A_TRIAL:
+        return False
+    with suppress(OmegaConfBaseException):
+        one, other = (OmegaConf.select(cfg, path) for cfg in configs)
+        return one is not None and one == other
+    return False
 
 
 def _named(key: str, names: tuple[str, ...]) -> bool:

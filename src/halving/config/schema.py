@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Config:
     eta: int = MISSING
     r_min: int = MISSING
     r_max: int = MISSING
+    until: int = II("r_max")
     epochs: int = MISSING
     metric: str = MISSING
     plan: str | None = None

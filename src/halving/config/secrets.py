@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
+from omegaconf import OmegaConf
 
 from halving.history import Ended, Event, Header, Resumed
 from halving.terminal import printable
@@ -99,9 +99,9 @@ class Secrets:
     def redact_files(self, folder: Path) -> None:
         """Rewrite the YAML files of a folder, such as Hydra's own, that hold secrets."""
         for path in folder.glob("*.yaml"):
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = OmegaConf.to_container(OmegaConf.load(path))
             if (clean := self.redact(content)) != content:
-                path.write_text(yaml.safe_dump(clean, sort_keys=False, allow_unicode=True), encoding="utf-8")
+                path.write_text(OmegaConf.to_yaml(OmegaConf.create(clean)), encoding="utf-8")
 
     def _text(self, text: str) -> str:
         for value in self.values:

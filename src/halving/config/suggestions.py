@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
+from halving.config.commands import line
+
 _ALIASES = {
     "batch": "data.batch_size",
     "dataset": "data",
@@ -61,7 +63,7 @@ def nearest(path: str, cfg: DictConfig) -> str:
     found += [name for name in known if name.rpartition(".")[2] == last]
     found += difflib.get_close_matches(path, known, n=3, cutoff=0.6)
     found += [name for name in known if difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio() >= 0.8]
-    return _question(found) or "; see what there is: python train.py --cfg job"
+    return _question(found) or f"; see what there is: {line('--cfg', 'job')}"
 
 
 def nearest_option(option: str, options: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halving.config.choices import Choices
+from halving.config.commands import escaped
 from halving.config.schema import Config
 from halving.config.suggestions import nearest
 from halving.config.trust import trusted_packages
@@ -30,7 +31,7 @@ def overlay(
         OmegaConf.update(copy, root, content, merge=False, force_add=True)
     for path, value in configuration.items():
         if path not in choices.default:
-            OmegaConf.update(copy, path, value)
+            OmegaConf.update(copy, path, escaped(value) if isinstance(value, str) else value)
     copy.trial = trial
     return copy
 

@@ -21,6 +21,9 @@ def conclusion(history: History, run_dir: Path | None = None) -> str:
     lines.append(_spent(history, single))
     if ended is not None and ended.command and not single:
         lines.append(f"train it again: {ended.command}")
+        if evaluation.resource < header.r_max:
+            had = f"{evaluation.resource:g} of {_counted(header.r_max, header.unit)}"
+            lines.append(f"that is to {had}, as it had here; until={header.r_max} at the end trains it in full")
     if run_dir is not None:
         lines.append(f"files: {run_dir}")
     return "\n".join(lines)

@@ -14,8 +14,8 @@ from halving.trial import Outcome, Verdict
 class PASHA(AsynchronousBrackets):
     """Runs ASHA on two rungs, and adds the next only when the ranking of the top two disagrees.
 
-    It spends little where the first rungs already agree, and does not train the winner to r_max: train it again by
-    its command. Where early errors agree with each other and mislead, it stops too soon.
+    It spends little where the first rungs already agree, and does not train the winner to r_max: its command with
+    `until=<r_max>` at the end does. Where early errors agree with each other and mislead, it stops too soon.
 
     Two trials count as equal if their errors differ by at most epsilon: the 90th percentile of the final distances
     of those pairs in the top rung whose learning curves (`Outcome.curve`) cross at least twice (section 4.2). Where the
