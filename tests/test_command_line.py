@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import signal
@@ -17,12 +18,15 @@ import pytest
 import yaml
 from conftest import environment
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 import halving
-from halving.config.winner import command
+from halving.config.commands import escaped, override, program
+from halving.config.secrets import Secrets
+from halving.config.winner import best_yaml, command
 from halving.data import digits
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1")
@@ -217,17 +221,118 @@ def test_odd_words_come_back_from_the_command(fork: Callable, repo: Path, tmp_pa
     assert header["settings"]["config"]["notes"] == word
 
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+ODD = ("695e0514", "1e3", "1_000", "0x10", "inf", ".5", ".5e+", "null", "~", "yes", "2020-01-01", "1:30", "", " a ")
+ODD += (
+    "${x}",
+    "a\u2028b",
+    "\\\\${x",
+    "it's",
+    '"',
+    "a\tb\n",
+    "a,b",
+    "lr=1",
+    "[a]",
+    "{a: b}",
+    "é",
+    "\x85",
+    "glob(*)",
+    "#",
+    "a: b",
+)
+texts = st.sampled_from(ODD) | st.text() | st.text(alphabet="0123456789eE+-._:xo~nulinfay${}'\\\" ")
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
 
 
-@given(scalars.filter(lambda value: not isinstance(value, str) or ("${" not in value and "\0" not in value)))
+@given(scalars.filter(lambda value: not isinstance(value, str) or "\0" not in value))
 def test_any_value_comes_back_from_the_command(value: Any) -> None:
     words = shlex.split(command([], ["eta=3", "optimizer.lr=0.5"], 17, {"optimizer.lr": value}))
     assert words[:4] == ["python", "train.py", "scheduler=single", "trial=17"]
-    (override,) = OverridesParser.create().parse_overrides(words[4:])
-    found = override.value()
-    text = getattr(found, "text", found)
-    assert (override.key_or_group, text, type(text)) == ("optimizer.lr", value, type(value))
+    (last,) = OverridesParser.create().parse_overrides(words[4:])
+    found = last.value()
+    config = OmegaConf.create({"value": getattr(found, "text", found)})
+    assert (last.key_or_group, config.value, type(config.value)) == ("optimizer.lr", value, type(value))
+
+
+@settings(deadline=None)
+@given(texts, texts)
+def test_any_text_comes_back_from_best_yaml(value: str, key: str) -> None:
+    """Whatever YAML or OmegaConf could take it for."""
+    config = {"model": {"x": escaped(value), "below": [{key: escaped(value)}]}, "executor": {"threads": 1}}
+    cfg = OmegaConf.create(config | {"r_max": 1, "until": 1})
+    found = OmegaConf.create(best_yaml(cfg, Path("run"), (), Secrets()))
+    assert OmegaConf.to_container(found.model, resolve=True) == {"x": value, "below": [{key: value}]}
+
+
+@pytest.mark.parametrize(
+    ("called", "words"),
+    [
+        ("train.py", ["python", "train.py"]),
+        ("../a b/train.py", ["python", "../a b/train.py"]),
+        ("/venv/bin/halving", ["halving"]),
+        ("/venv/halving/__main__.py", ["python", "-m", "halving"]),
+        ("/venv/bin/pytest", ["python", "train.py"]),
+    ],
+)
+def test_commands_call_the_program_as_it_was(called: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [called, "eta=3"])
+    assert program() == words
+
+
+ENDED = (*SMALL, "scheduler=asha", "budget.evaluations=4", "r_max=9", "lr_schedule=cosine")
+RETRAINED = {
+    "folds": (*ENDED, "epochs=3", "fidelity=folds"),
+    "width": (*ENDED, "epochs=3", "fidelity=width", "model=mlp", "model.width=18"),
+    "references": (
+        *(*ENDED, "optimizer.momentum=${optimizer.lr}", "+optimizer.dampening=${.weight_decay}", "notes=\\${nope}"),
+        *("model=mlp", "model.depth=${eta}", "eta=2", "seed=${oc.env:SEED}", "name=${hydra:runtime.choices.model}"),
+    ),
+    "study's own": (*SMALL, "scheduler=sha", "optimizer.weight_decay=${scheduler.rounds}", "optimizer.lr=0.01"),
+    "directories": (
+        *("--config-dir", "own", "hydra.searchpath=[file://more]", "hydra.job.chdir=true"),
+        *(*SMALL, "scheduler=sha", "model=tiny", "data=few"),
+    ),
+    "primary": ("-cp", "<own>", *SMALL[1:], "scheduler=sha"),
+    "composed": ("-cp", "<own>/composed", "-cn", "config", "scheduler.n=4"),
+}
+
+
+@pytest.mark.parametrize("case", RETRAINED)
+def test_a_winner_comes_to_the_same_error_again(case: str, fork: Callable, repo: Path, tmp_path: Path) -> None:
+    """At the resource that it had, of what was typed, and from the files that were meant."""
+    config = (repo / "conf/config.yaml").read_text().replace("model: lenet_modern", "model: mlp")
+    files = {
+        "own/config.yaml": config.replace("seed: 0", "seed: 5"),
+        "own/composed/config.yaml": fork(*SMALL, "seed=4", "scheduler=sha", "--cfg", "job").stdout,
+        "own/model/tiny.yaml": "defaults: [mlp]\nwidth: 5\n",
+        "more/data/few.yaml": "defaults: [digits]\nvalidation: 0.4\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    words = (word.replace("<own>", str(tmp_path / "own")) for word in RETRAINED[case])
+    study = studied(fork(*words, "hydra.run.dir=study", cwd=tmp_path, SEED="3"), tmp_path)
+    assert (" until=" in study.summary["command"]) == ("r_max=9" in RETRAINED[case])
+    best = (study.run_dir / "best.yaml").read_text().partition("\n")[0]
+    for retrained in {study.summary["command"], best.removeprefix("# ")}:
+        run_dir = tmp_path / f"again {len(retrained)}"
+        again = fork(*shlex.split(retrained)[2:], f"hydra.run.dir={run_dir}", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert_same(Finished(run_dir, "").summary, study.summary)
+
+
+def test_a_winner_that_was_ended_early_can_be_trained_in_full(fork: Callable, tmp_path: Path) -> None:
+    study = studied(fork(*ENDED, "hydra.run.dir=study", cwd=tmp_path), tmp_path)
+    said = "that is to 3 of 9 epochs, as it had here; until=9 at the end trains it in full"
+    assert f"{study.summary['command']}\n{said}\n" in study.stdout
+    assert said[1:] in (study.run_dir / "report.html").read_text()
+    best = ("-cp", str(study.run_dir), "-cn", "best", "hydra.run.dir=again")
+    for words in ((*shlex.split(study.summary["command"])[2:], "until=9"), (*best, "until=9")):
+        result = fork(*words, cwd=tmp_path / "study")
+        assert "after 9 epochs" in result.stdout, result.stderr
+    result = fork(*best[:-1], "hydra.run.dir=study2", "scheduler=sha", cwd=tmp_path)
+    assert "wins after 9 epochs" in result.stdout, result.stderr  # until is of a single trial
+    refused = fork(*best[:-1], "r_max=2", cwd=tmp_path)
+    assert refused.stderr == "error: until=3: a single trial is trained to at least 1 and at most r_max=2\n"
 
 
 @pytest.mark.parametrize("option", ["--help", "--cfg"])
@@ -278,9 +383,11 @@ def test_a_budget_of_seconds_becomes_a_plan_that_is_said(fork: Callable, tmp_pat
     assert refused.stderr == "error: plan=auto: what should it fit? Give budget.seconds=600\n"
 
 
-def test_ctrl_c_leaves_a_whole_journal_and_its_tables(repo: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "study"
-    command = [sys.executable, "-u", str(repo / "train.py"), "scheduler=sha", "tracker=csv", f"hydra.run.dir={run_dir}"]
+def test_ctrl_c_leaves_a_whole_journal_and_its_tables(fork: Callable, repo: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "my runs, it's $lr=1/é"
+    small = ["r_max=9", "data.train_samples=200", "executor.threads=1", "tracker=csv"]
+    study = ["scheduler=sha", *small, override("hydra.run.dir", str(run_dir))]
+    command = [sys.executable, "-u", os.path.relpath(repo / "train.py", tmp_path), *study]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -297,11 +404,15 @@ def test_ctrl_c_leaves_a_whole_journal_and_its_tables(repo: Path, tmp_path: Path
             break
     said = process.stdout.read()
     assert process.wait(timeout=30) == 130
-    assert f"interrupted; go on with: python train.py resume={run_dir}\n" in said
     study = halving.load(run_dir)
     assert study.history.halted == "interrupted"
     with (run_dir / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(study.history.finished) >= 3
+    (pasted,) = re.findall("^interrupted; go on with: (.*)$", said, re.M)
+    assert shlex.split(pasted)[:2] == ["python", command[2]]
+    result = fork(*shlex.split(pasted)[2:])
+    assert result.returncode == 0, result.stderr
+    assert halving.load(run_dir).history.halted == ""
 
 
 def test_the_command_of_the_book_study_retrains_its_winner(run: Callable, tmp_path: Path) -> None:

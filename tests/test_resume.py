@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from test_exact_resume import DAMAGE
 from test_process import alive
 
 import halving
+from halving.config.commands import override
 from halving.history import Resumed
 from halving.journal import read
 from halving.trial import Restarted, Resume, Start, Verdict
@@ -91,6 +93,18 @@ def test_a_study_ended_by_its_budget_is_extended(halted: Path, undisturbed: Path
     assert json.loads((halted / "summary.json").read_text())["end"] == "finished"
     command = json.loads((halted / "summary.json").read_text())["command"]
     assert command == json.loads((undisturbed / "summary.json").read_text())["command"]
+
+
+def test_a_study_goes_on_with_the_references_that_it_was_begun_with(fork: Fork, tmp_path: Path) -> None:
+    typed = [*SHA, "optimizer.momentum=${optimizer.lr}", "+optimizer.dampening=${.weight_decay}", "notes=\\${nope}"]
+    assert fork(*typed, "seed=3", "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
+    begun = fork(*typed, "seed=${oc.env:SEED}", "budget.evaluations=7", "hydra.run.dir=part", cwd=tmp_path, SEED="3")
+    assert begun.returncode == 0, begun.stderr
+    result = fork("resume=part", *typed, "seed=3", "budget.evaluations=60", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rows(tmp_path / "part") == rows(tmp_path / "whole")
+    refused = fork("resume=part", "optimizer.momentum=0.1", cwd=tmp_path)
+    assert "optimizer.momentum: ${optimizer.lr} in the study, 0.1 on the command line" in refused.stderr
 
 
 def test_a_finished_study_gets_another_round(fork: Fork, tmp_path: Path) -> None:
@@ -299,7 +313,7 @@ def test_a_study_struck_by_a_signal_goes_on(
     assert process.returncode == status, err
     run_dir = only_run(tmp_path)
     if number != signal.SIGKILL:
-        assert f"python train.py resume={run_dir}" in out
+        assert f"go on with: python {Path(__file__).resolve().parents[1] / 'train.py'} resume={run_dir}\n" in out
         assert (run_dir / "results.csv").exists()
         assert "Traceback" not in err
     wait_for_the_end_of(workers)
@@ -399,19 +413,22 @@ def test_several_studies_resume_in_one_multirun(fork: Fork, undisturbed: Path, t
 
 
 def test_a_multirun_goes_on_where_it_was(fork: Fork, undisturbed: Path, tmp_path: Path) -> None:
-    sweep = tmp_path / "sweep"
-    jobs = ["-m", *SHA, "seed=0,1"]
-    assert fork(*jobs, f"hydra.sweep.dir={sweep}", cwd=tmp_path).returncode == 0
+    sweep = tmp_path / "it's a sweep"
+    jobs = ["-m", *SHA, "seed=0,1", "notes='a b'", "optimizer.momentum=${optimizer.nesterov}"]
+    assert fork(*jobs, override("hydra.sweep.dir", str(sweep)), cwd=tmp_path).returncode == 0
     expected = [rows(sweep / job) for job in "01"]
     finished = (sweep / "0/journal.jsonl").read_bytes()
     lines = (sweep / "1/journal.jsonl").read_bytes().splitlines(keepends=True)
     (sweep / "1/journal.jsonl").write_bytes(b"".join(lines[: len(lines) // 2]))  # as a kill would have left it
-    result = fork(*jobs, f"resume={sweep}", cwd=tmp_path)
+    result = fork(*jobs, override("resume", str(sweep)), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (sweep / "0/journal.jsonl").read_bytes() == finished
     assert [rows(sweep / job) for job in "01"] == expected
     assert expected[0] == rows(undisturbed)
     assert result.stdout.count("finished") == 2
-    result = fork(f"resume={sweep}", cwd=tmp_path)
+    result = fork(override("resume", str(sweep)), cwd=tmp_path)
     assert result.returncode == 1
-    assert "is a multirun; repeat it: python train.py -m" in result.stderr and f"resume={sweep}" in result.stderr
+    (pasted,) = re.findall(r"is a multirun; repeat it: (.*)\n", result.stderr)
+    result = fork(*shlex.split(pasted)[2:], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("finished") == 2 and f"{sweep / 'jobs.csv'}\n" in result.stdout

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 import halving
 from halving.checkpoints import inside
@@ -116,10 +117,19 @@ def test_a_known_secret_is_found_wherever_it_is_repeated(monkeypatch: pytest.Mon
 
 def test_yaml_files_and_logs_lose_secrets(tmp_path: Path) -> None:
     (tmp_path / "overrides.yaml").write_text(f"- +a.api_key={KEY}\n- eta=3\n")
+    (tmp_path / "config.yaml").write_text(
+        f"api_key: {KEY}\nrevision: '695e0514'\nnotes: \\${{nope}}\nepochs: ${{r_max}}\n"
+    )
     (tmp_path / "plain.yaml").write_text("# as it was\nname: {a: 1}\n")
     secrets = Secrets.of({}, [f"+a.api_key={KEY}"])
     secrets.redact_files(tmp_path)
     assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == [f"+a.api_key={REDACTED}", "eta=3"]
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml")) == {
+        "api_key": REDACTED,
+        "revision": "695e0514",
+        "notes": "\\${nope}",
+        "epochs": "${r_max}",
+    }
     assert (tmp_path / "plain.yaml").read_text() == "# as it was\nname: {a: 1}\n"
 
     said = io.StringIO()

@@ -201,19 +201,22 @@ def _ended(
     stream = cfg.trial + trial.trial
     best = trials.overlay(cfg, trial.configuration, stream, objective.choices)
     best.executor.threads = objective.threads
-    best.until = "${r_max}" if evaluation.resource == cfg.r_max else evaluation.resource
+    best.until = evaluation.resource if evaluation.resource < cfg.r_max else "${r_max}"
     trusted = trusted_packages()
     replace_text(objective.run_dir / "best.yaml", winner.best_yaml(best, objective.run_dir, trusted, secrets))
     others = (item for item in settings["overrides"] if not item.startswith("executor.threads="))
-    reach = {} if cfg.get("until", cfg.r_max) == evaluation.resource else {"until": evaluation.resource}
+    full = evaluation.resource == cfg.r_max == cfg.get("until", cfg.r_max)
+    reach = {} if full else {"until": evaluation.resource}
     words = winner.task(
         [*others, f"executor.threads={objective.threads}"],
         stream,
         reach | trial.configuration,
         objective.choices.default,
     )
-    retrains = winner.retrains(words, best, hydra)
-    words = [*settings["source"], *words] if retrains else winner.best_words(objective.run_dir, trusted)
+    if winner.retrains(words, best, hydra):
+        words = [*settings["source"], *words]
+    else:
+        words = [*winner.best_words(objective.run_dir, trusted), *(f"until={reach[key]}" for key in reach)]
     return Ended(
         trial.trial,
         objective.test(trial.trial, trial.configuration, evaluation.resource),

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 
 from halving.history import Ended, Event, Header, Resumed
 from halving.terminal import printable
@@ -24,6 +26,7 @@ _OVERRIDE = re.compile(r"([~+]*[\w.@/:-]+)=(.*)", re.DOTALL)
 _NESTED = re.compile(r"""([\w.-]+)(\s*:\s*)('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|[^,{}\[\]'"]+)""")
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*)?\.?\d*(e[+-]?\d+)?|null|true|false", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{[^,}]*\}")  # with a comma it may hold the secret as its default
+_BREAK = re.compile("[\x85\u2028\u2029]")
 _LEAST = 8  # shorter ones, such as 1 or yes, also occur for other reasons
 
 
@@ -101,7 +104,7 @@ class Secrets:
         for path in folder.glob("*.yaml"):
             content = OmegaConf.to_container(OmegaConf.load(path))
             if (clean := self.redact(content)) != content:
-                path.write_text(OmegaConf.to_yaml(OmegaConf.create(clean)), encoding="utf-8")
+                path.write_text(yaml_text(clean), encoding="utf-8")
 
     def _text(self, text: str) -> str:
         for value in self.values:
@@ -128,6 +131,18 @@ class RedactingFilter(logging.Filter):
 def is_secret(key: str) -> bool:
     """Say whether a key's last part names a secret: `db.Password`, `WANDB_API_KEY`, `authToken`; not `monkey`."""
     return _names(_SECRET, key)
+
+
+def yaml_text(content: Any) -> str:
+    """Return plain containers as YAML that OmegaConf reads as they are; what the standard calls a number is quoted."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(get_omega_conf_dumper()):
+    """OmegaConf's own, which also keeps the line breaks of Unicode: only double quotes escape them."""
+
+    def represent_scalar(self, tag: str, value: str, style: str | None = None) -> yaml.ScalarNode:
+        return super().represent_scalar(tag, value, '"' if _BREAK.search(value) else style)
 
 
 def redacted_paths(config: Mapping[str, Any], where: str = "") -> Iterator[str]:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from halving.config.commands import line, override, search_path
 from halving.config.schema import ROOT_KEYS
-from halving.config.secrets import Secrets
+from halving.config.secrets import Secrets, yaml_text
 from halving.trial import Value
 
 _STUDY_ONLY = ("space", "searcher", "scheduler", "budget", "executor", "plan", "resume", "eta", "r_min", "trial")
@@ -75,7 +75,7 @@ def best_yaml(cfg: DictConfig, run_dir: Path, trusted: Sequence[str], secrets: S
     alone = OmegaConf.create(content)
     content = {key: raw if _stands(alone, key, raw) else _resolved(cfg, key) for key, raw in content.items()}
     defaults = ["base", *({group: option} for group, option in _FROM_BASE.items()), "_self_"]
-    text = OmegaConf.to_yaml(OmegaConf.create(secrets.redact({"defaults": defaults, **content})))
+    text = yaml_text(secrets.redact({"defaults": defaults, **content}))
     early = (
         ""
         if cfg.until == cfg.r_max

@@ -21,9 +21,7 @@ def conclusion(history: History, run_dir: Path | None = None) -> str:
     lines.append(_spent(history, single))
     if ended is not None and ended.command and not single:
         lines.append(f"train it again: {ended.command}")
-        if evaluation.resource < header.r_max:
-            had = f"{evaluation.resource:g} of {_counted(header.r_max, header.unit)}"
-            lines.append(f"that is to {had}, as it had here; until={header.r_max} at the end trains it in full")
+        lines += [text] if (text := in_full(history)) else []
     if run_dir is not None:
         lines.append(f"files: {run_dir}")
     return "\n".join(lines)
@@ -35,6 +33,15 @@ def interval(error: float, samples: float | None) -> str:
         return ""
     low, high = binomtest(round(error * samples), int(samples)).proportion_ci(method="wilson")
     return f" (95 %: {low:.4f} to {high:.4f})"
+
+
+def in_full(history: History) -> str:
+    """Say how to train a winner to r_max whose command ends before that, where its study did."""
+    header, best, ended = history.header, history.incumbent, history.ended
+    if header is None or best is None or ended is None or f"until={best[1].resource}" not in ended.command.split():
+        return ""
+    had = f"{best[1].resource} of {_counted(header.r_max, header.unit)}"
+    return f"that is to {had}, as it had here; until={header.r_max} at the end trains it in full"
 
 
 def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended | None, single: bool) -> str:

@@ -12,6 +12,7 @@ from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
 from halving.report import figures
 from halving.report.canvas import number
+from halving.report.conclusion import in_full
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
 from halving.report.tables import header_of, json_value, override_text, shown_error, status, summary, winner
@@ -48,6 +49,7 @@ def report_html(history: History) -> str:
         trials=[trial_row(header, trial) for trial in history.trials.values()],
         failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
         settings={name: setting_text(value) for name, value in header.settings.items() if value},
+        in_full=in_full(history),
         config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
     )
 
