@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -105,7 +106,7 @@ def _journal(run_dir: Path, cfg: DictConfig) -> Journal:
     journal = Journal(run_dir)
     problem = ""
     if journal.events and cfg.resume is None:
-        again = commands.line(commands.override("resume", str(run_dir)))
+        again = shlex.quote(commands.override("resume", str(run_dir)))
         problem = f"{run_dir} already holds a study; go on with it by {again}, or take another run dir"
     if not journal.events and cfg.resume is not None and (Path(cfg.resume) / FILE).is_file():
         same = Path(cfg.resume).absolute() == run_dir

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,14 +112,15 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
     OmegaConf.set_struct(result, False)
     for path, (_, new) in differences.items():
         OmegaConf.update(result, path, new)
+    raw = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
     for key in keys:
         root = key.partition(".")[0]
         if key in _MAY_CHANGE:
-            result[key] = composed[key]
+            result[key] = raw[key]
         elif root in _MAY_CHANGE:
-            OmegaConf.update(result, key, OmegaConf.select(composed, key))
+            OmegaConf.update(result, key, reduce(_below, key.split("."), raw))
         elif key == "experiment":
-            result.merge_with({name: composed[name] for name in _MAY_CHANGE if name != "resume"})
+            result.merge_with({name: raw[name] for name in _MAY_CHANGE if name != "resume"})
     if lacking := sorted(redacted_paths(cast(dict[str, Any], OmegaConf.to_container(result)))):
         raise UserError(f"resume: {', '.join(lacking)}: a secret, which is not recorded; type it again")
     return result
@@ -178,6 +180,10 @@ def _flat(cfg: DictConfig, roots: Iterable[str]) -> dict[str, Any]:
     for root in roots:
         walk(container.get(root), root)
     return flat
+
+
+def _below(node: Any, name: str) -> Any:
+    return cast(Mapping[str, Any], node).get(name) if isinstance(node, Mapping) else None
 
 
 def _differences(stored: Mapping[str, Any], composed: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
