@@ -1,9 +1,14 @@
 """Data sets: what is held out, what a batch looks like, and what is said about files that are absent or damaged."""
 
+import gzip
+import hashlib
+import io
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +22,7 @@ from halving.data import airfoil, cifar10, digits, fashion_mnist, mnist, split_d
 from halving.data.base import Data, channels_last, moments, stratified_order
 from halving.data.keys import key
 from halving.data.torchvision import IDX, load_cifar10, shift_and_mirror
+from halving.data.torchvision_shim import allow_import
 from halving.errors import UserError
 from halving.targets import instantiate
 
@@ -312,6 +318,86 @@ def test_mnist_label_above_nine_is_damage(tmp_path: Path) -> None:
         (folder / file).write_bytes(header + bytes([11 if "labels" in file else 0]) * int(np.prod(sizes)))
     with pytest.raises(UserError, match="train-labels-idx1-ubyte is damaged: it has a label 11"):
         mnist(data_dir=tmp_path, batch_size=8)
+
+
+def packed_mnist(data_dir: Path) -> Path:
+    """MNIST as four .gz, all black images of zeros."""
+    folder = data_dir / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for file, (magic, sizes) in IDX.items():
+        content = np.array((magic, *sizes), dtype=">u4").tobytes() + bytes(int(np.prod(sizes)))
+        (folder / f"{file}.gz").write_bytes(gzip.compress(content, 1))
+    return folder
+
+
+def test_gz_files_are_unpacked_where_they_lie_or_else_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = packed_mnist(tmp_path / "writable")
+    packed = {f"{file}.gz" for file in IDX}
+    assert len(mnist(data_dir=tmp_path / "writable", batch_size=8).test) == 10000
+    assert {file.name for file in folder.iterdir()} == packed | set(IDX)
+
+    def read_only(path: Path, content: bytes) -> int:
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    for file in IDX:
+        (folder / file).unlink()
+    (tmp_path / "writable").rename(tmp_path / "elsewhere")
+    assert len(mnist(data_dir=tmp_path / "elsewhere", batch_size=8).test) == 10000
+    assert {file.name for file in (tmp_path / "elsewhere" / "MNIST" / "raw").iterdir()} == packed
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda content: content[: len(content) // 2], "cannot be unpacked"),
+        (lambda content: b"<html>", "cannot be unpacked"),
+        (lambda content: gzip.compress(gzip.decompress(content)[:-1], 1), "it has 60007 bytes instead of 60008"),
+    ],
+)
+def test_a_damaged_gz_is_named_and_not_unpacked(harm: object, said: str, tmp_path: Path) -> None:
+    folder = packed_mnist(tmp_path)
+    victim = folder / "train-labels-idx1-ubyte.gz"
+    victim.write_bytes(harm(victim.read_bytes()))  # pyright: ignore[reportCallIssue]
+    with pytest.raises(UserError, match=f"{victim} is damaged: .*{said}"):
+        mnist(data_dir=tmp_path, batch_size=8)
+    assert not (folder / "train-labels-idx1-ubyte").exists()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_archive_of_cifar10_is_unpacked(writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one of the same layout: two batches of three images each."""
+    allow_import()
+    from torchvision.datasets import CIFAR10
+
+    part = pickle.dumps({"data": np.arange(3 * 3072, dtype=np.uint8).reshape(3, 3072), "labels": [0, 1, 2]})
+    meta = pickle.dumps({"label_names": ["a", "b", "c"]})
+    archive = tmp_path / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as packed:
+        for name, content in (("data_batch_1", part), ("test_batch", part), ("batches.meta", meta)):
+            member = tarfile.TarInfo(f"{CIFAR10.base_folder}/{name}")
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+
+    def md5(content: bytes) -> str:
+        return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", md5(part)]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(part)]])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5(meta)})
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive.read_bytes()))
+    monkeypatch.setattr(os, "access", lambda *_: writable)
+    images, targets, _, _ = load_cifar10(tmp_path)
+    assert images.shape == (3, 3, 32, 32) and targets.tolist() == [0, 1, 2]
+    assert (tmp_path / CIFAR10.base_folder / "test_batch").exists() == writable
+
+    load_cifar10.cache_clear()
+    shutil.rmtree(tmp_path / CIFAR10.base_folder, ignore_errors=True)
+    archive.write_bytes(flip_a_bit(archive.read_bytes()))
+    with pytest.raises(UserError, match=f"{archive} is damaged"):
+        load_cifar10(tmp_path)
 
 
 def test_damaged_cifar10_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Noise of airfoils in a wind tunnel: a small regression."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from halving.data.base import Data, Validation, moments, stratified_order
-from halving.data.download import impatient
+from halving.data.download import impatient, keep
 from halving.data.keys import key
 from halving.data.option import option
 from halving.errors import UserError
@@ -76,9 +75,7 @@ def download(path: Path) -> bytes:
         with impatient(), urlopen(URL) as response:
             content = response.read()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_bytes(content)
-        part.replace(path)
+        keep(path, content)
     except OSError as error:
         raise UserError(
             f"there is no {path} and it could not be downloaded ({error}). "

@@ -1,8 +1,10 @@
-"""Fetching files that are not there, quickly or not at all."""
+"""Fetching files that are not there, quickly or not at all, and keeping them."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 SECONDS = 5.0
 
@@ -16,3 +18,13 @@ def impatient() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: others may read it meanwhile."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

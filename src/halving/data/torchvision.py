@@ -1,9 +1,13 @@
 """Image data sets that torchvision can fetch: MNIST, Fashion-MNIST, CIFAR-10."""
 
+import gzip
 import hashlib
 import io
+import os
+import tarfile
+import zlib
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +18,7 @@ import torch
 from torch import Tensor
 
 from halving.data.base import Data, Validation
-from halving.data.download import impatient
+from halving.data.download import impatient, keep
 from halving.data.option import option
 from halving.data.torchvision_shim import allow_import
 from halving.errors import UserError
@@ -48,7 +52,7 @@ def fashion_mnist(
 ) -> Data:
     """Return Fashion-MNIST: 60,000 + 10,000 grey images 28 x 28 of ten kinds of clothing.
 
-    They lie in `data_dir`/FashionMNIST/raw.
+    They lie in `data_dir`/FashionMNIST/raw; where only the .gz of a file does, it is unpacked.
 
     Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its SHA-256), and as
     `option` does. Source: Xiao, Rasul and Vollgraf, 2017.
@@ -78,7 +82,7 @@ def mnist(
     shape: Sequence[int] | None = None,
     outputs: int | None = None,
 ) -> Data:
-    """Return MNIST: 60,000 + 10,000 grey images 28 x 28 of the ten digits, in `data_dir`/MNIST/raw.
+    """Return MNIST: 60,000 + 10,000 grey images 28 x 28 of the ten digits, in `data_dir`/MNIST/raw, as they are or .gz.
 
     Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its header, length and
     labels), and as `option` does. Source: LeCun, Bottou, Bengio and Haffner, 1998.
@@ -111,7 +115,8 @@ def cifar10(
 ) -> Data:
     """Return CIFAR-10: 50,000 + 10,000 colour images 32 x 32 of 10 classes, in `data_dir`/cifar-10-batches-py.
 
-    With `augment`, training images are shifted by up to four pixels and mirrored at random.
+    cifar-10-python.tar.gz in `data_dir` is unpacked. With `augment`, training images are shifted by up to four pixels
+    and mirrored at random.
 
     Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its MD5), and as
     `option` does. Source: Krizhevsky, 2009.
@@ -151,26 +156,38 @@ def shift_and_mirror(images: Tensor, generator: torch.Generator, most: int = 4) 
 @cache
 def load_idx(name: Literal["FashionMNIST", "MNIST"], data_dir: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     folder = data_dir / name / "raw"
-    if not all((folder / file).is_file() for file in IDX):
-        download(name, data_dir, f"the four files {', '.join(IDX)} into {folder}")
+    if not all((folder / file).is_file() or (folder / f"{file}.gz").is_file() for file in IDX):
+        download(name, data_dir, f"the four files {', '.join(IDX)} (or their .gz) into {folder}")
     train_images, train_labels, test_images, test_labels = (read_idx(folder / file, name) for file in IDX)
     return train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long()
 
 
 def read_idx(path: Path, name: str) -> Tensor:
-    """Read one file of MNIST's format: a magic number, the sizes (all big-endian, 4 bytes), then bytes."""
-    content = path.read_bytes()
+    """Read one file of MNIST's format: a magic number, the sizes (all big-endian, 4 bytes), then bytes.
+
+    Where only its .gz is there, it is unpacked beside it, or in memory if that cannot be written.
+    """
+    source = path if path.is_file() else path.with_name(f"{path.name}.gz")
+    content = source.read_bytes()
+    if source != path:
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise damaged(source, f"it cannot be unpacked ({error})") from error
     magic, sizes = IDX[path.name]
     header = np.array((magic, *sizes), dtype=">u4").tobytes()
     if not content.startswith(header):
-        raise damaged(path, f"its header is not that of {' x '.join(map(str, sizes))} bytes")
+        raise damaged(source, f"its header is not that of {' x '.join(map(str, sizes))} bytes")
     if len(content) != len(header) + np.prod(sizes):
-        raise damaged(path, f"it has {len(content)} bytes instead of {len(header) + np.prod(sizes)}")
+        raise damaged(source, f"it has {len(content)} bytes instead of {len(header) + np.prod(sizes)}")
     if name == "FashionMNIST" and hashlib.sha256(content).hexdigest() != FASHION_SHA256[path.name]:
-        raise damaged(path, "its SHA-256 is wrong")
+        raise damaged(source, "its SHA-256 is wrong")
     values = np.frombuffer(content, np.uint8, offset=len(header)).reshape(sizes)
     if len(sizes) == 1 and values.max() > 9:
-        raise damaged(path, f"it has a label {values.max()}, above 9")
+        raise damaged(source, f"it has a label {values.max()}, above 9")
+    if source != path:
+        with suppress(OSError):
+            keep(path, content)
     return torch.from_numpy(values.copy())
 
 
@@ -183,8 +200,24 @@ def load_cifar10(data_dir: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     folder = data_dir / CIFAR10.base_folder
     sums = dict((*CIFAR10.train_list, *CIFAR10.test_list))
     sums[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
-    if not all((folder / file).is_file() for file in sums):
-        download("CIFAR10", data_dir, f"the files of cifar-10-python.tar.gz into {folder}")
+    archive = data_dir / CIFAR10.filename
+    whole = all((folder / file).is_file() for file in sums)
+    if not whole and archive.is_file():
+        if not check_integrity(archive, CIFAR10.tgz_md5):
+            raise damaged(archive, "its MD5 is wrong")
+        writable = os.access(data_dir, os.W_OK)
+        with TemporaryDirectory(dir=data_dir if writable else None, prefix=".CIFAR10-") as unpacked:
+            try:
+                with tarfile.open(archive) as packed:
+                    packed.extractall(unpacked, filter="data")
+                if writable:
+                    settle(Path(unpacked), data_dir)
+            except OSError as error:
+                raise UserError(f"{archive} cannot be unpacked ({error}); make room, or unpack it yourself") from error
+            if not writable:
+                return load_cifar10(Path(unpacked))
+    elif not whole:
+        download("CIFAR10", data_dir, f"cifar-10-python.tar.gz into {data_dir}, or its files into {folder}")
     for file, md5 in sums.items():
         if not check_integrity(folder / file, md5):
             raise damaged(folder / file, "its MD5 is wrong")
@@ -204,21 +237,25 @@ def download(name: Name, data_dir: Path, wanted: str) -> None:
 
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        # Moved file by file, whole: another worker that fetches the same, or an interruption, leaves no torn file.
         with TemporaryDirectory(dir=data_dir, prefix=f".{name}-") as folder:
             with impatient(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 getattr(datasets, name)(folder, download=True)
-            for file in Path(folder).rglob("*"):
-                if file.is_file() and file.suffix != ".gz":
-                    place = data_dir / file.relative_to(folder)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    file.replace(place)
+            settle(Path(folder), data_dir)
     except (OSError, RuntimeError, EOFError) as error:
         cause = " ".join(str(error).split())
         raise UserError(
             f"{name} is not in {data_dir} and could not be downloaded ({cause}). "
             f"Put {wanted}, or set data_dir to where they are, or go on with data=digits, which needs no files."
         ) from error
+
+
+def settle(folder: Path, data_dir: Path) -> None:
+    """Move what was unpacked to its place, file by file: an interruption or another worker leaves none torn."""
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix != ".gz":
+            place = data_dir / file.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
 
 
 def damaged(path: Path, what: str) -> UserError:
