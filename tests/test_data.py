@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,35 @@ def test_batches_are_normalised_by_the_training_part_and_complete() -> None:
     assert [len(targets) for _, targets in data.batches(data.test, size=15)] == [15, 5]
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "lengths"),
+    [
+        (81, 10, [10] * 7 + [11]),
+        (82, 10, [10] * 8 + [2]),
+        (11, 10, [11]),
+        (10, 10, [10]),
+        (3, 1, [1] * 3),
+        (1, 10, [1]),
+    ],
+)
+def test_one_example_left_over_joins_the_batch_before(count: int, size: int, lengths: list[int]) -> None:
+    data = replace(made(count, validation="test"), batch_size=size)
+    for order in (None, data.order(1)):
+        batches = [targets for _, targets in data.batches(data.train, order)]
+        assert list(map(len, batches)) == lengths
+        assert torch.equal(torch.cat(batches), data.train.targets if order is None else data.train.targets[order])
+
+
+def test_odd_numbers_are_taken_as_what_they_are() -> None:
+    assert len(made(validation=np.int64(30), train_samples=np.int64(20), batch_size=np.int32(500)).validation) == 30
+    assert len(made(validation=np.float32(0.25)).validation) == 25
+    inputs = np.arange(10, dtype=np.uint8)[:, None]
+    data = split_data(inputs, np.arange(10, dtype=np.uint16), inputs, list(range(10)), batch_size=4, validation="test")
+    assert data.train.inputs.dtype == torch.float32 and sorted(data.train.targets.tolist()) == list(range(10))
+    alone = made(train_samples=1)
+    assert [len(targets) for _, targets in alone.batches(alone.train, alone.order(1))] == [1]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_channels_last_in_memory_too(channels: int) -> None:
     plain = torch.arange(2 * channels * 20, dtype=torch.float32).view(2, channels, 4, 5)
@@ -189,6 +219,10 @@ def test_only_training_batches_are_augmented() -> None:
         ({"validation": 0}, "data.validation=0"),
         ({"validation": 100}, "data.validation=100"),
         ({"validation": True}, "data.validation=True"),
+        ({"validation": None}, "data.validation=None"),
+        ({"validation": float("nan")}, "data.validation=nan"),
+        ({"validation": [0.2]}, "data.validation=.*0.2"),
+        ({"metrics": {"error": max}}, "metrics: error is measured anyway"),
         ({"validation": "train"}, "data.validation=train"),
     ],
 )
@@ -203,6 +237,9 @@ def test_unfit_tensors_are_named() -> None:
         ((good[0].float(), good[1]), "train_inputs: torch.float32"),
         ((good[0], good[1][:9]), "train_targets: 9 of them for 10"),
         ((good[0], good[1] - 1), "train_targets"),
+        ((good[0], good[1].float()), "train_targets: torch.float32.*integers"),
+        ((good[0], good[1][:, None]), r"train_targets: torch.int64 of shape \[10, 1\]"),
+        ((good[0][:0], good[1][:0]), "train_targets: 0 of them"),
         ((torch.full((10, 2), torch.nan), good[1]), "train_inputs: there are NaN"),
         ((images(10, side=5)[0], good[1]), "test_inputs: examples of shape"),
     ]:

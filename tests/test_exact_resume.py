@@ -1,18 +1,24 @@
 """Training to r1, saving, and going on in another process ends bit for bit where straight training does."""
 
+import random
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
 
 from halving.config import trials
 from halving.config.polite import register
+from halving.data import Data, digits
 from halving.targets import instantiate
 from halving.training.memory import Memory
 from halving.training.recipe import Recipe
@@ -23,13 +29,42 @@ CONF = REPOSITORY / "conf"
 SMALL = ["data.train_samples=160", "data.batch_size=50", "r_max=4", "device=cpu", "model=mlp", "model.dropout=0.3"]
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 SCHEDULES = sorted(path.stem for path in (CONF / "lr_schedule").glob("*.yaml"))
+OWN_GENERATORS = ["model=softmax", "model._target_=test_exact_resume.Drawing", "data._target_=test_exact_resume.drawn"]
 COMBINATIONS = {
+    "own-generators": OWN_GENERATORS,
+    "own-lazy": ["model=softmax", "model._target_=test_exact_resume.Lazy"],
     **{f"optimizer-{name}": [f"optimizer={name}", "lr_schedule=cosine"] for name in OPTIMIZERS},
     **{f"schedule-{name}": [f"lr_schedule={name}", "optimizer.momentum=0.9"] for name in SCHEDULES},
     "plateau-drops": ["lr_schedule=plateau", "lr_schedule.patience=0", "optimizer.lr=1.0"],
     "convolutions": ["model=lenet_modern"],
     "batch-norm": ["model=resnet18", "data.train_samples=20", "data.batch_size=10", "data.validation=10"],
 }
+
+
+def draw() -> float:
+    """Draw from every generator that people use."""
+    return random.random() + float(np.random.rand()) + float(torch.rand(()))
+
+
+class Drawing(nn.Module):
+    def __init__(self, shape: list[int], outputs: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], outputs))
+        self.scale = nn.Parameter(torch.tensor(draw()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs) * self.scale * draw()
+
+
+class Lazy(nn.Sequential):
+    def __init__(self, shape: list[int], outputs: int) -> None:
+        super().__init__(
+            nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.LazyLinear(outputs)
+        )
+
+
+def drawn(**settings: Any) -> Data:
+    return replace(digits(**settings), seed=int(1000 * draw()))
 
 
 def build(overrides: list[str], run_dir: Path) -> tuple:
@@ -80,6 +115,21 @@ def test_the_comparison_would_notice_another_trial(root: Path) -> None:
     straight = weights(root / "optimizer-sgd" / "straight")
     other = weights(root / "optimizer-adam" / "straight")
     assert not any(torch.equal(straight[key], other[key]) for key in straight)
+
+
+def test_the_same_seed_gives_the_same_errors_whatever_was_drawn_before(tmp_path: Path) -> None:
+    outcomes = []
+    for before in (1, 2):
+        random.seed(before)
+        np.random.seed(before)
+        torch.manual_seed(before)
+        fidelity, recipe = build(OWN_GENERATORS, tmp_path / str(before))
+        *_, finished = fidelity.run(recipe, Job(0, {}, 0, 2), Memory())
+        outcomes.append((finished.outcome, fidelity.test(recipe, 0, 2)))
+        expected = random.Random(before).random(), np.random.RandomState(before).rand()
+        assert (random.random(), np.random.rand()) == expected
+        assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(before))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_the_schedule_spans_the_full_training_and_not_the_rung(tmp_path: Path) -> None:

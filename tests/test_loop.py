@@ -1,15 +1,20 @@
 """The epoch loop: exact to resume, hand-worked averages, the learning rate of every step."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from test_exact_resume import build
 from torch import nn
 
 from halving.data import Data, digits, split_data
-from halving.training.loop import evaluate, place, train_epoch
+from halving.errors import UserError
+from halving.training.loop import evaluate, materialise, measure, place, train_epoch
 from halving.training.models.lenet_modern import LeNetModern
 from halving.training.models.softmax import Softmax
+from halving.training.trainer import Trainer
 
 
 def start(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -107,6 +112,46 @@ def test_classification_error_is_the_fraction_wrong_over_all_batches() -> None:
     loss, error = evaluate(model, data, data.test)
     assert error == pytest.approx(2 / 3)
     assert loss == pytest.approx((2 * math.log(4.0) + math.log(2.0)) / 3)
+
+
+def test_batch_norm_meets_no_batch_of_one(tmp_path: Path) -> None:
+    data = digits(batch_size=10, train_samples=81)
+    model = nn.Sequential(nn.Flatten(), nn.LazyBatchNorm1d(), nn.LazyLinear(10))
+    materialise(model, data)
+    asked: list[float] = []
+    train_epoch(model, torch.optim.SGD(model.parameters()), data, 1, lambda x: asked.append(x) or 0.1)
+    assert asked == pytest.approx([i / 8 for i in range(8)])
+
+    _, recipe = build(["model=softmax", "data.batch_size=1"], tmp_path)
+    trainer = Trainer(replace(recipe(), model=lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784))))
+    with pytest.raises(UserError, match=r"batch norm cannot train on a batch of one example: data.batch_size=1, "):
+        trainer.train_epoch(1)
+
+
+def test_a_lazy_layer_that_nothing_reaches_is_named() -> None:
+    model = nn.ModuleDict({"used": nn.LazyLinear(3), "forgotten": nn.LazyLinear(3)})
+    model.forward = lambda inputs: model["used"](inputs)  # pyright: ignore
+    with pytest.raises(UserError, match=r"model: forgotten.weight of a lazy layer has no shape yet"):
+        materialise(model, digits(batch_size=10))
+
+
+def test_own_metrics_see_all_outputs_and_targets_at_once() -> None:
+    classes = torch.arange(1500) % 3
+    part = torch.rand(1500, 2), classes
+    seen: list[tuple[torch.Size, bool]] = []
+
+    def last(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append((outputs.shape, torch.equal(targets, classes)))
+        return (outputs.argmax(1) == 2).double().mean()
+
+    data = split_data(*part, *part, batch_size=8, validation="test", metrics={"last": last})
+    model = Softmax((2,), 3)
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([0.0, 0.0, 9.0]))
+    measured = measure(model, data, data.test)
+    assert measured["last"] == 1.0 and isinstance(measured["last"], float)
+    assert seen == [((1500, 3), True)]
+    assert (measured["loss"], measured["error"]) == evaluate(model, data, data.test)
 
 
 def test_divergence_is_reported_not_hidden() -> None:

@@ -1,7 +1,8 @@
 """A data set as tensors on the device, its split and its batches."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -10,9 +11,11 @@ from torch import LongTensor, Tensor
 from halving.data.keys import key
 from halving.errors import UserError
 
-ORDER, AUGMENTATION, VALIDATION, SUBSET, FOLDS = range(5)
+ORDER, AUGMENTATION, VALIDATION, SUBSET, FOLDS, BUILDING = range(6)
+MEASURED = ("loss", "error", "accuracy")
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+Metric = Callable[[Tensor, Tensor], float]
 Validation = float | int | Literal["test"]
 
 
@@ -42,8 +45,10 @@ class Data:
 
     `mean` and `std` are float32, one per channel (c,) or feature (f,). `augment` maps uint8 images (b, c, h, w) and a
     generator on their device to images of the same shape. Two trials with the same `seed` see the same order.
+    `metrics` are functions (outputs, targets) -> number, called with those of all examples of the validation or test
+    set: `metric=max:val_f1` maximises the one called f1.
 
-    Raises UserError for a batch size below 1.
+    Raises UserError for a batch size below 1, and for a metric with the name of one that is always measured.
     """
 
     train: Split
@@ -55,9 +60,12 @@ class Data:
     classification: bool = True
     seed: int = 0
     augment: Augment | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
 
     def __post_init__(self) -> None:
         check_count("batch_size", self.batch_size)
+        if taken := sorted(self.metrics.keys() & set(MEASURED)):
+            raise UserError(f"metrics: {', '.join(taken)} is measured anyway; give yours another name")
 
     def order(self, epoch: int) -> LongTensor:
         """Permute the training set (n,) by (seed, epoch) alone: every trial sees the same, on every device."""
@@ -101,17 +109,24 @@ class Data:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised float32 inputs (b, ...) and targets (b, ...), as stored or in `order`, `size` at a time.
 
-        Images come in channels_last. The last batch may be smaller. Only with `augmentation` are images augmented.
+        Images come in channels_last. The last batch may be smaller, but one example left over joins the batch before:
+        batch norm cannot train on it alone. Only with `augmentation` are images augmented.
         """
         shape = (1, -1, *(1,) * (split.inputs.ndim - 2))
         mean, std = self.mean.view(shape), self.std.view(shape)
-        size = size or self.batch_size
-        for start in range(0, len(split) if order is None else len(order), size):
-            chosen = slice(start, start + size) if order is None else order[start : start + size]
+        for span in spans(len(split) if order is None else len(order), size or self.batch_size):
+            chosen = span if order is None else order[span]
             inputs, targets = split.inputs[chosen], split.targets[chosen]
             if self.augment is not None and augmentation is not None:
                 inputs = self.augment(inputs, augmentation)
             yield channels_last((inputs - mean).div_(std)), targets
+
+
+def spans(count: int, size: int) -> list[slice]:
+    """Cut `count` examples into batches of `size`; one that would be left over joins the batch before."""
+    alone = count % size == 1 and 1 < size < count
+    starts = range(0, count - alone, size)
+    return [slice(start, end) for start, end in zip(starts, (*starts[1:], count), strict=True)] if count else []
 
 
 def channels_last(inputs: Tensor) -> Tensor:
@@ -138,6 +153,7 @@ def split_data(
     device: str | torch.device = "cpu",
     classification: bool = True,
     augment: Augment | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Data:
     """Make `Data` of your own tensors or arrays: hold out a validation part, measure the rest, move all to `device`.
 
@@ -146,7 +162,7 @@ def split_data(
     `validation` is the fraction of the training set (a float between 0 and 1) or the number of examples (an int) that
     is drawn by `seed` and held out, in the proportions of the classes; "test" validates on the test set instead, as
     the book does. `train_samples` keeps that many examples of what remains, in these proportions too; a smaller subset
-    is part of a larger one. Mean and standard deviation are those of the training part.
+    is part of a larger one. Mean and standard deviation are those of the training part. `metrics` are those of `Data`.
 
     Raises UserError for inputs or targets of another kind or length, and for settings out of range.
     """
@@ -183,6 +199,7 @@ def split_data(
         classification=classification,
         seed=seed,
         augment=augment,
+        metrics=metrics or {},
     )
 
 
@@ -227,12 +244,14 @@ def validation_count(validation: Validation, examples: int) -> int:
     match validation:
         case "test":
             return 0
-        case bool() | str():
+        case bool():
             count = 0
-        case float():
+        case Integral():
+            count = int(validation)
+        case Real():
             count = round(validation * examples) if 0 < validation < 1 else 0
-        case int():
-            count = validation
+        case _:
+            count = 0
     if 0 < count < examples:
         return count
     raise UserError(
@@ -261,9 +280,11 @@ def checked(inputs: Any, targets: Any, classification: bool, part: str) -> tuple
             f"{part}_targets: {len(targets)} of them for {len(inputs)} inputs; give one for each of at least one"
         )
     if classification:
-        if targets.ndim != 1 or targets.is_floating_point() or targets.dtype == torch.bool or bool((targets < 0).any()):
+        kind = targets.dtype
+        whole = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+        if targets.ndim != 1 or not whole or int(targets.long().min()) < 0:
             raise UserError(
-                f"{part}_targets: {targets.dtype} of shape {list(targets.shape)}; "
+                f"{part}_targets: {kind} of shape {list(targets.shape)}; "
                 f"give classes from 0 as integers (n,), or classification=False"
             )
         return inputs, targets.long()
@@ -275,5 +296,5 @@ def checked(inputs: Any, targets: Any, classification: bool, part: str) -> tuple
 
 
 def check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
         raise UserError(f"data.{name}={value}: give a whole number of at least 1")

@@ -1,13 +1,16 @@
 """The inner loops: one epoch of training, one evaluation."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
-from halving.data.base import Data, Split
+from halving.data.base import Data, Split, spans
+from halving.errors import UserError
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -21,6 +24,23 @@ def place(model: Model, device: str | torch.device) -> Model:
     return model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
+def materialise(model: nn.Module, data: Data) -> None:
+    """Give the lazy layers of `model`, on the CPU, their shapes: by a pass over two examples where it has any.
+
+    Raises UserError for one that the pass does not reach.
+    """
+
+    def lazy() -> list[str]:
+        return [name for name, each in chain(model.named_parameters(), model.named_buffers()) if is_lazy(each)]
+
+    if lazy():
+        inputs, _ = next(data.batches(data.train, size=2))
+        with torch.no_grad():
+            model.eval()(inputs.cpu())
+    if left := lazy():
+        raise UserError(f"model: {left[0]} of a lazy layer has no shape yet: the forward pass does not reach it")
+
+
 def train_epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, epoch: int, rate: Callable[[float], float]
 ) -> dict[str, float]:
@@ -30,10 +50,10 @@ def train_epoch(
     first step of epoch 1, epoch - 1 + i / batches at its i-th). Returns "lr" of the last step, and "train_loss" and
     "train_error", averaged over the examples as each was met; not finite where training diverged. Loss is cross entropy
     and error the fraction that is wrong; on numeric targets both are the mean squared error, in units of the whitened
-    target. Layers that draw random numbers are seeded by the caller.
+    target. Layers that draw random numbers are seeded by the caller. One example left over belongs to the last batch.
     """
     model.train()
-    batches = -(-len(data.train) // data.batch_size)
+    batches = len(spans(len(data.train), data.batch_size))
     totals = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
     lr = 0.0
     augmentation = data.augmentation(epoch) if data.augment else None
@@ -51,16 +71,26 @@ def train_epoch(
     return {"lr": lr, "train_loss": train_loss, "train_error": train_error}
 
 
-@torch.inference_mode()
 def evaluate(model: nn.Module, data: Data, split: Split) -> tuple[float, float]:
     """Return loss and error, as `train_epoch` defines them, of `model` on a split of `data`: means over examples."""
+    measured = measure(model, data, split)
+    return measured["loss"], measured["error"]
+
+
+@torch.inference_mode()
+def measure(model: nn.Module, data: Data, split: Split) -> dict[str, float]:
+    """Return "loss", "error", and what the data's own `metrics` make of all outputs and targets of a split."""
     model.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
+    kept: list[tuple[Tensor, Tensor]] = []
     for inputs, targets in data.batches(split, size=EVALUATION_BATCH):
         outputs = model(inputs)
         totals += sums(mean_loss(outputs, targets), outputs, targets)
+        if data.metrics:
+            kept.append((outputs, targets))
     loss, error = (totals / len(split)).tolist()
-    return loss, error
+    everything = tuple(map(torch.cat, zip(*kept, strict=True)))
+    return {"loss": loss, "error": error, **{name: float(own(*everything)) for name, own in data.metrics.items()}}
 
 
 def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from halving.checkpoints import path
-from halving.data.base import Data
-from halving.errors import UserError, did_you_mean
+from halving.data.base import BUILDING, Data
+from halving.data.keys import key
+from halving.errors import UserError
 from halving.targets import instantiate
 from halving.training.checkpoint import Checkpoint, load, save
+from halving.training.randomness import seeded
 
 METRICS = ("val_error", "val_loss", "train_error", "train_loss")
+ACCURACIES = {"val_accuracy": "val_error", "train_accuracy": "train_error"}
 _TRAINED_FROM = ("data", "model", "optimizer", "lr_schedule", "fidelity", "r_max", "epochs", "seed", "trial")
 _NOT_TRAINED_FROM = {"data": ("data_dir", "device"), "fidelity": ("r_min", "r_max")}
 
@@ -27,7 +30,8 @@ class Recipe:
 
     Keyword arguments to `model` replace the configured ones; `width` is the configured one, None where the model has
     none. A full training has `epochs` and spends `r_max`. `trial` is its random stream; `metric` names what is
-    optimised, `config` hashes what it is trained from, and checkpoints go below `run_dir`.
+    optimised, `config` hashes what it is trained from, and checkpoints go below `run_dir`. `shape` and `outputs` are
+    what the configuration says of the data.
     """
 
     data: Data
@@ -44,18 +48,25 @@ class Recipe:
     config: str
     run_dir: Path
     checkpoint_every: int | None = None
+    shape: Sequence[int] | None = None
+    outputs: int | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], run_dir: Path) -> "Recipe":
         """Build from a plain resolved configuration.
 
+        The data are built with the global generators seeded by the study's seed alone, the same for every trial.
+
         Raises UserError for what cannot be instantiated, and for a metric that training does not measure.
         """
-        metric: str = config["metric"].removeprefix("max:")
-        if metric not in METRICS:
-            raise UserError(f"metric={metric}: training does not measure it{did_you_mean(metric, METRICS)}")
+        with seeded(key(config["seed"], BUILDING), config["device"]):
+            data = instantiate(config["data"], "data")
+        if not isinstance(data, Data):
+            raise UserError(
+                f"data: {config['data'].get('_target_')} gives a {type(data).__name__}; return split_data(...)"
+            )
         return cls(
-            data=instantiate(config["data"], "data"),
+            data=data,
             model=lambda **arguments: instantiate(config["model"], "model", **arguments),
             width=config["model"].get("width"),
             optimizer=instantiate(config["optimizer"], "optimizer"),
@@ -65,10 +76,12 @@ class Recipe:
             seed=config["seed"],
             trial=config["trial"],
             device=config["device"],
-            metric=metric,
+            metric=measured(config["metric"], data),
             config=config_hash(config),
             run_dir=run_dir,
             checkpoint_every=config["executor"].get("checkpoint_every"),
+            shape=config["data"].get("shape"),
+            outputs=config["data"].get("outputs"),
         )
 
     def save(self, trial: int, resource: int, state: Mapping[str, Any]) -> str:
@@ -80,6 +93,18 @@ class Recipe:
     def load(self, trial: int, resource: int) -> Mapping[str, Any]:
         """Return the state of a trial at a resource. Raises UserError if it is missing, damaged or another's."""
         return load(self.run_dir / path(trial, resource), trial, resource, self.config).state
+
+
+def measured(metric: str, data: Data) -> str:
+    """Return the name in a `metric` as configured. Raises UserError where training on `data` does not measure it."""
+    accuracies = [f"max:{name}" for name in ACCURACIES] if data.classification else []
+    known = [*METRICS, *accuracies, *(f"max:val_{name}" for name in data.metrics)]
+    name = metric.removeprefix("max:")
+    if name not in {each.removeprefix("max:") for each in known}:
+        raise UserError(f"metric={metric}: training does not measure it; there is {', '.join(known)}")
+    if metric in ACCURACIES:
+        raise UserError(f"metric={metric} would make the accuracy small; give metric=max:{metric}")
+    return name
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

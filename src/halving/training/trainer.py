@@ -3,41 +3,42 @@
 import math
 import time
 from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
-
-import torch
 
 from halving.data.keys import key
 from halving.errors import UserError
 from halving.training.dropout import Dropout
-from halving.training.loop import evaluate, place, train_epoch
+from halving.training.loop import materialise, measure, place, train_epoch
 from halving.training.lr_schedules import Plateau
-from halving.training.recipe import Recipe
+from halving.training.randomness import seeded
+from halving.training.recipe import ACCURACIES, Recipe
 from halving.trial import Epoch
 
 # Purposes that keep the random streams of one (seed, trial) apart.
-_WEIGHTS, _EPOCH, _DROPOUT = range(3)
+_WEIGHTS, _EPOCH, _DROPOUT, _EVALUATION, _TEST = range(5)
 
 
 class Trainer:
     """Model, optimizer and learning-rate schedule of a trial.
 
     Weights follow from (seed, trial), the data's order from (seed, epoch), dropout and whatever else draws from
-    torch's global generator from (seed, trial, epoch): so an epoch's result depends on nothing that a checkpoint
-    does not hold.
+    Python's, NumPy's or torch's global generators from (seed, trial, epoch): so an epoch's result depends on nothing
+    that a checkpoint does not hold. Lazy layers get their shapes by a pass over two examples.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        with torch.random.fork_rng(self._cuda):
-            torch.manual_seed(key(recipe.seed, recipe.trial, _WEIGHTS))
-            self.model = place(recipe.model(), recipe.device)
-        try:
-            self._optimizer = recipe.optimizer(self.model.parameters())
-        except (TypeError, ValueError) as error:
-            raise UserError(f"optimizer: {error}") from error
+        with self._seeded(_WEIGHTS):
+            model = recipe.model()
+            materialise(model, recipe.data)
+            self.model = place(model, recipe.device)
+            try:
+                self._optimizer = recipe.optimizer(self.model.parameters())
+            except (TypeError, ValueError) as error:
+                raise UserError(f"optimizer: {error}") from error
+            self._schedule = recipe.lr_schedule()
         self._lr: float = self._optimizer.param_groups[0]["lr"]
-        self._schedule = recipe.lr_schedule()
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]
 
     def train(self, trial: int, epochs: range, shift: int = 0) -> Generator[Epoch, None, tuple[list[float], str]]:
@@ -64,25 +65,39 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train epoch `epoch` (from 1) and validate; return the metrics. `seconds` leaves out the validation."""
-        seed, trial = self._recipe.seed, self._recipe.trial
+        seed, trial, data = self._recipe.seed, self._recipe.trial, self._recipe.data
         began = time.perf_counter()
-        with torch.random.fork_rng(self._cuda):
-            torch.manual_seed(key(seed, trial, _EPOCH, epoch))
+        with self._seeded(_EPOCH, epoch):
             for i, dropout in enumerate(self._dropouts):
                 dropout.key(key(seed, trial, _DROPOUT, epoch, i))
-            metrics = train_epoch(self.model, self._optimizer, self._recipe.data, epoch, self._rate)
+            try:
+                metrics = train_epoch(self.model, self._optimizer, data, epoch, self._rate)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise UserError(
+                    f"model: batch norm cannot train on a batch of one example: data.batch_size={data.batch_size}, "
+                    f"{len(data.train)} training examples; give 2 or more of both"
+                ) from error
         seconds = time.perf_counter() - began
-        val_loss, val_error = evaluate(self.model, self._recipe.data, self._recipe.data.validation)
+        with self._seeded(_EVALUATION, epoch):
+            measured = measure(self.model, data, data.validation)
         if isinstance(self._schedule, Plateau):
-            self._schedule.observe(val_loss)
-        return metrics | {"val_loss": val_loss, "val_error": val_error, "seconds": seconds}
+            self._schedule.observe(measured["loss"])
+        metrics |= {f"val_{name}": value for name, value in measured.items()}
+        if error := ACCURACIES.get(self._recipe.metric):
+            metrics[self._recipe.metric] = 1 - metrics[error]
+        return metrics | {"seconds": seconds}
 
     def test(self) -> dict[str, float]:
-        """Return loss and error on the test set; for classification also the counts that their intervals need."""
+        """Return the metrics of the test set; for classification also the counts that their intervals need."""
         data = self._recipe.data
-        loss, error = evaluate(self.model, data, data.test)
+        with self._seeded(_TEST):
+            metrics = {f"test_{name}": value for name, value in measure(self.model, data, data.test).items()}
+        if self._recipe.metric in ACCURACIES:
+            metrics["test_accuracy"] = 1 - metrics["test_error"]
         counts = {"test_samples": float(len(data.test)), "val_samples": float(len(data.validation))}
-        return {"test_loss": loss, "test_error": error} | (counts if data.classification else {})
+        return metrics | (counts if data.classification else {})
 
     def state(self) -> dict[str, Any]:
         """Return all that the next epoch depends on."""
@@ -99,6 +114,5 @@ class Trainer:
     def _rate(self, epoch: float) -> float:
         return self._lr * self._schedule(epoch)
 
-    @property
-    def _cuda(self) -> list[str]:
-        return [self._recipe.device] if self._recipe.device.startswith("cuda") else []
+    def _seeded(self, *purpose: int) -> AbstractContextManager[None]:
+        return seeded(key(self._recipe.seed, self._recipe.trial, *purpose), self._recipe.device)

@@ -9,6 +9,7 @@ from typing import Any
 from halving.checkpoints import discard
 from halving.training.memory import Memory
 from halving.training.recipe import Recipe
+from halving.training.rehearsal import rehearse
 from halving.training.restoration import reloaded, restored
 from halving.training.trainer import Trainer
 from halving.trial import Epoch, Finished, Job, Outcome, Restarted, Step
@@ -28,7 +29,7 @@ class Epochs:
         return until - since
 
     def prepare(self, recipe: Callable[[], Recipe]) -> None:
-        Trainer(recipe())
+        rehearse(recipe())
 
     def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
         began = time.perf_counter()

@@ -11,6 +11,7 @@ from halving.checkpoints import discard, path
 from halving.errors import UserError
 from halving.training.memory import Memory
 from halving.training.recipe import Recipe
+from halving.training.rehearsal import rehearse
 from halving.training.restoration import reloaded, restored
 from halving.training.trainer import Trainer
 from halving.trial import Epoch, Finished, Job, Outcome, Step
@@ -43,6 +44,7 @@ class Folds:
 
     def prepare(self, recipe: Callable[[], Recipe]) -> None:
         whole = recipe()
+        rehearse(whole)
         if whole.r_max < 2:
             raise UserError(f"r_max={whole.r_max}: fidelity=folds needs at least 2 folds, one of them to train on")
         fold = whole.data.fold(1, whole.r_max)
@@ -51,7 +53,6 @@ class Folds:
                 f"r_max={whole.r_max}: fidelity=folds cuts the data into r_max folds, but there are only "
                 f"{len(fold.train)} examples; give a smaller r_max"
             )
-        Trainer(whole)
 
     def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
         began = time.perf_counter()

@@ -7,6 +7,7 @@ from halving.errors import UserError
 from halving.training.fidelities.full_training import train_in_full
 from halving.training.memory import Memory
 from halving.training.recipe import Recipe
+from halving.training.rehearsal import rehearse
 from halving.training.restoration import reloaded, restored
 from halving.training.trainer import Trainer
 from halving.trial import Job, Step
@@ -41,12 +42,12 @@ class Samples:
 
     def prepare(self, recipe: Callable[[], Recipe]) -> None:
         whole = recipe()
+        rehearse(whole)
         if len(whole.data.train) < whole.r_max:
             raise UserError(
                 f"r_max={whole.r_max}: fidelity=samples cuts the training set into r_max shares, but it has only "
                 f"{len(whole.data.train)} examples; give a smaller r_max"
             )
-        Trainer(whole)
 
     def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
         whole = recipe()

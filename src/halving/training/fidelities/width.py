@@ -8,6 +8,7 @@ from halving.errors import UserError
 from halving.training.fidelities.full_training import train_in_full
 from halving.training.memory import Memory
 from halving.training.recipe import Recipe
+from halving.training.rehearsal import rehearse
 from halving.training.restoration import reloaded
 from halving.training.trainer import Trainer
 from halving.trial import Job, Step
@@ -36,12 +37,12 @@ class Width:
 
     def prepare(self, recipe: Callable[[], Recipe]) -> None:
         whole = recipe()
+        rehearse(whole)
         if not isinstance(whole.width, int):
             raise UserError(
                 f"model.width={whole.width}: fidelity=width needs a model whose width is a whole number; "
                 f"model=cnn and model=lenet_modern and model=mlp have one"
             )
-        Trainer(whole)
 
     def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
         whole = recipe()
