@@ -180,6 +180,32 @@ def test_a_maximised_metric_promotes_the_largest(fork: Callable, tmp_path: Path)
     assert shown[promoted] == max(shown.values()) > 0
 
 
+@pytest.mark.parametrize("fidelity", ["epochs", "folds"])
+def test_an_accuracy_decides_as_its_error_does_and_is_shown_unflipped(
+    fidelity: str, fork: Callable, tmp_path: Path
+) -> None:
+    chosen = [*SMALL, "data.train_samples=300", "scheduler=sha", f"fidelity={fidelity}"] + ["epochs=2"] * (
+        fidelity != "epochs"
+    )
+    metrics = ("val_error", "max:val_accuracy")
+    errors, accuracies = (
+        studied(fork(*chosen, f"metric={metric}", f"hydra.run.dir={tmp_path / metric[:3]}"), tmp_path / metric[:3])
+        for metric in metrics
+    )
+    rows = [
+        [{**row, "seconds": "", "error": ""} for row in study.rows("results.csv")] for study in (errors, accuracies)
+    ]
+    assert rows[0] == rows[1] and errors.rows("curves.csv")[0].keys() == accuracies.rows("curves.csv")[0].keys()
+    accuracy, test = 1 - errors.summary["best_error"], 1 - errors.summary["test_error"]
+    assert accuracies.summary["best_error"] == pytest.approx(accuracy) and accuracy > 0.6
+    assert accuracies.summary["test_error"] == errors.summary["test_error"]
+    assert f"validation accuracy {accuracy:.4f} (95 %: " in accuracies.stdout
+    assert f", test accuracy {test:.4f} (95 %: " in accuracies.stdout
+    page = (accuracies.run_dir / "report.html").read_text("utf-8")
+    assert "best validation accuracy: <b>" in page and "with a test accuracy of <b>" in page
+    assert ">validation accuracy" in page and "validation error" not in page
+
+
 def test_a_diverging_trial_fails_and_the_study_goes_on(fork: Callable, tmp_path: Path) -> None:
     space = ("~space.data", "~space.optimizer.lr", "+space.optimizer.lr=[0.1,1e38]")
     study = studied(fork(*SMALL, "scheduler=sha", "scheduler.n=6", *space, cwd=tmp_path), tmp_path)

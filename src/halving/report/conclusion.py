@@ -5,6 +5,7 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
+from halving.report.tables import tested
 
 
 def conclusion(history: History, run_dir: Path | None = None) -> str:
@@ -49,12 +50,14 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     assert header is not None
     test = ended.test if ended is not None else {}
     shown = -evaluation.error if header.maximize else evaluation.error
-    samples = test.get("val_samples") if header.metric == "val_error" else None
-    name = "validation error" if header.metric == "val_error" else header.metric
+    samples = test.get("val_samples") if header.metric in ("val_error", "val_accuracy") else None
+    kind = header.metric.removeprefix("val_")
+    name = header.metric if kind == header.metric else f"validation {kind}"
     where = f" after {_counted(evaluation.resource, header.unit)}"
     text = f"{name} {shown:.4f}{interval(shown, samples)}"
-    if "test_error" in test:
-        text += f", test error {test['test_error']:.4f}{interval(test['test_error'], test.get('test_samples'))}"
+    if found := tested(history):
+        samples = test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
+        text += f", {found[0].replace('_', ' ')} {found[1]:.4f}{interval(found[1], samples)}"
     return f"{text}{where}" if single else f"trial {trial.trial} wins{where}: {text}"
 
 

@@ -15,7 +15,7 @@ from halving.report.canvas import number
 from halving.report.conclusion import in_full
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
-from halving.report.tables import header_of, json_value, override_text, shown_error, status, summary, winner
+from halving.report.tables import header_of, json_value, override_text, shown_error, status, summary, tested, winner
 from halving.trial import Value
 
 _ENOUGH = 20  # trials that importance takes
@@ -40,6 +40,7 @@ def report_html(history: History) -> str:
         summary=summary(history),
         label=figures.metric_label(header),
         flipped=flipped(header),
+        tested=tested(history),
         best_error=error_text(header, best[1]) if best else "",
         figures={name: Markup(draw(history)) for name, draw in drawings.items()} if best else {},
         importance=importance(history),

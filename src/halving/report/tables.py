@@ -13,6 +13,15 @@ METRICS = ("lr", "train_loss", "train_error", "val_loss", "val_error", "seconds"
 CURVES = ("trial", "resource", "epoch", *METRICS)
 
 
+def tested(history: History) -> tuple[str, float] | None:
+    """Return name and value of the test that goes with the study's metric: test_error, unless it has one of its own."""
+    test = history.ended.test if history.ended is not None else {}
+    kind = header_of(history).metric.removeprefix("val_").removeprefix("train_")
+    name = f"test_{kind}" if kind != "loss" and f"test_{kind}" in test else "test_error"
+    value = finite(test.get(name, test.get("error")))
+    return None if value is None else (name, value)
+
+
 def header_of(history: History) -> Header:
     """Return the header; raises UserError where the history has none."""
     if history.header is None:
