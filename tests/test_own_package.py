@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -26,13 +27,22 @@ PACKAGE = """
             return self.net(inputs)
 
 
-    def rings(*, batch_size, seed, device, shape=None, outputs=None):
+    class Unshaped(nn.Sequential):
+        def __init__(self, outputs, width):
+            super().__init__(nn.LazyLinear(width), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(outputs))
+
+
+    def recall(outputs, targets):
+        return (outputs.argmax(1)[targets == 1] == 1).double().mean()
+
+
+    def rings(*, batch_size, seed, device, shape=None, outputs=None, odd=0):
         rng = np.random.default_rng(0)
         inputs = rng.normal(size=(300, 2))
         targets = (np.hypot(*inputs.T) > 1.2).astype(int)
-        return split_data(
-            inputs[:200], targets[:200], inputs[200:], targets[200:], batch_size=batch_size, seed=seed, device=device
-        )
+        targets[-1] += odd
+        parts = inputs[:200], targets[:200], inputs[200:], targets[200:]
+        return split_data(*parts, batch_size=batch_size, seed=seed, device=device, metrics={"recall": recall})
 
 
     def valley(configuration, resource):
@@ -45,6 +55,11 @@ CONF = {
         outputs: ${data.outputs}
         width: 8
     """,
+    "model/unshaped": """
+        _target_: mine.Unshaped
+        outputs: ${data.outputs}
+        width: 8
+    """,
     "data/rings": """
         _target_: mine.rings
         batch_size: 32
@@ -52,6 +67,7 @@ CONF = {
         device: ${device}
         shape: [2]
         outputs: 2
+        odd: 0
     """,
     "experiment/valley": """
         # @package _global_
@@ -89,6 +105,33 @@ def test_own_model_and_data(run: Callable, repo: Path, mine: Path) -> None:
     assert summary["best_error"] < 0.5
     again = retrained(summary["command"], repo, mine)
     assert (again["best_error"], again["test_error"]) == (summary["best_error"], summary["test_error"])
+
+
+def test_own_lazy_model_and_metric_on_a_batch_size_that_leaves_one(run: Callable, mine: Path) -> None:
+    summary = studied(
+        run, mine, "model=unshaped", "data=rings", "scheduler=sha", "data.batch_size=53", "~space.data",
+        "metric=max:val_recall",
+    )  # fmt: skip
+    assert (summary["metric"], summary["failed"]) == ("val_recall", 0)
+    assert summary["best_error"] > 0.2
+    code = (
+        "import halving, mine; data = mine.rings(batch_size=53, seed=0, device='cpu')\n"
+        "model = halving.load('study').best_model(trusted=['mine'])\n"
+        "tested = halving.load('study').history.ended.test\n"
+        "inputs, targets = next(data.batches(data.test, size=1000))\n"
+        "assert float(mine.recall(model(inputs), targets)) == tested['test_recall'], tested"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=mine, env=environment(PYTHONPATH=str(mine)), check=True)
+    page = (mine / "study" / "report.html").read_text("utf-8")
+    assert "best validation recall: <b>" in page and "with a test recall of <b>" in page
+
+
+def test_a_label_without_an_output_is_refused_before_anything_trains(run: Callable, mine: Path) -> None:
+    own = ("model=tiny", "data=rings", "data.odd=5", "tracker=none", "trusted_packages=[mine]")
+    result = run("--config-dir", str(mine / "conf"), *own, f"hydra.run.dir={mine / 'study'}", PYTHONPATH=str(mine))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: data: the test set has the class 6, but data.outputs=2: then classes are 0")
+    assert result.stderr.count("\n") == 1 and not (mine / "study" / "checkpoints").exists()
 
 
 def test_own_objective(run: Callable, repo: Path, mine: Path) -> None:
