@@ -132,6 +132,22 @@ def test_the_same_seed_gives_the_same_errors_whatever_was_drawn_before(tmp_path:
     assert outcomes[0] == outcomes[1]
 
 
+def noise(configuration: dict[str, Any], resource: int) -> float:
+    return draw()
+
+
+def test_an_objective_draws_by_seed_trial_and_resource(tmp_path: Path) -> None:
+    own = ["fidelity=function", "fidelity.function=test_exact_resume.noise"]
+
+    def error(until: int, *more: str) -> float:
+        fidelity, recipe = build([*own, *more], tmp_path)
+        (finished,) = fidelity.run(recipe, Job(0, {}, 0, until), Memory())
+        return finished.outcome.error
+
+    assert error(2) == error(2)
+    assert len({error(2), error(3), error(2, "seed=1"), error(2, "trial=1")}) == 4
+
+
 def test_the_schedule_spans_the_full_training_and_not_the_rung(tmp_path: Path) -> None:
     fidelity, recipe = build(["lr_schedule=cosine", "optimizer.lr=1.0"], tmp_path)
     to_rung = [e.metrics["lr"] for e in fidelity.run(recipe, Job(0, {}, 0, 2), Memory()) if not isinstance(e, Finished)]

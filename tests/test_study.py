@@ -2,12 +2,14 @@
 
 import json
 import math
+import random
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sklearn.datasets import make_regression
 from sklearn.ensemble import GradientBoostingRegressor
@@ -45,6 +47,20 @@ def test_a_function_is_minimised_and_the_study_can_be_read(tmp_path: Path) -> No
     assert study.summary["full_resource"] == 9 * 9
     rows = (tmp_path / "new/run/results.csv").read_text().splitlines()
     assert rows[0] == "trial,bracket,rung,resource,error,status,verdict,seconds,lr" and len(rows) == 14
+
+
+def test_what_a_function_draws_follows_from_the_seed_and_leaves_the_callers_generators_alone() -> None:
+    def noise(configuration: dict[str, Any], resource: int) -> float:
+        return random.random() + float(np.random.rand())
+
+    def errors(seed: int) -> list[float]:
+        return [e.error for _, e in halving.tune(noise, LR, eta=3, r_max=3, seed=seed).history.finished]
+
+    random.seed(7)
+    np.random.seed(7)
+    first = errors(0)
+    assert (random.random(), np.random.rand()) == (random.Random(7).random(), np.random.RandomState(7).rand())
+    assert errors(0) == first != errors(1) and len(set(first)) == len(first)
 
 
 def test_gradient_boosted_trees_with_their_number_as_the_resource() -> None:

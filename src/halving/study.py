@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from halving.checkpoints import inside
 from halving.conduct import Conduct
+from halving.data.keys import key
 from halving.errors import UserError
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Header, History, Ladder, Resumed, Trial
@@ -113,9 +114,11 @@ def tune(
 
     `scheduler` is a class such as `SuccessiveHalving`, called with the searcher and `options` (eta, r_min, r_max,
     ...), or a ready scheduler, which has a searcher of its own. The function starts anew at every rung; if it raises
-    or returns NaN, that trial fails and the study goes on. With `run_dir` the study is written there, for `load` and
-    for the report; with `resume`, one that is there already goes on. `executor=partial(Process, workers=4)` evaluates
-    four at a time; the function must then be importable, and the script guarded by `if __name__ == "__main__"`.
+    or returns NaN, that trial fails and the study goes on. What it draws from the global generators of Python, NumPy
+    and torch follows from `seed`, trial and resource; afterwards they are as they were. With `run_dir` the study is
+    written there, for `load` and for the report; with `resume`, one that is there already goes on.
+    `executor=partial(Process, workers=4)` evaluates four at a time; the function must then be importable, and the
+    script guarded by `if __name__ == "__main__"`.
 
     Raises UserError for a space or options that cannot be, a used `run_dir`, a study there that decides otherwise, or
     if no trial survived; KeyboardInterrupt after a signal, once the journal is whole.
@@ -143,7 +146,7 @@ def tune(
         plan=plan,
     )
     directory = Path(run_dir) if run_dir is not None else None
-    workers = executor(_Calls(function))
+    workers = executor(_Calls(function, seed))
     try:
         journal = _journal(directory, resume) if directory is not None else None
     except BaseException:
@@ -199,9 +202,10 @@ def first_failure(history: History) -> str:
 @dataclass(frozen=True)
 class _Calls:
     function: Callable[[Configuration, int], float]
+    seed: int
 
     def __call__(self, job: Job) -> Generator[Step]:
-        yield call(self.function, dict(job.configuration), job)
+        yield call(self.function, dict(job.configuration), job, key(self.seed, job.trial, job.until))
 
 
 def _restarting(since: int, until: int) -> float:

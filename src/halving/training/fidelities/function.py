@@ -2,16 +2,22 @@
 
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from halving.data.keys import key
 from halving.targets import locate
+from halving.training.randomness import seeded
 from halving.trial import Finished, Job, Outcome, Step, Value
 
 
 @dataclass(frozen=True)
 class Function:
-    """The resource means what `function(configuration, resource) -> error` takes it to mean; each rung starts anew."""
+    """The resource means what `function(configuration, resource) -> error` takes it to mean; each rung starts anew.
+
+    What it draws from global generators follows from (seed, trial, resource); without a `seed` these are left alone.
+    """
 
     function: str
     configuration: Mapping[str, Value] = field(default_factory=dict[str, Value])
@@ -20,6 +26,8 @@ class Function:
     r_max: int = 27
     epochs: int = 27
     resumable: bool = False
+    seed: int | None = None
+    trial: int = 0
 
     def cost(self, since: int, until: int) -> float:
         return until
@@ -28,14 +36,21 @@ class Function:
         locate(self.function, "fidelity.function")
 
     def run(self, recipe: Any, job: Job, memory: Any) -> Generator[Step]:
-        yield call(locate(self.function, "fidelity.function"), dict(self.configuration), job)
+        seed = None if self.seed is None else key(self.seed, self.trial, job.until)
+        yield call(locate(self.function, "fidelity.function"), dict(self.configuration), job, seed)
 
     def test(self, recipe: Any, trial: int, resource: int) -> dict[str, float]:
         return {}
 
 
-def call(function: Callable[[dict[str, Value], int], float], configuration: dict[str, Value], job: Job) -> Finished:
-    """Evaluate a plain function for a job."""
+def call(
+    function: Callable[[dict[str, Value], int], float],
+    configuration: dict[str, Value],
+    job: Job,
+    seed: int | None = None,
+) -> Finished:
+    """Evaluate a plain function for a job, with the global generators beginning at `seed`."""
     began = time.perf_counter()
-    error = float(function(configuration, job.until))
+    with nullcontext() if seed is None else seeded(seed):
+        error = float(function(configuration, job.until))
     return Finished(Outcome(job.trial, job.until, error), time.perf_counter() - began)
