@@ -141,7 +141,7 @@ def test_what_can_be_trained_on_passes_and_leaves_the_generators_alone(base: Rec
         (
             "val_acuracy",
             True,
-            "there is val_error, val_loss, train_error, train_loss, max:val_accuracy, .*, max:val_f1$",
+            "there is val_error, val_loss, train_error, train_loss, max:val_accuracy, .*, val_f1$",
         ),
         ("max:val_f2", True, "metric=max:val_f2: training does not measure it"),
         ("val_accuracy", True, "metric=val_accuracy would make the accuracy small; give metric=max:val_accuracy"),

@@ -98,7 +98,7 @@ class Recipe:
 def measured(metric: str, data: Data) -> str:
     """Return the name in a `metric` as configured. Raises UserError where training on `data` does not measure it."""
     accuracies = [f"max:{name}" for name in ACCURACIES] if data.classification else []
-    known = [*METRICS, *accuracies, *(f"max:val_{name}" for name in data.metrics)]
+    known = [*METRICS, *accuracies, *(f"val_{name}" for name in data.metrics)]
     name = metric.removeprefix("max:")
     if name not in {each.removeprefix("max:") for each in known}:
         raise UserError(f"metric={metric}: training does not measure it; there is {', '.join(known)}")
