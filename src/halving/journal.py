@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from halving.errors import StorageError, UserError
 from halving.history import Ended, Event, Halted, Header, History, Ladder, Resumed
-from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
+from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict, plain
 
 VERSION = 1
 FILE = "journal.jsonl"
@@ -187,7 +187,7 @@ def _any_valid(rest: bytes) -> bool:
 
 def _plain(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
     """Return JSON for a value; non-finite numbers become null and are named in `nonfinite` by their path."""
-    match value:
+    match value := plain(value):
         case float():
             if math.isfinite(value):
                 return value
@@ -217,8 +217,10 @@ def _names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 
-def _json(value: Any) -> dict[str, Any]:
-    """Return as a JSON object what json itself cannot write. Raises TypeError where it is no mapping or dataclass."""
+def _json(value: Any) -> Any:
+    """Return in JSON's types what json itself cannot write. Raises TypeError where it is nothing of that kind."""
+    if (scalar := plain(value)) is not value:
+        return scalar
     return dict(cast(Mapping[str, Any], value)) if isinstance(value, Mapping) else _fields(value)
 
 

@@ -3,9 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Value = bool | int | float | str | None
 Configuration = dict[str, Value]
+
+
+def plain(value: Any) -> Any:
+    """Return the Python value that a scalar of NumPy or a tensor of no dimension holds; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from halving.errors import UserError, did_you_mean
 from halving.space.condition import Chosen, Condition, When
 from halving.space.dimension import Choice, Continuous, Dimension, Distribution, Integer, Unchecked, WholePart
 from halving.targets import instantiate, join
-from halving.trial import Value
+from halving.trial import Value, plain
 
 _KEYS = ("_choice_", "_when_", "_values_", "_target_", "_integer_")
 
@@ -79,8 +79,8 @@ def _leaf(name: str, leaf: Any, conditions: tuple[Condition, ...]) -> Dimension:
 
 
 def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
-    if isinstance(leaf, Sequence) and not isinstance(leaf, str):
-        return _choice(name, tuple(cast(Sequence[Any], leaf)))
+    if isinstance(leaf, Sequence | np.ndarray) and not isinstance(leaf, str):
+        return _choice(name, tuple(map(plain, cast(Sequence[Any], leaf))))
     distribution = _distribution(name, leaf)
     try:
         low, high = (float(bound) for bound in distribution.support())
