@@ -18,7 +18,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 # A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`.
 _FORKS = """
 import gc, json, os, runpy, sys
-import halving.app, halving.data.scikit_digits, halving.report.html, hydra, scipy.stats, sklearn.datasets, torch._dynamo
+import halving.app, halving.data.scikit_digits, halving.report.figures, halving.report.html
+import hydra, scipy.stats, sklearn.datasets, torch._dynamo
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 Plugins.instance()

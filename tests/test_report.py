@@ -3,17 +3,22 @@
 import csv
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
+import halving
 from halving.errors import UserError
 from halving.history import Ended, Halted, Header, History, Ladder
 from halving.report import derived, figures, tables
@@ -273,6 +278,29 @@ def test_every_figure_is_drawn_whatever_happened(draw, history: History) -> None
     assert len(ids) == len(set(ids))
     assert "nan" not in " ".join(element.get("d", "") for element in root.iter())
     assert draw(history) == drawing
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_what_a_user_has_set_for_matplotlib_is_no_matter(draw) -> None:
+    drawing = draw(study())
+    mine = {"text.usetex": True, "font.size": 40, "svg.fonttype": "path", "axes.grid": True, "figure.autolayout": True}
+    with matplotlib.rc_context(mine):
+        assert draw(study()) == drawing
+        assert matplotlib.rcParams["text.usetex"], "theirs are as they were"
+
+
+@pytest.mark.parametrize(
+    "settings", [b"\xff\xfe", b"text.usetex: True\nfont.family: Nowhere\nbackend: none at all\nfigure.dpi: 1e9\n"]
+)
+def test_a_study_is_told_where_matplotlib_cannot_read_its_settings(settings: bytes, repo: Path, tmp_path: Path) -> None:
+    halving.tune(lambda c, r: c["x"] / r, {"x": [1.0, 2.0, 3.0]}, r_max=3, run_dir=tmp_path / "run")
+    (tmp_path / "run/report.html").unlink()
+    (tmp_path / "mine").write_bytes(settings)
+    broken = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "mine")}
+    command = [sys.executable, str(repo / "scripts/study.py"), "rebuild", "run"]
+    result = subprocess.run(command, cwd=tmp_path, env={**os.environ, **broken}, capture_output=True, text=True)
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+    assert (tmp_path / "run/report.html").read_text("utf-8").count("<svg") == 4
 
 
 def test_figures_on_one_page_have_no_id_in_common() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+from halving.errors import noted
 from halving.executors import Executor, signals
 from halving.history import Ended, Header, Resumed
 from halving.journal import Journal
@@ -26,7 +27,7 @@ class Conduct:
 
     The first SIGINT or SIGTERM ends it after the running epochs, and is answered in words; a second one ends it at
     once. Leaving the context ends the workers, and writes the tables of a study that had begun, unless the end was at
-    once.
+    once. Nothing that fails there loses the study, or hides what ended it: `problems` has a line on each.
     """
 
     tuner: Tuner
@@ -36,12 +37,13 @@ class Conduct:
     run_dir: Path | None
     signals: list[int] = field(default_factory=list[int])
     begun: bool = False
+    problems: list[str] = field(default_factory=list[str])
     _handlers: dict[int, Any] = field(default_factory=dict[int, Any])
 
     def run(self, first: Header | Resumed, last: Callable[[], Ended]) -> None:
         """Run to the end; `last` says what it came to, unless a signal ended it."""
-        self.begun = True
         self.tuner.record(first)
+        self.begun = True
         self.tuner.run()
         if not self.signals:
             self.tuner.record(last())
@@ -59,7 +61,8 @@ class Conduct:
             stack.callback(lambda: self.trackers.close(*((1.0,) if self._at_once(kind) else ())))
             stack.callback(lambda: None if self._at_once(kind) else self._write())
             if self.journal is not None:
-                stack.callback(self.journal.close)
+                stack.callback(self._close, self.journal, error)
+            stack.enter_context(noted("the workers could not be ended", self.problems))
             stack.callback(self.executor.shutdown, graceful=False)
 
     def _at_once(self, kind: type[BaseException] | None) -> bool:
@@ -67,7 +70,14 @@ class Conduct:
 
     def _write(self) -> None:
         if self.run_dir is not None and self.begun:
-            write_all(self.tuner.history, self.run_dir)
+            self.problems += write_all(self.tuner.history, self.run_dir)
+
+    def _close(self, journal: Journal, error: BaseException | None) -> None:
+        if error is None:
+            journal.close()
+        else:  # it is what ended the study that is told
+            with noted(f"{journal.path} could not be closed", self.problems):
+                journal.close()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.signals.append(number)

@@ -1,7 +1,11 @@
 """Errors that are part of the interface: shown as one message, without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+import logging
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
 
 
 class UserError(Exception):
@@ -10,6 +14,20 @@ class UserError(Exception):
 
 class StorageError(UserError):
     """The disk refuses: no trial's fault, so that the study ends instead of failing one trial after another."""
+
+
+@contextmanager
+def noted(what: str, problems: list[str]) -> Generator[None]:
+    """Let what fails within take nothing else along: `problems` and the log get a line on it.
+
+    The log has its traceback, too, unless it is a user's mistake or the disk's.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        problems.append(f"{what}: {cause}".split("\n", 1)[0])
+        log.error("%s", problems[-1], exc_info=not isinstance(error, UserError | OSError))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

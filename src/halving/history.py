@@ -37,7 +37,7 @@ class Header:
     planned_cost: float | None = None
     dimensions: tuple[str, ...] = ()
     plan: tuple[Ladder, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,16 @@ class Halted:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The study's close: its winner, the winner's resolved configuration, test metrics and retraining command."""
+    """The study's close: its winner, the winner's resolved configuration, test metrics and retraining command.
+
+    `failure` says which of these are missing, and why: resuming the study tries again.
+    """
 
     best: int | None
     test: Mapping[str, float] = field(default_factory=dict[str, float])
     command: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Resumed:
 
     plan: tuple[Ladder, ...] = ()
     planned_cost: float | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
 
 Event = Header | Resumed | Start | Resume | Epoch | Restarted | Finished | Verdict | Halted | Ended
@@ -88,6 +92,10 @@ class Evaluation:
     verdict: str = ""
     verdict_reason: str = ""
 
+    def __repr__(self) -> str:
+        came_to = "running" if self.finished is None else f"error {self.error:.6g}, {self.verdict or 'finished'}"
+        return f"Evaluation({self.since} to {self.until}: {came_to})"
+
     @property
     def resource(self) -> int:
         return self.until if self.finished is None else self.finished.outcome.resource
@@ -107,6 +115,10 @@ class Trial:
     bracket: int
     state: str = "running"
     evaluations: list[Evaluation] = field(default_factory=list[Evaluation])
+
+    def __repr__(self) -> str:
+        errors = ", ".join(f"{each.error:.6g} at {each.resource}" for each in self.evaluations if each.finished)
+        return f"Trial({self.trial}, {self.configuration}, {self.state}: {errors or 'no error yet'})"
 
     @property
     def last(self) -> Evaluation:
@@ -144,6 +156,16 @@ class History:
     improved_at: int = 0
     halted: str = ""
     ended: Ended | None = None
+
+    def __repr__(self) -> str:
+        what = f"{len(self.trials)} trials, {len(self.finished)} evaluations"
+        if (header := self.header) is not None:
+            what = f"{header.name}: {header.scheduler} with {header.searcher}, {what}"
+            if (best := self.incumbent) is not None:
+                error = -best[1].error if header.maximize else best[1].error
+                at = f"after {best[1].resource} {header.unit}"
+                what += f"; trial {best[0].trial} is best: {header.metric} {error:.6g} {at}"
+        return f"History({what})"
 
     @property
     def incumbent(self) -> tuple[Trial, Evaluation] | None:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from halving.config.recorded import recorded
-from halving.errors import UserError
+from halving.errors import UserError, noted
 from halving.history import Event, Header, History, Resumed
 from halving.journal import read, replay
 from halving.report.derived import write_all
@@ -25,16 +25,20 @@ def rebuild(run_dir: Path) -> list[str]:
     Offline runs that were there are replaced once the new ones are whole, and nothing is uploaded. A study that was
     not mirrored in W&B gets no runs.
 
-    Raises UserError if the journal is missing or damaged, and while a study still writes it.
+    Raises UserError if the journal is missing or damaged, while a study still writes it, and, once all else is
+    written, for a file that cannot be.
     """
     events = read(run_dir)
     refuse_running(run_dir)
     history = replay(events)
-    write_all(history, run_dir)
+    problems = write_all(history, run_dir)
     written = ["results.csv", "curves.csv", "summary.json", "report.html"]
     if (options := _wandb(header_of(history))) is not None:
-        count = _rebuild_runs(run_dir, events, options)
-        written.append(f"{count} offline W&B runs")
+        with noted("the offline W&B runs could not be written", problems):
+            count = _rebuild_runs(run_dir, events, options)
+            written.append(f"{count} offline W&B runs")
+    if problems:
+        raise UserError("; ".join(problems))
     return written
 
 

@@ -99,7 +99,7 @@ def _resource(trial: Trial) -> int:
 
 def _tables(run_dir: Path, history: History) -> Iterator[Finding]:
     for name, text in TABLES.items():
-        yield _compared(run_dir / name, text(history).encode())
+        yield _compared(run_dir / name, text(history).encode(errors="backslashreplace"))
 
 
 def _compared(path: Path, expected: bytes) -> Finding:

@@ -3,7 +3,9 @@
 import io
 import math
 import re
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -16,11 +18,17 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from halving.report.tables import number
+
 ACCENT, INK, MUTED, FAINT, HAIR, PAPER = "#0a66c2", "#1f2429", "#626b74", "#a3abb3", "#dfe3e7", "#ffffff"
 VARIABLES = {"accent": ACCENT, "ink": INK, "muted": MUTED, "faint": FAINT, "hair": HAIR, "paper": PAPER}
 
+LARGEST = 1e250  # with what is beyond, the arithmetic of axes would leave the range of floats
+
 # One unit of a figure is a point, and the page shows a point as a pixel: sizes below are pixels of the page.
+# What else there is to set is as matplotlib comes, whatever a user's matplotlibrc says.
 STYLE: dict[Any, Any] = {
+    **{name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"},
     "figure.dpi": 72,
     "font.size": 12,
     "text.color": INK,
@@ -49,7 +57,7 @@ def svg(name: str, description: str, width: int, height: int, draw: Callable[[Fi
     Ids are prefixed with `name`, so that several figures share a page; colours are the page's variables of VARIABLES
     where it has them, so that a page in dark mode recolours them. Equal drawings give equal text.
     """
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+    with _style(name):
         figure = _figure(width, height, draw)
         FigureCanvasSVG(figure)
         text = io.StringIO()
@@ -59,10 +67,18 @@ def svg(name: str, description: str, width: int, height: int, draw: Callable[[Fi
 
 def png(path: Path, width: int, height: int, draw: Callable[[Figure], None]) -> None:
     """Write what `draw` puts on a white figure of `width` x `height` pixels, at twice that resolution."""
-    with matplotlib.rc_context(STYLE):
+    with _style():
         figure = _figure(width, height, draw)
         FigureCanvasAgg(figure)
         figure.savefig(path, format="png", dpi=144, facecolor=PAPER, metadata={"Software": None})
+
+
+@contextmanager
+def _style(salt: str | None = None) -> Generator[None]:
+    """Draw in our style, and without warnings, such as of glyphs that a font lacks; ids follow from `salt`."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _figure(width: int, height: int, draw: Callable[[Figure], None]) -> Figure:
@@ -97,7 +113,7 @@ class Scale:
     """The vertical axis for errors, shown as people know them: unflipped where the metric is maximised.
 
     Logarithmic where the errors are positive and the largest is more than four times the smallest. Errors beyond
-    `worst` (three interquartile ranges above the third quartile) are drawn on the axis' edge.
+    `worst` (three interquartile ranges above the third quartile, or LARGEST) are drawn on the axis' edge.
     """
 
     label: str
@@ -108,16 +124,19 @@ class Scale:
 
     @classmethod
     def over(cls, errors: Iterable[float], label: str, maximize: bool) -> "Scale":
-        values = sorted(error for error in errors if math.isfinite(error)) or [0.0]
+        finite = sorted(error for error in errors if math.isfinite(error)) or [0.0]
+        values = [error for error in finite if abs(error) <= LARGEST] or [drawable(error) for error in finite]
         log = not maximize and values[0] > 0 and values[-1] > 4 * values[0]
+        values = [drawable(value, log) for value in values]
         low, high = (values[len(values) * quarter // 4] for quarter in (1, 3))
-        bound = high * (high / low) ** 3 if log else high + 3 * (high - low)
+        ratio = math.log10(high) - math.log10(low) if log else 0.0
+        bound = high * 10 ** min(3 * ratio, 250) if log else high + 3 * (high - low)
         within = [value for value in values if value <= bound] if high > low else values
         return cls(label, -1 if maximize else 1, log, values[0], within[-1])
 
     def height(self, error: float) -> float:
         """Where an error is drawn, in the axis' own units."""
-        return self.sign * min(error, self.worst)
+        return self.sign * min(max(error, self.best), self.worst)
 
     def beyond(self, errors: Iterable[float]) -> int:
         """How many finite errors lie beyond the axis."""
@@ -130,13 +149,11 @@ class Scale:
         """Set limits, ticks and the name above the axis."""
         if self.log:
             axes.set_yscale("log")
-            margin = (self.worst / self.best) ** 0.05
-            low, high = self.best / margin, self.worst * margin
+            low, high = limits(self.best, self.worst, log=True)
             axes.yaxis.set_major_locator(FixedLocator(round_numbers(low, high)))
         else:
             low, high = sorted((self.sign * self.best, self.sign * self.worst))
-            margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-            low, high = low - margin, high + margin
+            low, high = limits(low, high)
             axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.set_ylim(low, high)
         axes.yaxis.set_minor_locator(NullLocator())
@@ -148,6 +165,22 @@ class Scale:
     @property
     def title(self) -> str:
         return f"{self.label} (log scale)" if self.log else self.label
+
+
+def drawable(value: float, log: bool = False) -> float:
+    """Return the number nearest to a value that an axis can show, on a logarithmic one above 0."""
+    return min(max(value, 1 / LARGEST if log else -LARGEST), LARGEST)
+
+
+def limits(low: float, high: float, log: bool = False) -> tuple[float, float]:
+    """Return the ends of an axis that shows from `low` to `high`, with a margin."""
+    if log:
+        margin = 10 ** (0.05 * (math.log10(high) - math.log10(low)))
+        return low / margin, high * margin
+    margin = (high - low) * 0.05
+    if not low - margin < low <= high < high + margin:
+        margin = max(abs(low), abs(high)) * 0.1 or 1.0
+    return low - margin, high + margin
 
 
 def round_numbers(low: float, high: float) -> list[float]:
@@ -170,10 +203,3 @@ def thinned(levels: Iterable[int], ratio: float) -> list[int]:
         if not kept or level * ratio <= kept[-1]:
             kept.append(level)
     return kept[::-1]
-
-
-def number(value: float) -> str:
-    """Return a number as people write it: four significant digits, and whole numbers whole."""
-    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e7):
-        return str(int(value))
-    return f"{value:.4g}"

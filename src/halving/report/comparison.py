@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from halving.comparison import Band, Run, band, by_method, by_task, grid, ranks
-from halving.report.canvas import HAIR, INK, MUTED, Scale, number, place, png, svg
+from halving.report.canvas import HAIR, INK, MUTED, Scale, place, png, svg
+from halving.report.tables import number
 
 COLOURS = ("#0a66c2", "#d9480f", "#2b8a3e", "#862e9c", "#b08900", "#0b7285", "#c2255c", "#495057")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))

@@ -54,7 +54,7 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     kind = header.metric.removeprefix("val_")
     name = header.metric if kind == header.metric else f"validation {kind}"
     where = f" after {_counted(evaluation.resource, header.unit)}"
-    text = f"{name} {shown:.4f}{interval(shown, samples)}"
+    text = f"{name} {shown:{'.4f' if abs(shown) < 1e6 else '.4g'}}{interval(shown, samples)}"
     if found := tested(history):
         samples = test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
         text += f", {found[0].replace('_', ' ')} {found[1]:.4f}{interval(found[1], samples)}"

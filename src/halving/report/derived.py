@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from halving.errors import noted
 from halving.history import History
 from halving.report.tables import CURVES, RESULTS, curve_rows, header_of, override_text, results_rows, summary
 
@@ -42,12 +45,25 @@ TABLES: dict[str, Callable[[History], str]] = {
 }
 
 
-def write_all(history: History, run_dir: Path) -> None:
-    """Write the tables and the report into `run_dir`, each replaced in one step."""
-    from halving.report.html import report_html  # it loads matplotlib, which the tables do not need
+def write_all(history: History, run_dir: Path) -> list[str]:
+    """Write the tables and the report into `run_dir`, each replaced in one step; return a line on each that failed."""
+    problems: list[str] = []
+    for name, text in (TABLES | {"report.html": partial(_report, problems=problems)}).items():
+        with noted(f"{name} could not be written", problems):
+            replace(run_dir / name, text(history))
+    return problems
 
-    for name, text in (TABLES | {"report.html": report_html}).items():
-        replace(run_dir / name, text(history))
+
+def not_written(problems: Iterable[str], run_dir: Path) -> str:
+    """Return what to say of files that could not be written, and how to write them later."""
+    later = f"the journal is whole; write them later by: python scripts/study.py rebuild {shlex.quote(str(run_dir))}"
+    return "; ".join((*problems, later))
+
+
+def _report(history: History, problems: list[str]) -> str:
+    from halving.report.html import report_html  # it loads jinja2, which the tables do not need
+
+    return report_html(history, problems)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -62,7 +78,8 @@ def replace(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        # What a path or a message holds that is no text becomes an escape.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from halving.history import Evaluation, History
-from halving.report.canvas import ACCENT, INK, MUTED, Scale, number, place, round_numbers, thinned
-from halving.report.marks import blank, columns, crosses, metric_label
-from halving.report.tables import header_of, override_text, winner
+from halving.report.canvas import ACCENT, INK, MUTED, Scale, drawable, limits, place, round_numbers, thinned
+from halving.report.marks import blank, columns, crosses
+from halving.report.tables import header_of, metric_label, number, override_text, real, winner
 from halving.trial import Value
 
 COLUMNS = 4
@@ -79,7 +79,7 @@ def _strength(level: int, levels: Sequence[int]) -> float:
 
 def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
     """Set the horizontal axis for these values, and return where each lies: numbers to scale, others by category."""
-    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    numbers = [drawable(found) for value in values if (found := real(value)) is not None]
     distinct = sorted(set(numbers))
     few = len(distinct) <= 6 and len(values) >= 2 * len(distinct)
     if len(numbers) < len(values):
@@ -88,15 +88,15 @@ def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
         return _categories(axes, [_text(value) for value in distinct], [_text(value) for value in numbers])
     low, high = distinct[0], distinct[-1]
     if low > 0 and _logarithmic(low, statistics.median(numbers), high):
-        margin = (high / low) ** 0.05
-        ticks = round_numbers(low / margin, high * margin)
+        numbers = [drawable(value, log=True) for value in numbers]
+        ends = limits(drawable(low, log=True), high, log=True)
+        ticks = round_numbers(*ends)
         axes.set_xscale("log")
-        axes.set_xlim(low / margin, high * margin)
+        axes.set_xlim(ends)
         axes.xaxis.set_major_locator(FixedLocator(ticks[:: 1 + (len(ticks) - 1) // 4]))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-        axes.set_xlim(low - margin, high + margin)
+        axes.set_xlim(limits(low, high))
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     return numbers
@@ -104,7 +104,8 @@ def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
 
 def _logarithmic(low: float, median: float, high: float) -> bool:
     """Whether positive numbers span more than three powers of ten, or more than one and crowd at the lower end."""
-    return high > 1000 * low or (high > 10 * low and median**2 < math.sqrt(low * high) * (low + high) / 2)
+    ratio = high / low
+    return ratio > 1000 or (ratio > 10 and (median / low) ** 2 < math.sqrt(ratio) * (1 + ratio) / 2)
 
 
 def _categories(axes: Axes, categories: Sequence[str], values: Sequence[str]) -> list[float]:
@@ -117,10 +118,10 @@ def _categories(axes: Axes, categories: Sequence[str], values: Sequence[str]) ->
 
 
 def _text(value: Value) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return number(value)
-    return str(override_text(value))
+    found = real(value)
+    return str(override_text(value)) if found is None else number(value if isinstance(value, int) else found)
 
 
 def _shortened(text: str, length: int) -> str:
+    text = text.encode(errors="backslashreplace").decode()  # fonts know nothing of a path's undecoded bytes
     return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from halving.history import Evaluation, History, Trial
-from halving.report.canvas import ACCENT, FAINT, HAIR, MUTED, PAPER, Scale, number, place, png, svg, thinned
+from halving.report.canvas import ACCENT, FAINT, HAIR, MUTED, PAPER, Scale, place, png, svg, thinned
 from halving.report.dimensions import COLUMNS, draw_dimensions
-from halving.report.marks import annotate, blank, caption, columns, crosses, metric_label, name_winner
-from halving.report.tables import header_of, last_epochs, winner
+from halving.report.marks import annotate, blank, caption, columns, crosses, name_winner
+from halving.report.tables import header_of, last_epochs, metric_label, number, winner
 
 WIDTH, HEIGHT = 540, 380
 

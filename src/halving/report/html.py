@@ -1,49 +1,62 @@
 """report.html: one file that shows a study, with no remote parts."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from halving.errors import UserError
+from halving.errors import UserError, noted
 from halving.history import Evaluation, Header, History, Trial
-from halving.report import figures
-from halving.report.canvas import number
 from halving.report.conclusion import in_full
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
-from halving.report.tables import header_of, json_value, override_text, shown_error, status, summary, tested, winner
+from halving.report.tables import (
+    header_of,
+    json_value,
+    metric_label,
+    number,
+    override_text,
+    shown_error,
+    status,
+    summary,
+    tested,
+    winner,
+)
 from halving.trial import Value
 
+_FIGURES = ("rung_scatter", "learning_curves", "incumbent", "hyperparameters")
 _ENOUGH = 20  # trials that importance takes
 _FORESTS = 5  # enough for a table, where `scripts/study.py importance` takes its time
 
 
-def report_html(history: History) -> str:
-    """Return the page of a study: its result, the command that retrains the winner, plan, figures, trials, failures."""
+def report_html(history: History, problems: list[str] | None = None) -> str:
+    """Return the page of a study: its result, the command that retrains the winner, plan, figures, trials, failures.
+
+    A figure that cannot be drawn gives way to a line that says why, and adds it to `problems`.
+    """
+    problems = [] if problems is None else problems
     header, best = header_of(history), winner(history)
     environment = Environment(
         loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": amount}
-    drawings = {
-        "rungs": figures.rung_scatter,
-        "curves": figures.learning_curves,
-        "incumbent": figures.incumbent,
-        "hyperparameters": figures.hyperparameters,
-    }
     return environment.get_template("report.html").render(
         summary=summary(history),
-        label=figures.metric_label(header),
+        label=metric_label(header),
         flipped=flipped(header),
         tested=tested(history),
         best_error=error_text(header, best[1]) if best else "",
-        figures={name: Markup(draw(history)) for name, draw in drawings.items()} if best else {},
-        importance=importance(history),
+        figures={name: drawn(name, history, problems) for name in _FIGURES} if best else {},
+        importance=importance(history, problems),
+        test_failure=history.ended.failure if history.ended else "",
         dimensions=header.dimensions,
         brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
         plan=list(plan_rows(history)),
@@ -55,13 +68,39 @@ def report_html(history: History) -> str:
     )
 
 
-def importance(history: History) -> Importances | None:
-    """Return how much each dimension mattered; None for a study too small to tell."""
+def drawn(figure: str, history: History, problems: list[str]) -> Markup:
+    """Return a figure as SVG; where it cannot be drawn, why."""
+    with noted(f"the figure {figure} could not be drawn", problems):
+        return Markup(getattr(_figures(), figure)(history))
+    return Markup('<p class="muted">{}</p>').format(problems[-1])
+
+
+def _figures() -> ModuleType:
+    """Import what draws, even where matplotlib cannot read what a user has set for it."""
+    name, before = "halving.report.figures", set(sys.modules)
+    try:
+        return import_module(name)
+    except Exception:
+        kept = {key: os.environ.pop(key) for key in ("MPLBACKEND", "MATPLOTLIBRC") if key in os.environ}
+        os.environ["MATPLOTLIBRC"] = os.devnull
+        for half in [module for module in sys.modules if module.startswith("matplotlib") and module not in before]:
+            del sys.modules[half]
+        try:
+            return import_module(name)
+        finally:
+            del os.environ["MATPLOTLIBRC"]
+            os.environ.update(kept)
+
+
+def importance(history: History, problems: list[str]) -> Importances | str | None:
+    """Return how much each dimension mattered, or why that cannot be told; None for a study too small to tell."""
     if len(history.trials) < _ENOUGH or len(header_of(history).dimensions) < 2:
         return None
-    with suppress(UserError):
-        return importances(history, samples=_FORESTS)
-    return None
+    with noted("importance could not be estimated", problems):
+        with suppress(UserError):
+            return importances(history, samples=_FORESTS)
+        return None
+    return problems[-1]
 
 
 def plan_rows(history: History) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halving.errors import UserError
 from halving.history import History
-from halving.report.tables import header_of
+from halving.report.tables import header_of, real
 from halving.trial import Configuration
 
 _FEWEST = 8
@@ -90,14 +90,15 @@ def importances(history: History, resource: int | None = None, samples: int = 20
 
 
 def _columns(configurations: Sequence[Configuration], dimensions: Sequence[str]) -> NDArray[np.float64]:
-    """Return one column per dimension: numbers as they are, other values by their place, -1 where there is none."""
+    """Return one column per dimension: numbers by their rank, other values by their place, -1 where there is none."""
     columns: list[list[float]] = []
     for name in dimensions:
         values = [configuration.get(name) for configuration in configurations]
         present = [value for configuration, value in zip(configurations, values, strict=True) if name in configuration]
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
-            lowest = min((float(value) for value in present if isinstance(value, int | float)), default=0.0)
-            columns.append([float(value) if isinstance(value, int | float) else lowest - 1 for value in values])
+        numbers = [found for value in present if (found := real(value)) is not None]
+        if len(numbers) == len(present):  # by rank: a forest sees no more of them, and computes in single precision
+            ranks = iter(_ranks(np.array(numbers)).tolist())
+            columns.append([next(ranks) if name in configuration else -1.0 for configuration in configurations])
         else:
             known = sorted({repr(value) for value in present})
             columns.append(
@@ -111,7 +112,6 @@ def _columns(configurations: Sequence[Configuration], dimensions: Sequence[str])
 
 def _ranks(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ranks scaled to [0, 1]; equal errors share their mean rank."""
-    ordered, places, counts = np.unique(errors, return_inverse=True, return_counts=True)
-    assert len(ordered) > 0
+    _, places, counts = np.unique(errors, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts + 1) / 2
     return middle[places] / max(len(errors) - 1, 1)

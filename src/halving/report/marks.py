@@ -5,14 +5,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from halving.history import Header
-from halving.report.canvas import ACCENT, INK, MUTED, Scale, number
-
-
-def metric_label(header: Header) -> str:
-    """Return the metric in words: "validation error" for error and val_error."""
-    name = header.metric.removeprefix("val_").replace("_", " ")
-    return f"validation {name}" if header.metric.startswith("val_") or header.metric == "error" else name
+from halving.report.canvas import ACCENT, INK, MUTED, Scale
+from halving.report.tables import number
 
 
 def crosses(axes: Axes, x: Sequence[float], scale: Scale) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
-from halving.trial import Epoch, Value
+from halving.trial import Epoch, Value, plain
 
 RESULTS = ("trial", "bracket", "rung", "resource", "error", "status", "verdict", "seconds")
 METRICS = ("lr", "train_loss", "train_error", "val_loss", "val_error", "seconds")
@@ -132,6 +132,29 @@ def shown_error(header: Header, evaluation: Evaluation) -> float | None:
     return -error if error is not None and header.maximize else error
 
 
+def metric_label(header: Header) -> str:
+    """Return the metric in words: "validation error" for error and val_error."""
+    name = header.metric.removeprefix("val_").replace("_", " ")
+    return f"validation {name}" if header.metric.startswith("val_") or header.metric == "error" else name
+
+
+def number(value: float) -> str:
+    """Return a number as people write it: four significant digits, and whole numbers whole."""
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e7):
+        return str(int(value))
+    return f"{value:.4g}"
+
+
+def real(value: Value) -> float | None:
+    """Return a value that is a finite number as a float; None for booleans, words, infinities and what is larger."""
+    if isinstance(value, bool | str | None):
+        return None
+    try:
+        return finite(float(value))
+    except OverflowError:
+        return None
+
+
 def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
@@ -154,7 +177,7 @@ def override_text(value: Value) -> Value:
 
 def json_value(value: Any) -> Any:
     """Return `value` with what strict JSON lacks replaced: a number that is not finite becomes its name."""
-    match value:
+    match value := plain(value):
         case float() if not math.isfinite(value):
             return str(value)
         case Mapping():
