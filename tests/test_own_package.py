@@ -1,6 +1,8 @@
 """A model, data and an objective of one's own: one class or function and one YAML each, outside this project."""
 
 import json
+import math
+import os
 import shlex
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 from conftest import environment
 
 PACKAGE = """
+    import os
+
     import numpy as np
     from torch import nn
 
@@ -45,6 +49,21 @@ PACKAGE = """
         return split_data(*parts, batch_size=batch_size, seed=seed, device=device, metrics={"recall": recall})
 
 
+    def marked(*, data_dir, **options):
+        with open(os.path.join(data_dir, "there")):
+            data = rings(**options)
+        data.test.inputs[-1] = 1e6
+        return data
+
+
+    class Fragile(Tiny):
+        def forward(self, inputs):
+            os.chdir("/")
+            if (inputs > 1e3).any() and os.path.exists(os.environ["FRAGILE"]):
+                raise RuntimeError("out of luck\\non the test set")
+            return super().forward(inputs)
+
+
     def valley(configuration, resource):
         return (configuration["x"] - 0.3) ** 2 + 1 / resource
 """
@@ -68,6 +87,15 @@ CONF = {
         shape: [2]
         outputs: 2
         odd: 0
+    """,
+    "model/fragile": """
+        defaults: [tiny]
+        _target_: mine.Fragile
+    """,
+    "data/marked": """
+        defaults: [rings]
+        _target_: mine.marked
+        data_dir: ${data_dir}
     """,
     "experiment/valley": """
         # @package _global_
@@ -141,6 +169,35 @@ def test_own_objective(run: Callable, repo: Path, mine: Path) -> None:
     # It starts anew at every rung: three trials for 1 and one for 3 units, where all in full had taken 9.
     assert (summary["trials"], summary["resource_spent"], summary["full_resource"]) == (3, 6, 9)
     assert retrained(summary["command"], repo, mine)["best_error"] == summary["best_error"]
+
+
+def test_what_fails_in_the_winners_test_loses_nothing_else(run: Callable, mine: Path) -> None:
+    """And a model that changes the directory finds its data, which lie where `data_dir` said from where one typed."""
+    flag = mine / "flag"
+    flag.touch()
+    (mine / "files").mkdir()
+    (mine / "files/there").touch()
+    paths = os.pathsep.join((str(mine), os.environ.get("PYTHONPATH", "")))
+    env = {"PYTHONPATH": paths, "FRAGILE": str(flag), "HALVING_TRUSTED_PACKAGES": "mine"}
+    study = ["model=fragile", "data=marked", "data_dir=files", "scheduler=sha", "r_max=3", "tracker=none"]
+    result = run(
+        "--config-dir", "conf", *study, "~space.data", "executor.threads=1", "hydra.run.dir=run", cwd=mine, **env
+    )
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.startswith(
+        "error: the study has ended, but the winner's test failed: RuntimeError: out of luck;"
+    )
+    assert "trial=" in result.stdout and f"resume={mine / 'run'} tries again" in result.stderr
+    told = json.loads((mine / "run/summary.json").read_text("utf-8"))
+    assert told["end"] == "finished" and told["command"] and told["test_error"] is None
+    assert (mine / "run/best.yaml").is_file() and "out of luck" in (mine / "run/report.html").read_text("utf-8")
+    assert "Traceback" in (mine / "run/train.log").read_text("utf-8")
+
+    flag.unlink()
+    result = run(f"resume={mine / 'run'}", cwd=mine, **env)
+    assert result.returncode == 0, result.stderr
+    again = json.loads((mine / "run/summary.json").read_text("utf-8"))
+    assert math.isfinite(again["test_error"]) and again["command"] == told["command"]
 
 
 def test_it_has_to_be_trusted_first(fork: Callable, mine: Path) -> None:

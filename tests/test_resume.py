@@ -115,6 +115,52 @@ def test_a_finished_study_gets_another_round(fork: Fork, tmp_path: Path) -> None
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
 
 
+@pytest.mark.parametrize(
+    ("options", "cure"),
+    [
+        (["scheduler=sha"], "scheduler.rounds=2 does"),
+        (["scheduler=sha", "budget.evaluations=4"], "scheduler.rounds=2 does"),
+        (["scheduler=hyperband"], "scheduler.rounds=2 does"),
+        (["scheduler=median", "scheduler.max_trials=2"], "scheduler.max_trials=4 does"),
+        (["scheduler=asha", "scheduler.max_trials=3"], "begin a new one, with a budget in place of max_trials"),
+        (["scheduler=fifo", "scheduler.max_trials=9", "space=none"], "the space is exhausted"),
+    ],
+)
+def test_a_study_that_no_budget_extends_says_what_does(
+    options: list[str], cure: str, fork: Fork, tmp_path: Path
+) -> None:
+    assert fork(*SMALL, *options, "r_max=3", "hydra.run.dir=run", cwd=tmp_path).returncode == 0
+    before = rows(tmp_path / "run")
+    result = fork("resume=run", "budget.evaluations=60", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"which no budget extends; {cure}\n" in result.stdout
+    assert rows(tmp_path / "run") == before
+    if cure.endswith("does"):
+        assert fork("resume=run", "budget.evaluations=60", cure.split()[0], cwd=tmp_path).returncode == 0
+        assert len(rows(tmp_path / "run")) == 2 * len(before)
+
+
+def test_a_study_of_a_python_function_goes_on_in_python(fork: Fork, undisturbed: Path, tmp_path: Path) -> None:
+    halving.tune(lambda c, r: c["x"], {"x": [1.0, 2.0]}, r_max=1, run_dir=tmp_path / "run")
+    result = fork("resume=run", cwd=tmp_path)
+    assert result.returncode == 1 and "holds a study of a Python function" in result.stderr
+    with pytest.raises(halving.UserError, match=f"python train.py resume={undisturbed}"):
+        halving.tune(lambda c, r: c["x"], {"x": [1.0, 2.0]}, r_max=1, run_dir=undisturbed, resume=True)
+
+
+def test_a_report_that_cannot_be_written_is_said_last(fork: Fork, tmp_path: Path) -> None:
+    (tmp_path / "run/report.html/in the way").mkdir(parents=True)
+    result = fork(*SHA, "r_max=3", "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 1 and "wins after 3 epochs" in result.stdout
+    assert result.stderr.startswith("error: the study has ended, but report.html could not be written:")
+    assert f"rebuild {tmp_path / 'run'}" in result.stderr and "Traceback" not in result.stderr
+    assert json.loads((tmp_path / "run/summary.json").read_text())["end"] == "finished"
+    (tmp_path / "run/best.yaml").unlink()
+    shutil.rmtree(tmp_path / "run/report.html")
+    assert fork("resume=run", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "run/best.yaml").is_file() and (tmp_path / "run/report.html").is_file()
+
+
 def test_endless_schedulers_go_on_to_a_larger_budget(fork: Fork, tmp_path: Path) -> None:
     asha = [*SHA[1:], "scheduler=asha"]
     assert fork(*asha, "budget.evaluations=8", "hydra.run.dir=part", cwd=tmp_path).returncode == 0

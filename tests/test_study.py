@@ -2,19 +2,26 @@
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import make_regression
 from sklearn.ensemble import GradientBoostingRegressor
 
 import halving
+from halving.rebuilding import rebuild
+from halving.report import figures
 
 LR = {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.001, "b": 1.0}}
 
@@ -173,3 +180,206 @@ def test_a_study_of_a_function_is_extended(tmp_path: Path) -> None:
     with pytest.raises(halving.UserError, match="does not follow from its configuration"):
         halving.tune(bowl, LR, r_max=9, run_dir=tmp_path, resume=True, seed=1)
     assert {name: (tmp_path / name).read_bytes() for name in tables} == tables
+
+
+def penalised(penalty: float) -> Callable[[dict[str, Any], int], float]:
+    """Every third trial comes to `penalty`."""
+    return lambda c, resource: penalty if int(c["lr"] * 1e9) % 3 == 0 else bowl(c, resource)
+
+
+@pytest.mark.parametrize(
+    ("function", "space", "maximize"),
+    [
+        (penalised(sys.float_info.max), LR, False),
+        (penalised(-sys.float_info.max), LR, False),
+        (penalised(1e200), LR, False),
+        (penalised(5e-324), LR, True),
+        (lambda c, r: c["x"] / r, {"x": {"_target_": "scipy.stats.loguniform", "a": 1e-200, "b": 1e200}}, False),
+        (lambda c, r: c["y"], {"y": [-sys.float_info.max, 5e-324, 0.0, 1.0, 2.0, 3.0, 4.0, sys.float_info.max]}, True),
+        (lambda c, r: 1e308, {"n": [1, 10**400], "x": [1.0, math.inf, math.nan], "z": [1.0, 1.0 + 2**-52]}, False),
+        (lambda c, r: -0.0, {"\udcff": ["a", "a\udcff"], "größe": ["größe", "大きさ"]}, False),
+    ],
+)
+def test_no_number_or_text_costs_the_end_of_a_study(function: Any, space: Any, maximize: bool, tmp_path: Path) -> None:
+    study = halving.tune(function, space, r_max=27, run_dir=tmp_path, maximize=maximize)
+    assert study.summary["end"] == "finished" and study.best.last.resource == 27
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.count("<svg") == 4 and "could not" not in page
+
+
+def test_a_function_may_change_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wandering(configuration: dict[str, Any], resource: int) -> float:
+        with tempfile.TemporaryDirectory() as place:
+            os.chdir(place)  # which is gone afterwards
+        return bowl(configuration, resource)
+
+    monkeypatch.chdir(tmp_path)
+    halving.tune(wandering, LR, r_max=9, run_dir="run", budget=halving.Budget(evaluations=5))
+    os.chdir(tmp_path)
+    study = halving.tune(wandering, LR, r_max=9, run_dir="run", resume=True)
+    assert len(study.history.finished) == 13 and study.run_dir == tmp_path / "run"
+    os.chdir(tmp_path)
+    loaded = halving.load("run")
+    monkeypatch.chdir("/")
+    assert rebuild(loaded.run_dir or Path()) and (tmp_path / "run/report.html").is_file()
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_study_returned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "results.csv/in the way").mkdir(parents=True)
+    study = halving.tune(bowl, LR, r_max=3, run_dir=tmp_path)
+    assert study.best.last.resource == 3
+    assert "results.csv could not be written" in caplog.text
+    assert f"python scripts/study.py rebuild {tmp_path}" in caplog.text
+    assert halving.load(tmp_path).summary == study.summary == json.loads((tmp_path / "summary.json").read_text())
+    with pytest.raises(halving.UserError, match=r"^results\.csv could not be written"):
+        rebuild(tmp_path)
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(history: Any) -> str:
+        raise ZeroDivisionError("no <room>")
+
+    monkeypatch.setattr(figures, "rung_scatter", broken)
+    study = halving.tune(bowl, LR, r_max=3, run_dir=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 3 and "ZeroDivisionError: no &lt;room&gt;" in page
+    assert study.best and "study.py rebuild" in caplog.text and "Traceback" in caplog.text
+
+
+def test_what_ended_a_study_is_not_hidden_by_what_follows(tmp_path: Path) -> None:
+    class Broken(halving.RandomSearcher):
+        def propose(self, trial: int) -> Any:
+            raise LookupError("my own bug")
+
+    (tmp_path / "results.csv/in the way").mkdir(parents=True)
+    with pytest.raises(LookupError, match="my own bug"):
+        halving.tune(bowl, LR, r_max=3, run_dir=tmp_path, searcher=Broken)
+    with pytest.raises(TypeError, match="does not go into the journal"):
+        halving.tune(bowl, LR, r_max=3, run_dir=tmp_path / "new", initial={"lr": object()})  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"maximize": True}, "maximize: False in the study, True now"),
+        ({"seed": 1}, "seed: 0 in the study, 1 now"),
+        ({"eta": 2}, "eta: 3 in the study, 2 now"),
+        ({"n": 8}, "n: None in the study, 8 now"),
+        ({"r_max": 27}, "r_max: 9 in the study, 27 now"),
+        ({"initial": {"lr": 0.1}}, r"initial: None in the study, {'lr': 0.1} now"),
+        ({"scheduler": halving.FIFO, "max_trials": 3}, "scheduler: SuccessiveHalving in the study, FIFO now"),
+        ({"space": {"lr": [0.1, 0.2]}}, r"space: lr: loguniform\(a=0.001, b=1.0\) in the study, lr: \[0.1, 0.2\] now"),
+        ({"function": lambda configuration, resource: 0.0}, "name: bowl in the study, <lambda> now"),
+    ],
+)
+def test_another_study_is_refused_with_the_difference(change: dict[str, Any], difference: str, tmp_path: Path) -> None:
+    begun = {"function": bowl, "space": LR, "r_max": 9}
+    halving.tune(**begun, run_dir=tmp_path, budget=halving.Budget(evaluations=5))
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    with pytest.raises(halving.UserError, match=difference):
+        halving.tune(**begun | change, run_dir=tmp_path, resume=True)
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+
+
+def test_a_finished_study_says_what_extends_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    more = {"resume": True, "budget": halving.Budget(evaluations=60)}
+    for scheduler, options, cure in (
+        (halving.SuccessiveHalving, {}, "rounds=2 does"),
+        (halving.FIFO, {"max_trials": 2}, "max_trials=4 does"),
+    ):
+        begun = {"function": bowl, "space": LR, "scheduler": scheduler, "r_max": 3, "run_dir": tmp_path / cure}
+        first = halving.tune(**begun, **options)
+        caplog.clear()
+        assert len(halving.tune(**begun, **options, **more).trials) == len(first.trials)
+        assert cure in caplog.text
+        knob, value = cure.removesuffix(" does").split("=")
+        assert len(halving.tune(**begun, **options | {knob: int(value)}, **more).trials) == 2 * len(first.trials)
+    halving.tune(bowl, {"lr": [0.1, 0.2]}, halving.FIFO, r_max=1, max_trials=9, run_dir=tmp_path / "small")
+    halving.tune(bowl, {"lr": [0.1, 0.2]}, halving.FIFO, r_max=1, max_trials=9, run_dir=tmp_path / "small", **more)
+
+
+def test_numpys_numbers_are_numbers(tmp_path: Path) -> None:
+    def function(configuration: dict[str, Any], resource: int) -> Any:
+        assert {name: type(value) for name, value in configuration.items()} == {
+            "lr": float, "width": int, "flag": bool, "act": str,
+        }  # fmt: skip
+        error = bowl(configuration, resource)
+        return (np.float32(error), np.array(error), torch.tensor(error))[configuration["width"] % 3]
+
+    space = {
+        "lr": np.logspace(-3, 0, 4), "width": [np.int64(3), np.uint8(4), 5], "flag": [np.True_, np.False_],
+        "act": [np.str_("relu"), "tanh"],
+    }  # fmt: skip
+    for seed in np.arange(2):
+        study = halving.tune(
+            function,
+            space,
+            eta=np.int64(3),
+            r_min=np.uint8(1),
+            r_max=np.int32(9),
+            rounds=np.array(1),
+            seed=seed,
+            initial={"lr": np.float64(0.1), "width": np.int16(4), "flag": np.bool_(True), "act": "tanh"},
+            budget=halving.Budget(evaluations=np.int64(40), seconds=np.float32(60)),  # type: ignore
+            maximize=np.bool_(False),  # type: ignore
+            run_dir=tmp_path / str(seed),
+        )
+        assert study.trials == halving.load(tmp_path / str(seed)).trials
+        plain = json.loads((tmp_path / str(seed) / "summary.json").read_text())
+        assert plain["seed"] == seed and plain["best_error"] == study.best.last.error
+    ready = halving.FIFO(
+        halving.RandomSearcher(halving.Space.from_config(LR)), r_max=np.int64(2), max_trials=np.int64(3)
+    )
+    assert len(halving.tune(bowl, LR, ready, run_dir=tmp_path / "ready").trials) == 3
+    for seed in (-1, 0.5, "0", None):
+        with pytest.raises(halving.UserError, match="must be an integer of at least 0"):
+            halving.tune(bowl, LR, seed=seed)  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("come_to", "maximize", "message"),
+    [
+        ([math.nan], False, r"all 3 came to NaN, the first at lr=0\.\d+$"),
+        ([math.inf], False, "all 3 came to inf, the first at lr="),
+        ([-math.inf], True, "all 3 came to -inf, the first at lr="),
+        ([math.nan, None], False, "; 2 came to NaN, the first at lr=0.* 1 failed, the first with: KeyError: 'lost'$"),
+    ],
+)
+def test_a_study_without_a_number_says_what_it_came_to(come_to: list[Any], maximize: bool, message: str) -> None:
+    calls: list[int] = []
+
+    def function(configuration: dict[str, Any], resource: int) -> float:
+        calls.append(resource)
+        value = come_to[(len(calls) - 1) % len(come_to)]
+        return value if value is not None else {}["lost"]
+
+    with pytest.raises(halving.UserError, match=message):
+        halving.tune(function, LR, r_max=3, maximize=maximize)
+
+
+def test_what_a_notebook_shows_is_for_reading(tmp_path: Path) -> None:
+    study = halving.tune(bowl, LR, r_max=27, run_dir=tmp_path)
+    shown = {repr(each) for each in (study, study.history, study.best, study.best.last, halving.Space.from_config(LR))}
+    assert max(map(len, shown)) < 250 and not any("\n" in text for text in shown)
+    assert f"trial {study.best.trial} is best: error {study.best.last.error:.6g} after 27 units" in repr(study)
+    assert "27 trials, 40 evaluations" in repr(study)
+    assert repr(halving.Space.from_config(LR)) == "Space(lr: loguniform(a=0.001, b=1.0))"
+
+
+def test_a_study_as_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = halving.tune(bowl, LR, r_max=3)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(halving.UserError, match="pip install pandas"):
+        study.to_frame()
+    frame: Any = SimpleNamespace(DataFrame=lambda rows, columns=None: (columns, rows))
+    monkeypatch.setitem(sys.modules, "pandas", frame)
+    columns, rows = study.to_frame()
+    assert columns == ["trial", "bracket", "rung", "resource", "error", "status", "verdict", "seconds", "lr"]
+    assert [set(row) <= set(columns) for row in rows] == [True] * 4
+    assert min(row["error"] for row in rows if row["resource"] == 3) == study.best.last.error
+    assert study.to_frame("curves") == (None, [])

@@ -22,14 +22,14 @@ from halving.config.resumption import merged, settle, settled, typed
 from halving.config.secrets import Secrets
 from halving.config.trust import trusted_packages
 from halving.environment import environment
-from halving.errors import UserError
+from halving.errors import UserError, noted
 from halving.history import Ended, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
 from halving.objective import Objective
 from halving.report.conclusion import conclusion
+from halving.report.derived import not_written, write_all
 from halving.report.derived import replace as replace_text
-from halving.report.derived import write_all
-from halving.study import first_failure, planned_cost
+from halving.study import first_failure, nothing_left, planned_cost
 from halving.targets import check_trusted, instantiate, locate
 from halving.terminal import Terminal
 from halving.tracking.base import Tracker, Trackers
@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig) -> None:
     """Run the study that a config describes, or go on with the one that `resume` names.
 
-    Its files are in its run directory. Raises UserError for a mistake in the config or data, and if no trial survived.
+    Its files are in its run directory. Raises UserError for a mistake in the config or data, if no trial survived and,
+    once all else is done, for a file that could not be written.
     """
     hydra = commands.hydra_config()
     overrides = typed(commands.overrides(hydra))
@@ -57,11 +58,14 @@ def run(cfg: DictConfig) -> None:
         events = tuple(journal.events)
         before = replay(events)
         if before.header is not None:
+            if "unresolved" not in before.header.settings:
+                raise UserError(f"resume: {run_dir} holds a study of a Python function; go on with it by halving.tune")
             stored = OmegaConf.create(dict(before.header.settings["unresolved"]))
             cfg = merged(stored, cfg, overrides)
-            if before.ended is not None and (cfg.budget, cfg.scheduler) == (stored.budget, stored.scheduler):
-                write_all(before, run_dir)
-                _conclude(before, run_dir, console, [])
+            budgeted = cfg.budget != stored.budget
+            if _complete(before, run_dir) and cfg.scheduler == stored.scheduler and not (budgeted and before.halted):
+                notes = [nothing_left(before, locate(cfg.scheduler._target_), cfg.scheduler)] if budgeted else []
+                _conclude(before, run_dir, console, [], notes, write_all(before, run_dir))
                 return
         checks.check(cfg)
         settle(cfg)
@@ -96,9 +100,12 @@ def run(cfg: DictConfig) -> None:
         again = commands.line(commands.override("resume", str(run_dir)))
         console.print(f"\ninterrupted; go on with: {again}", soft_wrap=True, highlight=False, markup=False)
         sys.exit(128 + conduct.signals[0])
+    notes: list[str] = []
     if getattr(parts.searcher, "exhausted", False):
-        _note(console, ["the space is exhausted: every configuration was tried"])
-    _conclude(tuner.history, run_dir, console, mirrors)
+        notes.append("the space is exhausted: every configuration was tried")
+    elif before.halted and not tuner.history.halted and len(tuner.history.finished) == len(before.finished):
+        notes.append(nothing_left(tuner.history, parts.scheduler, cfg.scheduler))
+    _conclude(tuner.history, run_dir, console, mirrors, notes, conduct.problems)
 
 
 def _journal(run_dir: Path, cfg: DictConfig) -> Journal:
@@ -149,8 +156,22 @@ def _note(console: Terminal, notes: Iterable[str]) -> None:
         console.print(note, soft_wrap=True, highlight=False, markup=False, style=style)
 
 
-def _conclude(history: History, run_dir: Path, console: Terminal, mirrors: list[Tracker]) -> None:
-    """Say what a study came to. Raises UserError if no trial survived."""
+def _complete(history: History, run_dir: Path) -> bool:
+    """Whether a study has ended with all that belongs to its end: a command goes with a best.yaml."""
+    ended = history.ended
+    return ended is not None and not ended.failure and (not ended.command or (run_dir / "best.yaml").is_file())
+
+
+def _conclude(
+    history: History,
+    run_dir: Path,
+    console: Terminal,
+    mirrors: list[Tracker],
+    notes: Iterable[str],
+    problems: list[str],
+) -> None:
+    """Say what a study came to. Raises UserError if no trial survived, and for `problems` and failures of its end."""
+    _note(console, notes)
     if history.incumbent is None:
         raise UserError(f"no trial survived; {first_failure(history)}; see {run_dir / 'train.log'}")
     console.print()
@@ -158,6 +179,11 @@ def _conclude(history: History, run_dir: Path, console: Terminal, mirrors: list[
     for mirror in mirrors:
         if isinstance(mirror, Wandb) and (line := mirror.sync_command(history)):
             console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
+    failures = [not_written(problems, run_dir)] if problems else []
+    if history.ended is not None and history.ended.failure:
+        failures.append(f"{history.ended.failure}; python train.py resume={run_dir} tries again")
+    if failures:
+        raise UserError(f"the study has ended, but {'; '.join(failures)}; see {run_dir / 'train.log'}")
 
 
 def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str, Any]) -> Header:
@@ -193,7 +219,10 @@ def _ended(
     history: History,
     objective: Objective,
 ) -> Ended:
-    """Test the winner, write best.yaml, and say how to train it again, to the resource that it had."""
+    """Test the winner, write best.yaml, and say how to train it again, to the resource that it had.
+
+    What fails of that is said in the end.
+    """
     if history.incumbent is None:
         return Ended(None)
     trial, evaluation = history.incumbent
@@ -204,7 +233,12 @@ def _ended(
     best.executor.threads = objective.threads
     best.until = evaluation.resource if evaluation.resource < cfg.r_max else "${r_max}"
     trusted = trusted_packages()
-    replace_text(objective.run_dir / "best.yaml", winner.best_yaml(best, objective.run_dir, trusted, secrets))
+    problems: list[str] = []
+    test: dict[str, float] = {}
+    with noted("best.yaml could not be written", problems):
+        replace_text(objective.run_dir / "best.yaml", winner.best_yaml(best, objective.run_dir, trusted, secrets))
+    with noted("the winner's test failed", problems):
+        test = objective.test(trial.trial, trial.configuration, evaluation.resource)
     others = (item for item in settings["overrides"] if not item.startswith("executor.threads="))
     full = evaluation.resource == cfg.r_max == cfg.get("until", cfg.r_max)
     reach = {} if full else {"until": evaluation.resource}
@@ -220,9 +254,10 @@ def _ended(
         words = [*winner.best_words(objective.run_dir, trusted), *(f"until={reach[key]}" for key in reach)]
     return Ended(
         trial.trial,
-        objective.test(trial.trial, trial.configuration, evaluation.resource),
+        test,
         commands.line(*words),
         objective.config(trial.configuration, trial.trial),
+        "; ".join(problems),
     )
 
 

@@ -65,7 +65,7 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
     defaults = trials.defaults(cfg, space, choices)
     earlier = recorded.get("environment", {})
     placed = cfg.copy()
-    placed.device, placed.data_dir = _device(cfg.device), cfg.data_dir
+    placed.device, placed.data_dir = _device(cfg.device), str(Path(cfg.data_dir).absolute())
     settings, threads = _executor(config["executor"], cfg.device, placed.device, earlier.get("threads"))
     objective = Objective(placed, run_dir, threads, trusted_packages(), choices=choices)
     initial = _initial(config["searcher"].pop("initial", ()), space, defaults, before)

@@ -37,6 +37,11 @@ class Curves:
     configurations: Sequence[Configuration] = ()
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def __repr__(self) -> str:
+        n, levels = self.error.shape
+        what = f"{n} configurations, {levels} levels from {self.resource[0]} to {self.resource[-1]}"
+        return f"Curves({what}; columns: {', '.join(self.columns) or 'none'})"
+
     def __post_init__(self) -> None:
         for name, array in (("error", self.error), ("resource", self.resource), ("seconds", self.seconds)):
             if array is not None and not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, np.number)):

@@ -1,10 +1,13 @@
 """The library's front door: tune a function, load a study."""
 
 import inspect
+import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from halving.checkpoints import inside
 from halving.conduct import Conduct
@@ -13,19 +16,22 @@ from halving.errors import UserError
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Header, History, Ladder, Resumed, Trial
 from halving.journal import Journal, read, replay
-from halving.report.tables import summary
+from halving.report.derived import not_written
+from halving.report.tables import RESULTS, results_rows, summary
 from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
-from halving.targets import check_trusted, instantiate, trusted_in_environment
+from halving.targets import check_call, check_trusted, function_name, instantiate, trusted_in_environment
 from halving.tracking.base import Trackers
 from halving.tracking.progress import Progress
 from halving.training.fidelities.function import call
-from halving.trial import Configuration, Job, Step
+from halving.trial import Configuration, Job, Step, Value, plain
 from halving.tuner import Budget, Tuner
 
 if TYPE_CHECKING:
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,9 @@ class Study:
 
     history: History
     run_dir: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Study({self.history!r}{'' if self.run_dir is None else f', {str(self.run_dir)!r}'})"
 
     @property
     def trials(self) -> list[Trial]:
@@ -44,7 +53,7 @@ class Study:
     def best(self) -> Trial:
         """The incumbent: the best at the highest resource that any trial reached. Raises UserError if none survived."""
         if self.history.incumbent is None:
-            raise UserError("no trial of this study survived, so it has no best one")
+            raise UserError(f"no trial of this study survived, so it has no best one; {first_failure(self.history)}")
         return self.history.incumbent[0]
 
     @property
@@ -62,6 +71,20 @@ class Study:
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
         return summary(self.history)
+
+    def to_frame(self, table: Literal["evaluations", "curves"] = "evaluations") -> Any:
+        """Return a pandas DataFrame: a row per evaluation, as in results.csv, or per epoch, as in `curves`.
+
+        Raises UserError where pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame  # pyright: ignore
+        except ImportError as error:
+            raise UserError("to_frame: needs pandas, which is not installed: pip install pandas") from error
+        if table == "curves":
+            return DataFrame([{"trial": trial} | row for trial, rows in self.curves.items() for row in rows])
+        rows = results_rows(self.history)
+        return DataFrame(rows, columns=[*RESULTS, *(self.history.header.dimensions if self.history.header else ())])
 
     def best_model(self, trusted: Iterable[str] = ()) -> "nn.Module":
         """Return the winner's model with its trained weights, on the CPU and ready to evaluate.
@@ -90,7 +113,7 @@ class Study:
 
 def load(run_dir: str | Path) -> Study:
     """Read a study, finished or still running. Raises UserError if there is none or its journal is damaged."""
-    directory = Path(run_dir)
+    directory = Path(run_dir).expanduser().absolute()
     return Study(replay(read(directory)), directory)
 
 
@@ -120,18 +143,27 @@ def tune(
     `executor=partial(Process, workers=4)` evaluates four at a time; the function must then be importable, and the
     script guarded by `if __name__ == "__main__"`.
 
-    Raises UserError for a space or options that cannot be, a used `run_dir`, a study there that decides otherwise, or
-    if no trial survived; KeyboardInterrupt after a signal, once the journal is whole.
+    Raises UserError for a space or options that cannot be, a used `run_dir`, a study there that is another one, or if
+    no trial survived; KeyboardInterrupt after a signal, once the journal is whole. A table or report that cannot be
+    written at the end is named in the log, and the study returned.
     """
+    seed, maximize = plain(seed), bool(maximize)
+    if type(seed) is not int or seed < 0:
+        raise UserError(f"tune: seed={seed!r}: must be an integer of at least 0")
     cube = space if isinstance(space, Space) else Space.from_config(space)
+    if initial is not None:
+        initial = {name: plain(value) for name, value in initial.items()}
     proposer = searcher(cube, seed=seed, initial=initial)
-    if options and not callable(scheduler):
+    options = {name: plain(value) for name, value in options.items()}
+    if callable(scheduler):
+        check_call(scheduler, [proposer], options, False, "tune")
+    elif options:
         raise UserError(f"tune: {', '.join(options)} belong to a scheduler class, but a ready scheduler was given")
     allocator = scheduler(proposer, **options) if callable(scheduler) else scheduler
     plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
     if hasattr(allocator, "plan") and not plan and budget is None:
         raise UserError(f"tune: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget")
-    r_max = max((level for ladder in plan for level in ladder.levels), default=_r_max(scheduler, options))
+    r_max = int(max((level for ladder in plan for level in ladder.levels), default=_r_max(scheduler, options)))
     header = Header(
         name=getattr(function, "__name__", type(function).__name__),
         scheduler=type(allocator).__name__,
@@ -144,25 +176,32 @@ def tune(
         planned_cost=planned_cost(plan, _restarting),
         dimensions=cube.names,
         plan=plan,
+        settings={"options": _told(scheduler, proposer, options), "space": cube.described, "initial": initial},
     )
-    directory = Path(run_dir) if run_dir is not None else None
+    directory = Path(run_dir).expanduser().absolute() if run_dir is not None else None
     workers = executor(_Calls(function, seed))
     try:
-        journal = _journal(directory, resume) if directory is not None else None
+        journal = _journal(directory, resume, header, allocator) if directory is not None else None
     except BaseException:
         workers.shutdown(graceful=False)
         raise
     events = tuple(journal.events) if journal is not None else ()
+    before = replay(events)
     trackers = Trackers([Progress()] if progress else [], events)
     tuner = Tuner(
         allocator, workers, cost=_restarting, journal=journal, trackers=trackers, budget=budget, maximize=maximize
     )
     with Conduct(tuner, workers, journal, trackers, directory) as conduct:
         tuner.replay(events)
-        first = Resumed(plan, header.planned_cost) if events else header
+        first = Resumed(plan, header.planned_cost, header.settings) if events else header
         conduct.run(first, lambda: _ended(tuner.history))
     if conduct.signals:
         raise KeyboardInterrupt
+    if conduct.problems and directory is not None:
+        log.warning(not_written([], directory))
+    idle = len(tuner.history.finished) == len(before.finished) and not tuner.history.halted
+    if before.ended is not None and idle and budget is not None:
+        log.warning(nothing_left(tuner.history, allocator, options))
     if tuner.history.incumbent is None:
         raise UserError(f"no trial survived; {first_failure(tuner.history)}")
     return Study(tuner.history, directory)
@@ -194,9 +233,39 @@ def planned_cost(plan: tuple[Ladder, ...], cost: Callable[[int, int], float]) ->
 
 
 def first_failure(history: History) -> str:
-    """Say how many trials failed, and the first one's cause."""
-    causes = [e.finished.cause for _, e in history.finished if e.finished is not None and e.finished.outcome.failed]
-    return f"{len(causes)} failed, the first with: {causes[0] or 'no cause given'}" if causes else "none was evaluated"
+    """Say how many evaluations failed or came to no finite number, and of each kind the first one's cause."""
+    sign = -1 if history.header is not None and history.header.maximize else 1
+    first: dict[str, str] = {}
+    kinds = Counter[str]()
+    for trial, evaluation in history.finished:
+        if evaluation.finished is None or math.isfinite(evaluation.error):
+            continue
+        outcome, cause = evaluation.finished.outcome, evaluation.finished.cause
+        number = str(sign * outcome.error).replace("nan", "NaN")
+        kind = "failed, the first with: " if outcome.failed else f"came to {number}, the first at "
+        kinds[kind] += 1
+        values = ", ".join(f"{name}={value}" for name, value in trial.configuration.items())
+        first.setdefault(kind, (cause or "no cause given") if outcome.failed else values or f"trial {trial.trial}")
+    every = "all " if len(kinds) == 1 and kinds.total() == len(history.finished) > 1 else ""
+    told = [f"{'' if 'failed' in kind else every}{count} {kind}{first[kind]}" for kind, count in kinds.items()]
+    return "; ".join(told) or "none was evaluated"
+
+
+def nothing_left(history: History, scheduler: object, options: Mapping[str, Any]) -> str:
+    """Say of a study whose scheduler is done what would extend it, since a larger budget does not."""
+    assert history.header is not None
+    knob = getattr(scheduler, "extended_by", "")
+    value = options.get(knob, 1)
+    group = "scheduler." if "unresolved" in history.header.settings else ""
+    planned = sum(ladder.sizes[0] for ladder in history.header.plan if ladder.sizes)
+    if value is None or len(history.trials) < planned:
+        cure = "the space is exhausted"
+    elif knob and history.header.scheduler != "single":
+        cure = f"{group}{knob}={value + 1 if knob == 'rounds' else 2 * value} does"
+    else:
+        cure = "begin a new one" + (", with a budget in place of max_trials" if "max_trials" in options else "")
+    planner = history.header.scheduler
+    return f"nothing is left to do: {planner} has finished what it planned, which no budget extends; {cure}"
 
 
 @dataclass(frozen=True)
@@ -212,10 +281,57 @@ def _restarting(since: int, until: int) -> float:
     return until
 
 
-def _journal(directory: Path, resume: bool) -> Journal:
+def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler) -> Journal:
     directory.mkdir(parents=True, exist_ok=True)
     journal = Journal(directory)
-    if journal.events and not resume:
+    recorded = replay(journal.events).header
+    problem = ""
+    if recorded is not None and not resume:
+        problem = f"{directory} already holds a study; give resume=True, another run_dir, or load this one"
+    elif recorded is not None and "unresolved" in recorded.settings:
+        problem = f"{directory} holds a study of the command line; go on with it by: python train.py resume={directory}"
+    elif recorded is not None and (differences := _differences(recorded, header, scheduler)):
+        problem = (
+            "resume: this would be another study, and the journal does not follow from its configuration:\n  "
+            + "\n  ".join(f"{name}: {old} in the study, {new} now" for name, (old, new) in differences.items())
+            + "\nonly the budget and the executor may change, and rounds or max_trials may grow"
+        )
+    if problem:
         journal.close()
-        raise UserError(f"{directory} already holds a study; give resume=True, another run_dir, or load this one")
+        raise UserError(problem)
     return journal
+
+
+def _differences(recorded: Header, now: Header, scheduler: Scheduler) -> dict[str, tuple[Any, Any]]:
+    """Return what makes a study another one than the recorded, by name: what is recorded, and what is now."""
+    old, new = (
+        {name: getattr(header, name) for name in ("name", "scheduler", "searcher", "seed", "r_max", "maximize")}
+        | {"space": ", ".join(header.settings.get("space", ())), "initial": header.settings.get("initial")}
+        | dict(header.settings.get("options", {}))
+        for header in (recorded, now)
+    )
+    if "space" not in recorded.settings:  # by a version that did not record these
+        old, new = ({name: told[name] for name in ("seed", "maximize", "searcher")} for told in (old, new))
+    grows = getattr(scheduler, "extended_by", "")
+    if isinstance(old.get(grows), int) and (new.get(grows) is None or new[grows] > old[grows]):
+        old[grows] = new.get(grows)
+    return {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
+
+
+def _told(
+    scheduler: Callable[..., Scheduler] | Scheduler, searcher: Searcher, options: Mapping[str, Any]
+) -> dict[str, Value]:
+    """Return the options of a scheduler class, defaults among them, as the journal keeps them; none of a ready one."""
+    if not callable(scheduler):
+        return {}
+    try:
+        bound = inspect.signature(scheduler).bind(searcher, **options)
+    except ValueError:  # it tells no signature
+        return {name: _word(value) for name, value in options.items()}
+    bound.apply_defaults()
+    return {name: _word(value) for name, value in list(bound.arguments.items())[1:]}
+
+
+def _word(value: Any) -> Value:
+    """Return an option as text that is the same in every process, if it is no plain value."""
+    return value if isinstance(value, Value) else function_name(value) if callable(value) else type(value).__name__

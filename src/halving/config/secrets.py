@@ -91,7 +91,8 @@ class Secrets:
             case Header() | Resumed():
                 return replace(event, settings=self.redact(event.settings))
             case Ended():
-                return replace(event, command=self.redact(event.command), config=self.redact(event.config))
+                command, config, failure = map(self.redact, (event.command, event.config, event.failure))
+                return replace(event, command=command, config=config, failure=failure)
             case Finished() if event.cause:
                 return replace(event, cause=self.redact(event.cause))
             case Restarted():

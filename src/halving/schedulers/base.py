@@ -9,7 +9,8 @@ from halving.trial import Done, Outcome, Resume, Start, Verdict, Wait
 class Scheduler(Protocol):
     """Allocates resource to trials: a state machine without I/O, clock, logging or global randomness.
 
-    A scheduler may also have a property `plan`, a tuple of `Ladder`, which says beforehand what it will run.
+    A scheduler may also have a property `plan`, a tuple of `Ladder`, which says beforehand what it will run, and an
+    attribute `extended_by`, which names the option that may grow when a study goes on.
     """
 
     def suggest(self) -> Start | Resume | Wait | Done:

@@ -25,6 +25,8 @@ class EarlyStopping:
     A trial that goes on keeps its worker. With `max_trials=None` it has no end of its own.
     """
 
+    extended_by = "max_trials"
+
     def __init__(self, searcher: Searcher, levels: Sequence[int], max_trials: int | None) -> None:
         if max_trials is not None and max_trials < 1:
             raise UserError(f"scheduler.max_trials={max_trials}: there must be at least 1 trial")

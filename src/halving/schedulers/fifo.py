@@ -12,6 +12,8 @@ class FIFO:
     It is the baseline without early stopping, and the choice where early errors say nothing.
     """
 
+    extended_by = "max_trials"
+
     def __init__(self, searcher: Searcher, r_max: int, max_trials: int | None = None) -> None:
         if r_max < 1:
             raise UserError(f"r_max={r_max}: must be at least 1 unit of resource")

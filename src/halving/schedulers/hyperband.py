@@ -33,6 +33,8 @@ class Hyperband(BracketSequence):
     Raises UserError for a ladder that cannot be climbed.
     """
 
+    extended_by = "rounds"
+
     def __init__(self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 81, rounds: int = 1) -> None:
         if rounds < 1:
             raise UserError(f"scheduler.rounds={rounds}: there must be at least 1 round")

@@ -38,6 +38,8 @@ class SuccessiveHalving(BracketSequence):
     Raises UserError for a ladder that cannot be climbed.
     """
 
+    extended_by = "rounds"
+
     def __init__(
         self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 27, n: int | None = None, rounds: int = 1
     ) -> None:

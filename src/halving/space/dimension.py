@@ -41,6 +41,11 @@ class Unchecked:
         self._shapes = [np.atleast_1d(shape) for shape in shapes]
         self._support: tuple[float, float] = frozen.support()
         self.cdf: Callable[[Any], Any] = frozen.cdf
+        arguments = (*map(str, frozen.args), *(f"{name}={value}" for name, value in frozen.kwds.items()))
+        self._text = f"{frozen.dist.name}({', '.join(arguments)})"
+
+    def __repr__(self) -> str:
+        return self._text
 
     def ppf(self, q: float) -> float:
         return float(self._ppf(np.array([q]), *self._shapes)[0] * self._scale + self._loc)

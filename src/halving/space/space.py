@@ -48,6 +48,14 @@ class Space:
         _check_conditions(space, constants, known or {})
         return cls(space.dimensions, constants)
 
+    def __repr__(self) -> str:
+        return f"Space({', '.join(self.described)})"
+
+    @cached_property
+    def described(self) -> tuple[str, ...]:
+        """What each dimension is, in words that are the same in every process: `lr: loguniform(a=0.01, b=1.0)`."""
+        return tuple(map(_described, self.dimensions))
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the dimensions, each once."""
@@ -161,6 +169,12 @@ class Space:
         for i in named:
             place(i)
         return tuple(placed)
+
+
+def _described(dimension: Dimension) -> str:
+    values: Any = list(dimension.values) if isinstance(dimension, Choice) else dimension.distribution
+    text = type(values).__name__ if type(values).__repr__ is object.__repr__ else str(values)
+    return f"{dimension.name}: {text}{''.join(f' if {condition}' for condition in dimension.conditions)}"
 
 
 def _names(dimensions: Sequence[Dimension]) -> list[str]:
