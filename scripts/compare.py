@@ -31,6 +31,7 @@ from halving.curves import Curves
 from halving.curves import load as load_curves
 from halving.history import History
 from halving.run_directories import run_directories
+from halving.terminal import printable
 from halving.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
 
 BANDS = ("mean", "standard_error", "median", "lower_quartile", "upper_quartile")
@@ -119,7 +120,8 @@ def print_ranks(runs: Sequence[Run]) -> None:
 
 
 def print_row(cells: Sequence[str]) -> None:
-    print(f"| {' | '.join(cells)} |")
+    shown = " | ".join(cell.replace("|", r"\|") for cell in cells)
+    print(printable(f"| {shown} |"))
 
 
 def mean_and_error(values: np.ndarray) -> str:
@@ -235,7 +237,7 @@ def main() -> None:
             alone = arguments.paths[0] if len(arguments.paths) == 1 else Path()
             compare(arguments.paths, arguments.out or alone)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
 
 
 if __name__ == "__main__":

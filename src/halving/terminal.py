@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -15,7 +16,10 @@ def printable(text: str) -> str:
 
 
 class Terminal(Console):
-    """A rich console on which only rich itself moves the cursor or sets colours."""
+    """A rich console on which only rich itself moves the cursor or sets colours, and which reads no text as markup."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -31,7 +31,7 @@ def table(*names: str) -> Table:
     """Return an empty table of right-aligned columns."""
     empty = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in names:
-        empty.add_column(name, justify="right", no_wrap=True)
+        empty.add_column(Text(name), justify="right", no_wrap=True)
     return empty
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 
 from halving.history import Evaluation, Event, Halted, Header, History, Trial
+from halving.terminal import Terminal
 from halving.tracking.live import status
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
 from halving.tracking.plan import plan
@@ -30,7 +31,7 @@ class Progress:
     """
 
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
-        self.console = console if console is not None else Console()
+        self.console = console if console is not None else Terminal()
         self._quiet = quiet
         self._live: Live | None = None
         self._pace: Pace | None = None
