@@ -2,8 +2,15 @@
 
 import csv
 import json
+import re
+import signal
+import statistics
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+from test_resume import STRUCK, begin
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=9", "tracker=none", "executor.threads=1")
 
@@ -60,3 +67,157 @@ def test_a_value_that_cannot_be_stops_the_sweep_before_its_first_job(fork: Calla
     assert result.returncode == 1
     assert result.stderr.startswith("error: eta") and "abc" in result.stderr
     assert not list(tmp_path.rglob("journal.jsonl"))
+
+
+TINY = ("model=softmax", "data.train_samples=40", "r_max=1", "tracker=none", "executor.threads=1")
+SINGLE = (*TINY, "scheduler=single")
+Fork = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def journals(sweep: Path) -> dict[str, bytes]:
+    return {str(path.parent.relative_to(sweep)): path.read_bytes() for path in sweep.rglob("journal.jsonl")}
+
+
+def settings_of(sweep: Path) -> dict[str, tuple[str, int]]:
+    headers = {name: json.loads(journal.splitlines()[0]) for name, journal in journals(sweep).items()}
+    return {name: (header["scheduler"], header["seed"]) for name, header in headers.items()}
+
+
+def test_a_job_is_what_its_overrides_say(fork: Fork, tmp_path: Path) -> None:
+    sweep = tmp_path / "my runs"
+    assert fork("-m", "scheduler=fifo,sha", "seed=0,1", *TINY, f"hydra.sweep.dir='{sweep}'").returncode == 0
+    before = journals(sweep)
+    # Reordered, with a job less and others more, another tracker, and a default that was not typed before.
+    more = ("seed=0,2,1", "device=cpu", "tracker=csv", "scheduler=sha,asha", "metric=val_error")
+    result = fork("-m", *more, *TINY[:3], f"resume='{sweep}'", "executor.threads=1")
+    assert result.returncode == 0, result.stderr
+    after = journals(sweep)
+    assert {name: after[name] for name in before} == before
+    assert settings_of(sweep) == {
+        str(number): method
+        for number, method in enumerate(
+            [("fifo", 0), ("fifo", 1), ("sha", 0), ("sha", 1), ("asha", 0), ("sha", 2), ("asha", 2), ("asha", 1)]
+        )
+    }
+    assert [(row["job"], row["state"]) for row in jobs(sweep)] == [(str(job), "finished") for job in range(8)]
+    assert result.stdout.count("done before") == 2
+
+
+def test_a_swept_budget_makes_jobs_of_its_own(fork: Fork, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    study = ("scheduler=sha", "r_max=3", *SINGLE[:2], *SINGLE[3:5])
+    assert fork("-m", *study, "budget.evaluations=1,2", f"hydra.sweep.dir={sweep}").returncode == 0
+    before = journals(sweep)
+    result = fork("-m", *study, "budget.evaluations=3,2,1", f"resume={sweep}")
+    assert result.returncode == 0, result.stderr
+    after = journals(sweep)
+    assert len(after) == 3 and {name: after[name] for name in before} == before
+    # Two jobs could become the one with a budget of 4, so that it is neither.
+    assert fork("-m", *study, "budget.evaluations=4", f"resume={sweep}").returncode == 0
+    assert len(journals(sweep)) == 4
+
+
+def test_another_constant_is_another_multirun(fork: Fork, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    assert fork("-m", "seed=0,1", *SINGLE, "optimizer.lr=0.2", f"hydra.sweep.dir={sweep}").returncode == 0
+    before = journals(sweep)
+    result = fork("-m", "seed=0,1", *SINGLE[:-1], "optimizer.lr=0.3", "model=mlp", f"resume={sweep}")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: resume: this would be another multirun:\n")
+    assert "optimizer.lr: 0.2 in the multirun, 0.3 on the command line" in result.stderr
+    assert "model._target_: halving.training.models.softmax.Softmax in the multirun" in result.stderr
+    assert f"repeat this one: python train.py -m seed=0,1 {' '.join(SINGLE)} optimizer.lr=0.2" in result.stderr
+    result = fork("-m", "seed=0,1", *SINGLE, "optimizer.lr=0.2,0.3", f"resume={sweep}")
+    assert result.returncode == 0, result.stderr
+    assert {name: journals(sweep)[name] for name in before} == before and len(journals(sweep)) == 4
+    # What varies among the earlier jobs may be anything.
+    assert fork("-m", "seed=5", *SINGLE, "optimizer.lr=0.4", f"resume={sweep}").returncode == 0
+    assert len(jobs(sweep)) == 5
+
+
+NAMED = (
+    ["hydra.sweep.subdir=seed_${seed}"],
+    ["hydra.sweep.subdir=a/${hydra.job.num}_${hydra.job.override_dirname}"],
+    ["hydra.sweep.subdir=${hydra.job.override_dirname}", "hydra.job.config.override_dirname.exclude_keys=[name]"],
+)
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_jobs_are_found_whatever_their_directories_are_called(named: list[str], fork: Fork, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    assert fork("-m", "seed=0,1", *SINGLE, *named, f"hydra.sweep.dir={sweep}").returncode == 0
+    assert [row["state"] for row in jobs(sweep)] == ["finished", "finished"]
+    before = journals(sweep)
+    assert set(before) == {row["job"] for row in jobs(sweep)}
+    result = fork("-m", "seed=0,1,2", *SINGLE, *named, f"resume={sweep}")
+    assert result.returncode == 0, result.stderr
+    assert {name: journals(sweep)[name] for name in before} == before
+    assert len(journals(sweep)) == len(jobs(sweep)) == 3
+
+
+def test_two_multiruns_do_not_share_a_directory(fork: Fork, tmp_path: Path) -> None:
+    here = f"hydra.sweep.dir={tmp_path}"
+    assert fork("-m", "seed=0,1", *SINGLE, here).returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix not in ("", ".lock")}
+    for words in (("seed=0,1", here), ("seed=2", here), ("seed=0,1", f"resume={tmp_path}", "hydra.sweep.dir=x")):
+        result = fork("-m", *SINGLE, *words)
+        assert result.returncode == 1
+        assert re.fullmatch(r"error: .*(go on with it by resume=|goes on where it lies).*\n", result.stderr)
+    # A job whose directory is another's leaves that as it was.
+    result = fork("-m", *SINGLE, "seed=5,6", f"hydra.sweep.dir={tmp_path / 'new'}", "hydra.sweep.subdir=../0")
+    assert result.returncode == 1
+    assert ["finished", *["failed"] * 2] == [row["state"].partition(":")[0] for row in jobs(tmp_path / "new")]
+    assert all("already holds a study" in row["state"] for row in jobs(tmp_path / "new")[1:])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_is_interrupted(number: signal.Signals, status: int, fork: Fork, tmp_path: Path) -> None:
+    words = ["-m", *STRUCK, "seed=0,1,2", "hydra.sweep.subdir=seed_${seed}"]
+    process = begin(tmp_path, *words, until="job seed_1 ")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, "")
+    (sweep,) = (tmp_path / "outputs/study/multirun").iterdir()
+    assert [row["state"] for row in jobs(sweep)] == ["finished", "interrupted", "not started"]
+    (command,) = re.findall(r"^interrupted; go on with: python train.py (.*)$", out, re.MULTILINE)
+    finished = journals(sweep)["seed_0"]
+    result = fork(*command.replace("'", "").split(), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [row["state"] for row in jobs(sweep)] == ["finished"] * 3
+    assert journals(sweep)["seed_0"] == finished
+
+
+def test_what_users_typed_is_not_markup(fork: Fork, tmp_path: Path) -> None:
+    space = ("scheduler=fifo", "scheduler.max_trials=1", "space=none", "+space.notes=[relu,tanh],[/abs]", *TINY)
+    for name in ("first", "second"):
+        words = ("name=':fire:'", f"searcher.initial=[{tmp_path}/first/0]", f"hydra.sweep.dir={tmp_path}/{name}")
+        result = fork("-m", *space, *words[name == "first" and 2 :])
+        assert result.returncode == 0, result.stderr
+        overrides = [row["overrides"].split()[3] for row in jobs(tmp_path / name)]
+        assert overrides == ["'+space.notes=[relu,tanh]'", "'+space.notes=[/abs]'"]
+        for text in ("job 0 (+space.notes=[relu,tanh])", "0    +space.notes=[relu,tanh]", "1    +space.notes=[/abs]"):
+            assert text in result.stdout
+    assert "name=':fire:'" in result.stdout and f"searcher.initial=[{tmp_path}/first/0]" in result.stdout
+
+
+def test_each_job_says_how_it_ended_and_how_long_the_rest_takes(fork: Fork, tmp_path: Path) -> None:
+    metric = ("metric=max:val_error", "optimizer.lr=0.1,-1.0", "seed=0,1,2", "notes='a b'")
+    result = fork("-m", *metric, *SINGLE, f"hydra.sweep.dir={tmp_path}")
+    assert result.returncode == 1
+    rows = jobs(tmp_path)
+    errors = [float(row["error"]) for row in rows[:3]]
+    lines = [line for line in result.stdout.splitlines() if line.startswith("job ") and "begins" not in line]
+    for seed, (error, line) in enumerate(zip(errors, lines, strict=False)):
+        said = rf"job {seed} \(optimizer.lr=0.1 seed={seed}\): val_error {error:.4f} after 1 epoch in \d+ s"
+        assert re.fullmatch(rf"{said} \[{seed + 1} of 6 jobs, about \d+ s left\]", line)
+    assert lines[3].startswith(
+        "job 3 (optimizer.lr=-1.0 seed=0): failed: optimizer: Invalid learning rate: -1.0 [4 of 6"
+    )
+    assert lines[5].endswith("[6 of 6 jobs]")
+    table = result.stdout[result.stdout.index("over seeds") :].splitlines()
+    mean, error = statistics.mean(errors), statistics.stdev(errors) / 3**0.5
+    assert table[0].split() == ["over", "seeds", "mean", "val_error", "seeds"]
+    assert table[1].split() == ["optimizer.lr=0.1", f"{mean:.4f}", "±", f"{error:.4f}", "3"]
+    assert table[2].split() == ["optimizer.lr=-1.0", "0", "3", "not", "finished"]
+    assert "all jobs: " in result.stdout and "notes='a b'" in result.stdout

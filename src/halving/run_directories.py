@@ -14,12 +14,13 @@ def run_directories(paths: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        journals = [path / FILE] if (path / FILE).is_file() else sorted(path.rglob(FILE), key=_by_number)
+        journals = [path / FILE] if (path / FILE).is_file() else sorted(path.rglob(FILE), key=by_number)
         if not journals:
             raise UserError(f"{path}: no {FILE} there or below; give run directories, or a multirun's directory")
         found |= dict.fromkeys(journal.parent for journal in journals)
     return list(found)
 
 
-def _by_number(journal: Path) -> list[tuple[int, str]]:
-    return [(int(part) if part.isdigit() else -1, part) for part in journal.parts]
+def by_number(path: Path) -> list[tuple[int, str]]:
+    """Return a key to sort paths by, under which 9 comes before 10."""
+    return [(int(part) if part.isdigit() else -1, part) for part in path.parts]

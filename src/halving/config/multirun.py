@@ -1,28 +1,131 @@
-"""The table of all jobs that a multirun ends with, read from their directories: any launcher will do."""
+"""What a multirun says: a line as each job ends, and at its end a table of all jobs, read from their directories."""
 
 import csv
 import json
+import shlex
+import signal
+import statistics
 import sys
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from halving.config.resumption import (
+    SWEEP,
+    begun_with,
+    check_sweep,
+    job_directories,
+    sweep_command,
+    sweep_words,
+)
 from halving.config.secrets import Secrets
+from halving.errors import UserError
+from halving.journal import FILE
+from halving.run_directories import by_number
+from halving.terminal import Terminal, printable
+from halving.tracking.wording import count, duration
 
 _FAILURE = "failure.txt"
 _COLUMNS: tuple[str, ...] = ("job", "overrides", "error", "epochs", "seconds", "state")
-_sweeps: list[Path] = []
+# Overrides that change nothing about what comes out.
+_NEUTRAL = ("seed", "tracker", "notes", "device", "data_dir", "trusted_packages")
+_sweeps: list["RememberSweep"] = []
 
 
 class RememberSweep(Callback):
-    """Notes where a multirun puts its jobs: Hydra does not call back at the end when a job has failed."""
+    """Notes what a multirun is going to run, and says how each job ended.
+
+    Hydra does not call back at the end when a job has failed. A launcher may run jobs in other processes, on copies.
+    """
+
+    def __init__(self) -> None:
+        self.sweep: Path | None = None
+        self.jobs: list[list[str]] = []  # what is known beforehand: the overrides of each
+        self.command = ""
+        self._started: list[tuple[Path, list[str]]] = []
+        self._ended: list[float | None] = []  # seconds, if it had not finished before
+        self._failed: list[tuple[list[str], str]] = []
+        self._before, self._began = 0, 0.0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _sweeps.append(Path(config.hydra.sweep.dir).absolute())
+        self.sweep = Path(config.hydra.sweep.dir).resolve()
+        secrets = Secrets.of({}, sys.argv[1:])
+        try:
+            _check(config, self.sweep)
+        except UserError as error:  # Hydra would only warn
+            sys.exit(printable(f"error: {secrets.redact(str(error))}"))
+        self.jobs = [_told(job) for job in _planned(config)]
+        self.command = secrets.redact(sweep_command(config.hydra, self.sweep))
+        excluded = [*config.hydra.job.config.override_dirname.exclude_keys]
+        if config.resume is not None and "resume" not in excluded:  # it would be part of the jobs' names
+            option = f"hydra.job.config.override_dirname.exclude_keys=[{','.join([*excluded, 'resume'])}]"
+            config.hydra.overrides.hydra.append(option)
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        _sweeps.append(self)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.sweep is None:  # a single run
+            return
+        directory = Path(config.hydra.runtime.output_dir).resolve()
+        overrides = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+        self._started.append((directory, _told(overrides)))
+        self._before, self._began = _size(directory), time.monotonic()
+        self._say("begins")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if self.sweep is None:
+            return
+        directory = self._started[-1][0]
+        row, seconds = _row(directory, self.sweep), time.monotonic() - self._began
+        known = row["state"] == "finished" and self._before == _size(directory)
+        self._ended.append(None if known else seconds)
+        if job_return.status == JobStatus.FAILED or row["error"] is None:
+            said = f"failed: {_failure(directory)}"
+            self._failed.append((self._started[-1][1], said))
+        else:
+            said = f"{row['metric']} {row['error']:.4f} after {count(row['epochs'], row['unit'])}"
+            said += ", done before" if known else f" in {duration(seconds)}"
+        self._say(f"{said}{self._left()}")
+
+    def _say(self, text: str) -> None:
+        directory, overrides = self._started[-1]
+        of_all = set.intersection(*map(set, self.jobs)) if len(self.jobs) > 1 else set[str]()
+        own = " ".join(item for item in overrides if item not in of_all)
+        Terminal().print(f"job {_name(directory, self.sweep)} ({own}): {text}", soft_wrap=True, highlight=False)
+
+    def _left(self) -> str:
+        if not any(self is sweep for sweep in _sweeps) or not self.jobs:
+            return ""
+        ran, more = [it for it in self._ended if it is not None], len(self.jobs) - len(self._ended)
+        left = f", about {duration(statistics.mean(ran) * more)} left" if ran and more else ""
+        return f" [{len(self._ended)} of {count(len(self.jobs), 'jobs')}{left}]"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what became of each job, those of earlier commands too, and of those that have not begun."""
+        assert self.sweep is not None
+        found = {*job_directories(self.sweep), *(directory for directory, _ in self._started)}
+        rows = [_row(directory, self.sweep) for directory in found if directory.is_dir()]
+        rows.sort(key=lambda row: by_number(Path(row["job"])))
+        begun = [set(overrides) for _, overrides in self._started]
+        waiting = [(job, "not started") for job in self.jobs if set(job) not in begun]
+        here, nothing = [set(row["overrides"]) for row in rows], dict.fromkeys((*_COLUMNS, "metric", "unit"))
+        return rows + [
+            nothing | {"job": "", "overrides": job, "state": state}
+            for job, state in ((*self._failed, *waiting) if rows else ())
+            if set(job) not in here
+        ]
 
 
 def note_failure(message: str) -> None:
@@ -41,58 +144,132 @@ def forget_failure() -> None:
 def print_table() -> None:
     """Print the jobs of the multirun that has just ended, if there was one, and write them to jobs.csv beside them."""
     for sweep in _sweeps:
-        Secrets.of({}, sys.argv[1:]).redact_files(sweep)
-        rows = [_row(directory) for directory in sorted(_jobs(sweep), key=lambda path: int(path.name))]
-        if not rows:
+        assert sweep.sweep is not None
+        Secrets.of({}, sys.argv[1:]).redact_files(sweep.sweep)
+        if not (rows := sweep.rows()):
             continue
-        with (sweep / "jobs.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
+        with (sweep.sweep / "jobs.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(row | {"overrides": shlex.join(row["overrides"])} for row in rows)
         _print(rows, sweep)
     _sweeps.clear()
 
 
-def _jobs(sweep: Path) -> list[Path]:
-    return [path for path in sweep.glob("*") if path.is_dir() and path.name.isdigit()]
+def _check(config: DictConfig, sweep: Path) -> None:
+    """Raise UserError where a multirun would run among the jobs of another one."""
+    resume = None if config.resume is None else Path(config.resume).resolve()
+    if resume == sweep:
+        check_sweep(config, sweep)
+    elif resume is not None and (resume / SWEEP).is_file():
+        raise UserError(f"resume: {resume} goes on where it lies, not in hydra.sweep.dir={sweep}; leave that out")
+    elif (sweep / SWEEP).is_file() and any(path.name.isdigit() for path in job_directories(sweep)):
+        raise UserError(f"{sweep} holds a multirun; go on with it by resume={sweep}, or take another hydra.sweep.dir")
 
 
-def _row(directory: Path) -> dict[str, Any]:
-    overrides = directory / ".hydra" / "overrides.yaml"
-    lines = overrides.read_text(encoding="utf-8").splitlines() if overrides.is_file() else []
-    row = {"job": directory.name, "overrides": " ".join(line.removeprefix("- ") for line in lines)}
-    failure = directory / _FAILURE
-    state = failure.read_text(encoding="utf-8").strip() if failure.is_file() else "did not finish"
-    summary = directory / "summary.json"
-    if not summary.is_file():
-        return row | {"error": None, "epochs": None, "seconds": None, "state": f"failed: {state}"}
-    found = json.loads(summary.read_text(encoding="utf-8"))
-    return row | {
-        "error": found["best_error"],
-        "epochs": found["resource_spent"],
-        "seconds": round(found["wall_seconds"], 1),
-        "state": f"failed: {state}" if failure.is_file() else "finished",
+def _planned(config: DictConfig) -> list[list[str]]:
+    """Return the overrides of each job, where Hydra's own sweeper makes them."""
+    if not str(config.hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
+        return []
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    with suppress(HydraException):  # the sweeper is about to say what is wrong
+        return BasicSweeper.split_arguments(parser.parse_overrides(sweep_words(config.hydra)), None)[0]
+    return []
+
+
+def _told(overrides: list[str]) -> list[str]:
+    """Return a job's overrides as they may be shown."""
+    return Secrets.of({}, overrides).redact([item for item in overrides if not item.startswith("resume=")])
+
+
+def _size(directory: Path) -> int:
+    journal = directory / FILE
+    return journal.stat().st_size if journal.is_file() else 0
+
+
+def _failure(directory: Path) -> str:
+    path = directory / _FAILURE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _name(directory: Path, sweep: Path | None) -> str:
+    return str(directory.relative_to(sweep) if sweep and directory.is_relative_to(sweep) else directory)
+
+
+def _row(directory: Path, sweep: Path) -> dict[str, Any]:
+    summary, failure = directory / "summary.json", _failure(directory)
+    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    error, ended = found.get("best_error"), found.get("end", "finished") not in ("interrupted", "running")
+    failed = f"failed: {failure}" if failure else "interrupted"
+    return {
+        "job": _name(directory, sweep),
+        "overrides": _told(begun_with(directory).get("overrides", [])),
+        "error": error,
+        "epochs": found.get("resource_spent"),
+        "seconds": round(found["wall_seconds"], 1) if found else None,
+        "state": "finished" if ended and error is not None else failed,
+        "metric": found.get("metric", "error" if found else None),
+        "unit": found.get("unit", "epochs" if found else None),
     }
 
 
-def _print(rows: list[dict[str, Any]], sweep: Path) -> None:
-    common = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set[str]()
-    from rich.console import Console
+def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:
     from rich.table import Table
 
+    of_all = set.intersection(*(set(row["overrides"]) for row in rows)) if len(rows) > 1 else set[str]()
+    metric, unit = _one(rows, "metric", "error"), _one(rows, "unit", "resource")
     table = Table("job", "overrides", box=None, pad_edge=False, header_style="bold", title_justify="left")
-    for name in ("error", "epochs", "seconds"):
+    for name in (metric, unit, "seconds"):
         table.add_column(name, justify="right")
     table.add_column("state")
     for row in rows:
         error = "" if row["error"] is None else f"{row['error']:.4f}"
-        epochs = "" if row["epochs"] is None else f"{row['epochs']:g}"
+        spent = "" if row["epochs"] is None else f"{row['epochs']:g}"
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
-        own = " ".join(word for word in row["overrides"].split() if word not in common)
-        table.add_row(row["job"], own, error, epochs, seconds, row["state"])
-    console = Console()
+        own = " ".join(item for item in row["overrides"] if item not in of_all)
+        table.add_row(row["job"], own, error, spent, seconds, row["state"])
+    console = Terminal()
     console.print()
-    if common:
-        console.print(f"all jobs: {' '.join(sorted(common))}", highlight=False)
+    if of_all:
+        console.print(f"all jobs: {' '.join(sorted(of_all))}", highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"\n{sweep / 'jobs.csv'}", soft_wrap=True, highlight=False)
+    if means := _means(rows, of_all):
+        over = Table("over seeds", f"mean {metric}", "seeds", "", box=None, pad_edge=False, header_style="bold")
+        for cells in means:
+            over.add_row(*cells)
+        console.print()
+        console.print(over)
+    console.print(f"\n{sweep.sweep}/jobs.csv", soft_wrap=True, highlight=False)
+    if any(row["state"] in ("interrupted", "not started") for row in rows):
+        console.print(f"\ninterrupted; go on with: {sweep.command}", soft_wrap=True, highlight=False)
+
+
+def _means(rows: list[dict[str, Any]], of_all: set[str]) -> list[tuple[str, str, str, str]]:
+    """Return for each combination of the other overrides the mean over its seeds, with its standard error."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        others = (item for item in row["overrides"] if item not in of_all)
+        groups.setdefault(tuple(sorted(it for it in others if not _neutral(it))), []).append(row)
+    seeds = {item for row in rows for item in row["overrides"] if item.lstrip("+").startswith("seed=")}
+    if len(seeds) < 2 or len(groups) == len(rows):
+        return []
+    means: list[tuple[str, str, str, str]] = []
+    for others, of_group in groups.items():
+        errors = [row["error"] for row in of_group if row["state"] == "finished"]
+        spread = f" ± {statistics.stdev(errors) / len(errors) ** 0.5:.4f}" if len(errors) > 1 else ""
+        mean = f"{statistics.mean(errors):.4f}{spread}" if errors else ""
+        lacking = len(of_group) - len(errors)
+        means.append(
+            (" ".join(others) or "all jobs", mean, str(len(errors)), f"{lacking} not finished" if lacking else "")
+        )
+    return means
+
+
+def _neutral(override: str) -> bool:
+    return override.lstrip("+~").partition("=")[0].partition(".")[0] in _NEUTRAL
+
+
+def _one(rows: list[dict[str, Any]], name: str, default: str) -> str:
+    """Return what all jobs have in common, else a default."""
+    found = {row[name] for row in rows} - {None}
+    return found.pop() if len(found) == 1 else default

@@ -1,16 +1,21 @@
 """Going on with a study: where it lies, and what of its config a command may change."""
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import reduce
+from functools import cache, reduce
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from halving.config.commands import config_source, line, override, overrides, read
+from halving.config import commands
+from halving.config.commands import config_source, line, override, read
 from halving.config.schema import ROOT_KEYS, Config
 from halving.config.secrets import REDACTED, redacted_paths
 from halving.errors import UserError
@@ -21,9 +26,11 @@ SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
 _MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "notes", "resume", "trusted_packages")
 _MAY_GROW = ("scheduler.rounds", "scheduler.max_trials")
 _MISSING = "(absent)"
+_OWN = ".hydra"  # where Hydra leaves what a job was, whatever became of it
 _OF_A_SWEEP = ("hydra.mode=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.searchpath=")
 _OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "fidelity")
 _FLEETING = re.compile(r"\$\{(oc\.env|now|hydra):")
+
 
 _repeated: list[str] = []
 
@@ -88,24 +95,12 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
 
     Raises UserError, which shows the differences, where they would make it another study.
     """
+    overrides = list(overrides)
     keys = [_key(item) for item in overrides]
-    roots = {key.partition(".")[0] for key in keys} - {"resume"}
-    if "experiment" in roots:
-        roots = set(ROOT_KEYS)
-    differing = [root for root in ROOT_KEYS if root in roots and root not in _MAY_CHANGE]
-    differences = _differences(_flat(stored, differing), _flat(composed, differing))
-    differences = {path: values for path, values in differences.items() if not _same(path, stored, composed)}
-    if stored.plan == "auto":  # what was planned is in the study's config, where the command has nothing
-        differences = {path: values for path, values in differences.items() if not _planned(path, values[1], keys)}
-    refused = {
-        path: values
-        for path, values in differences.items()
-        if not (REDACTED in str(values[0]) or (_grows(path, *values) and _typed_by(path, keys)))
-    }
-    if refused:
-        shown = [f"  {path}: {old} in the study, {new} on the command line" for path, (old, new) in refused.items()]
+    differences = _differences(_plain(stored), _plain(composed), _roots(overrides).difference(_MAY_CHANGE), keys)
+    if refused := _refused(differences, keys):
         raise UserError(
-            "resume: this would be another study:\n" + "\n".join(shown) + "\n"
+            "resume: this would be another study:\n" + _listed(refused, "study") + "\n"
             f"only {', '.join(_MAY_CHANGE[:-1])} may change, and {' and '.join(_MAY_GROW)} may grow"
         )
     result = stored.copy()
@@ -142,23 +137,114 @@ def _sweep_or_new(resume: str | None, new: str) -> str:
     return str(Path(resume).absolute()) if resume is not None and (Path(resume) / SWEEP).is_file() else new
 
 
-def _job_or_number(resume: str | None, number: int) -> str:
-    return str(number) if resume is None or (Path(resume) / SWEEP).is_file() else _run_or_new(resume, "")
-
-
-def _hydra_or_kept(resume: str | None, new: str, *, _root_: DictConfig) -> str | None:
-    """Return where Hydra puts its own files: nowhere, if the study that is resumed has them already."""
+def _job_or_number(resume: str | None, number: int, *, _root_: DictConfig) -> str:
     if resume is None:
-        return new
-    number = OmegaConf.select(_root_, "hydra.job.num", throw_on_missing=False)
-    job = Path(_job_or_number(resume, number)) if number is not None else Path()
-    return None if (Path(resume) / job / ".hydra").is_dir() or not (Path(resume) / SWEEP).is_file() else new
+        return str(number)
+    if not (Path(resume) / SWEEP).is_file():
+        return _run_or_new(resume, "")
+    sweep = Path(resume).absolute()
+    if (sweep, number) not in _directories:
+        _directories[sweep, number] = _earlier(sweep, _plain(_root_)) or _free(sweep)
+    return _directories[sweep, number]
+
+
+_directories: dict[tuple[Path, int], str] = {}  # of this process's jobs: what is free now is not so a moment later
+
+
+def _hydra_or_kept(new: str, *, _root_: DictConfig) -> str | None:
+    """Return where Hydra puts its own files: nowhere, if the run directory holds a study, which has them already."""
+    run_dir = OmegaConf.select(_root_, "hydra.runtime.output_dir", throw_on_missing=False)
+    return None if run_dir is not None and (Path(run_dir) / FILE).is_file() else new
+
+
+def job_directories(sweep: Path) -> Iterator[Path]:
+    """Yield the directories below a multirun's in which a job has begun, whatever they are called."""
+    for path, folders, files in os.walk(sweep):
+        if FILE in files or _OWN in folders:
+            folders.clear()
+            yield Path(path)
+
+
+def check_sweep(cfg: DictConfig, sweep: Path) -> None:
+    """Raise UserError where a multirun goes on with what all of its earlier jobs have otherwise."""
+    composed, begun = _plain(cfg), list(_begun(sweep).values())
+    if not begun:
+        return
+    (stored, overrides), words = begun[0], composed["hydra"]["overrides"]["task"]
+    earlier = [set(own) for _, own in begun]
+    keys = [_key(item) for item in words]
+    varied = _swept(cfg.hydra).union(map(_key, set.union(*earlier) - set.intersection(*earlier)))
+    differences = _differences(stored, composed, _roots([*words, *overrides]).difference(_MAY_CHANGE), keys)
+    refused = {path: pair for path, pair in _refused(differences, keys).items() if not _typed_by(path, varied)}
+    if refused and "experiment" not in varied:
+        raise UserError(
+            "resume: this would be another multirun:\n" + _listed(refused, "multirun") + "\n"
+            "sweep over both values, begin a new multirun, or repeat this one: "
+            + sweep_command(OmegaConf.load(sweep / SWEEP).hydra, sweep)
+        )
+
+
+def _earlier(sweep: Path, composed: Mapping[str, Any]) -> str | None:
+    """Return the directory of the earlier job that this one is: all is the same, or only what may change differs.
+
+    What the command sweeps over makes another job, and so does what may change where several jobs come into question.
+    """
+    words = composed["hydra"]["overrides"]["task"]
+    keys = [_key(item) for item in words]
+    swept = _swept(OmegaConf.load(sweep / SWEEP).hydra)
+    alike: list[str] = []
+    for directory, (stored, overrides) in _begun(sweep).items():
+        differences = _differences(stored, composed, _roots([*words, *overrides]), keys)
+        if not differences:
+            return directory
+        if not _refused(differences, keys) and not any(_typed_by(path, swept) for path in differences):
+            alike.append(directory)
+    return alike[0] if len(alike) == 1 else None
+
+
+def _free(sweep: Path) -> str:
+    """Take the least number that no directory has; other jobs may look for one at the same time."""
+    for number in map(str, count()):
+        with suppress(FileExistsError):
+            (sweep / number).mkdir()
+            return number
+    raise AssertionError
+
+
+@cache
+def _begun(sweep: Path) -> dict[str, tuple[Mapping[str, Any], list[str]]]:
+    """Return the config and overrides of each job that a multirun had when this process began."""
+    found = {str(path.relative_to(sweep)): begun_with(path) for path in job_directories(sweep)}
+    return {name: (settings["unresolved"], settings["overrides"]) for name, settings in found.items() if settings}
+
+
+def begun_with(directory: Path) -> Mapping[str, Any]:
+    """Return the `unresolved` config and the `overrides` of the job that began in a directory, or nothing."""
+    with suppress(UserError):  # a damaged journal is its own job's affair
+        if settings := _recorded_settings(directory / FILE):
+            return settings
+    files = (directory / _OWN / "config.yaml", directory / _OWN / "overrides.yaml")
+    if not all(file.is_file() for file in files):
+        return {}
+    config, overrides = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
+    return {"unresolved": config, "overrides": [item for item in overrides if _key(item) != "resume"]}
+
+
+def sweep_words(hydra: DictConfig) -> list[str]:
+    """Return the overrides that a multirun sweeps over or that all of its jobs have, given Hydra's settings of it."""
+    params = (_plain(hydra.sweeper).get("params") or {}).items()
+    return [*(f"{key}={values}" for key, values in params), *_plain(hydra.overrides)["task"]]
+
+
+def _swept(hydra: DictConfig) -> set[str]:
+    found = OverridesParser.create().parse_overrides(sweep_words(hydra))
+    return {item.key_or_group for item in found if item.is_sweep_override()}
 
 
 def sweep_command(hydra: DictConfig, sweep: str | Path) -> str:
     """Return the command that goes on with a multirun, given Hydra's own settings of it."""
-    own = [item for item in overrides(hydra, "hydra") if not item.startswith(_OF_A_SWEEP)]
-    kept = [item for item in overrides(hydra) if _key(item) != "resume"]
+    own = [item for item in commands.overrides(hydra, "hydra") if not item.startswith(_OF_A_SWEEP)]
+    kept = [item for item in commands.overrides(hydra) if _key(item) != "resume"]
     return line("-m", *config_source(hydra), *own, *kept, override("resume", str(sweep)))
 
 
@@ -166,8 +252,17 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
-def _flat(cfg: DictConfig, roots: Iterable[str]) -> dict[str, Any]:
-    container = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
+def _roots(overrides: Iterable[str]) -> set[str]:
+    """Return the root keys that overrides change."""
+    roots = {_key(item).partition(".")[0] for item in overrides} - {"resume"}
+    return set(ROOT_KEYS) - {"resume"} if "experiment" in roots else roots
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
+
+
+def _flat(container: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
 
     def walk(node: Any, path: str) -> None:
@@ -186,10 +281,37 @@ def _below(node: Any, name: str) -> Any:
     return cast(Mapping[str, Any], node).get(name) if isinstance(node, Mapping) else None
 
 
-def _differences(stored: Mapping[str, Any], composed: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    paths = dict.fromkeys([*stored, *composed])
-    pairs = {path: (stored.get(path, _MISSING), composed.get(path, _MISSING)) for path in paths}
-    return {path: (old, new) for path, (old, new) in pairs.items() if old != new}
+def _differences(
+    stored: Mapping[str, Any], composed: Mapping[str, Any], roots: set[str], keys: Iterable[str]
+) -> dict[str, tuple[Any, Any]]:
+    """Return what differs below some root keys between a study's config and one composed with the typed `keys`."""
+    ordered = [root for root in ROOT_KEYS if root in roots]
+    old, new = _flat(stored, ordered), _flat(composed, ordered)
+    pairs = {path: (old.get(path, _MISSING), new.get(path, _MISSING)) for path in dict.fromkeys([*old, *new])}
+    # What was planned is in the study's config, where the command has nothing.
+    planned = stored.get("plan") == "auto"
+    configs = OmegaConf.create(dict(stored)), OmegaConf.create(dict(composed))
+    return {
+        path: (old, new)
+        for path, (old, new) in pairs.items()
+        if old != new and not (planned and _planned(path, new, keys)) and not _same(path, *configs)
+    }
+
+
+def _refused(differences: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    """Return those of the differences that make another study."""
+    return {
+        path: values
+        for path, values in differences.items()
+        if path.partition(".")[0] not in _MAY_CHANGE
+        and not (REDACTED in str(values[0]) or (_grows(path, *values) and _typed_by(path, keys)))
+    }
+
+
+def _listed(differences: Mapping[str, tuple[Any, Any]], where: str) -> str:
+    return "\n".join(
+        f"  {path}: {old} in the {where}, {new} on the command line" for path, (old, new) in differences.items()
+    )
 
 
 def _same(path: str, *configs: DictConfig) -> bool:
