@@ -491,6 +491,12 @@ def cells(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
+def test_a_unit_or_metric_in_brackets_is_no_markup(run_dir: Path) -> None:
+    events = [header(run_dir, unit="[red]steps", metric="[/m]", **SHA), Start(0, {}, 1)]
+    said = shown(events, terminal=True)
+    assert said.count("[red]steps") >= 3 and "best [/m]" in said
+
+
 def test_the_plan_says_what_the_study_will_cost(run_dir: Path) -> None:
     said = shown([header(run_dir, **SHA)])
     for row in (["0", "1", "27", "27"], ["1", "3", "9", "18"], ["2", "9", "3", "18"], ["3", "27", "1", "18"]):
