@@ -1,10 +1,25 @@
 """A user's mistake is one line that says what was wrong and what to do; never a traceback."""
 
+import inspect
+import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from halving import schedulers, searchers
+from halving.errors import UserError
+from halving.executors import Process
+from halving.executors.simulated import Simulated
+from halving.schedulers import FIFO
+from halving.searchers import OptunaSearcher, RandomSearcher
+from halving.space import Space
+from halving.tuner import Budget
 
 UNREADABLE = [
     ("etta=3", "unknown key etta", "did you mean eta?"),
@@ -37,10 +52,13 @@ RULES = [
     ("optimizer.lr=-1", "learning rate", "-1"),
     ("lr_schedule.warmup=-1", "lr_schedule.warmup=-1", "at least 0"),
     ("tracker=wandb tracker.mode=onlin", "tracker.mode=onlin", "online"),
-    ("budget.evaluations=0", "budget.evaluations=0", "more than 0"),
+    ("budget.evaluations=0", "budget.evaluations=0", "at least 1"),
     ("data.train_samples=10000000", "data.train_samples=10000000", "1150"),
     ("data.batch_size=0", "data.batch_size=0", "at least 1"),
     ("scheduler=sha scheduler.n=0", "scheduler.n=0", "at least 1"),
+    ("scheduler=sha scheduler.n=2.5", "scheduler.n=2.5", "an integer"),
+    ("scheduler=asha scheduler.max_trials=2.5", "scheduler.max_trials=2.5", "an integer"),
+    ("executor=process executor.workers=1.5", "executor.workers=1.5", "an integer"),
     ("device=foo", "device=foo", "auto, cpu, cuda"),
     ("device=cuda", "device=cuda", "no CUDA device", "device=auto"),
     ("fidelity=function fidelity.function=os.nope", "fidelity.function", "os.nope"),
@@ -56,8 +74,8 @@ SPACES = [
         "scipy.stats.randint",
     ),
     ("+space.seed=3", "space.seed", "3 is not a distribution"),
-    ("executor=process executor.workers=0", "executor.workers=0", "at least 1 worker"),
-    ("executor.threads=0", "executor.threads=0", "at least 1 thread"),
+    ("executor=process executor.workers=0", "executor.workers=0", "at least 1"),
+    ("executor.threads=0", "executor.threads=0", "at least 1"),
     ("experiment=simulated executor.curves=none.npz", "none.npz", "no such file"),
     ("+space.optimizer.momentum={_target_:torch.nn.ReLU}", "space.optimizer.momentum", "not a distribution"),
     ("+space.optimizer.momentum={_target_:scipy.stats.unifrom}", "space.optimizer.momentum", "scipy.stats.unifrom"),
@@ -86,6 +104,50 @@ def test_one_line_says_what_is_wrong(row: tuple[str, ...], fork: Callable, tmp_p
     result = fork("tracker=none", *row[0].split(), cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert_refused(result, *row[1:])
     assert not list(tmp_path.rglob("results.csv"))
+
+
+def counts() -> Iterator[Any]:
+    """Every part of a study with each of its parameters that is an integer."""
+    space = Space.from_config({"x": [1, 2], "y": ["a", "b"]})
+    parts = [(getattr(searchers, name), [space]) for name in searchers.__all__ if name != "Searcher"]
+    parts += [
+        (getattr(schedulers, name), [RandomSearcher(space)])
+        for name in schedulers.__all__
+        if name not in ("Scheduler", "Bracket")
+    ]
+    parts += [(Budget, []), (Simulated, [None]), (Process, [None, 1])]
+    for kind, arguments in parts:
+        for parameter in inspect.signature(kind).parameters.values():
+            if parameter.annotation in (int, int | None):
+                given = arguments[:1] if parameter.name == "workers" else arguments
+                fixed = {"r_max": 9} if kind is FIFO and parameter.name != "r_max" else {}
+                yield pytest.param(kind, given, fixed, parameter.name, id=f"{kind.__name__}.{parameter.name}")
+
+
+@pytest.mark.parametrize(("kind", "arguments", "fixed", "name"), list(counts()))
+def test_every_count_is_an_integer(kind: Any, arguments: list[Any], fixed: dict[str, Any], name: str) -> None:
+    """A fraction is a count that is never reached; NumPy's integers are integers, in the journal as well."""
+    if kind is OptunaSearcher:
+        pytest.importorskip("optuna")
+    for wrong in (2.5, 5.0, True, "5", math.nan):
+        with pytest.raises(UserError, match=rf"{name}={wrong}: must be an integer of at least"):
+            kind(*arguments, **fixed, **{name: wrong})
+    if kind is not Process:
+        built = kind(*arguments, **fixed, **{name: np.int64(5)})
+        json.dumps([asdict(ladder) for ladder in getattr(built, "plan", ())])
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"seconds": math.nan}, "budget.seconds=nan: must be a number above 0"),
+        ({"resource": math.inf}, "budget.resource=inf: must be a number above 0"),
+        ({"target": math.nan}, "budget.target=nan"),
+    ],
+)
+def test_a_budget_can_be_reached(budget: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Budget(**budget)  # type: ignore
 
 
 @pytest.mark.parametrize("mistake", ["+foo=2", "+space.optimizer.momentumm=[0.1]"])

@@ -448,7 +448,7 @@ def test_one_epoch_spends_by_default_what_successive_halving_spends() -> None:
         (lambda: Median(Numbers(), min_trials=0), "min_trials=0"),
         (lambda: Median(Numbers(), step=0), "step=0"),
         (lambda: Curve(Numbers(), threshold=1.0), "threshold=1.0"),
-        (lambda: Curve(Numbers(), min_points=3), "min_points=3: at least 4"),
+        (lambda: Curve(Numbers(), min_points=3), "min_points=3: must be an integer of at least 4"),
         (lambda: OneEpoch(Numbers(), n=3, k=4), "k=4"),
     ],
 )

@@ -160,7 +160,7 @@ def test_two_rounds_of_the_books_ladder_cost_68_epochs_in_30_evaluations() -> No
     [
         ({"eta": 1}, "eta=1: must be an integer of at least 2"),
         ({"eta": 2.5}, "eta=2.5: must be an integer"),
-        ({"r_min": 0}, "r_min=0: must be at least 1"),
+        ({"r_min": 0}, "r_min=0: must be an integer of at least 1"),
         ({"r_min": 28}, "r_min=28 is more than r_max=27"),
         ({"n": 0}, "n=0"),
         ({"rounds": 0}, "rounds=0"),

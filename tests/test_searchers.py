@@ -127,6 +127,45 @@ def test_a_finite_space_is_gone_through_once(name: str) -> None:
     assert searcher.exhausted and searcher.propose(19) is None
 
 
+OUTSIDE: list[Configuration] = [
+    *({"lr": value} for value in (None, "high", True, math.nan, 2.0, 1e-5)),
+    *({"units": value} for value in (None, 7, 65, 8.5)),
+    *({"activation": value} for value in ("relux", None, 1)),
+    {"kind": "c"},
+    {"kind": "b"},  # without what belongs to it
+]
+
+
+@pytest.mark.parametrize("name", list(SEARCHERS))
+@pytest.mark.parametrize("outside", OUTSIDE, ids=str)
+def test_a_default_outside_its_space_is_tried_first_and_not_learned_from(name: str, outside: Configuration) -> None:
+    """Of another type, out of range, not listed, or incomplete: it is by far the best, and nobody gathers there."""
+    space = Space.from_config(
+        {
+            "lr": stats.loguniform(1e-4, 1.0),
+            "units": stats.randint(8, 65),
+            "activation": ["relu", "tanh"],
+            "kind": {"_choice_": {"a": {}, "b": {"x": [1, 2]}}},
+        }
+    )
+    default: Configuration = {"lr": 0.1, "units": 32, "activation": "relu", "kind": "a"} | outside
+    told, untold = (build(name, space, seed=1, initial=default) for _ in range(2))
+    assert repr(told.propose(0)) == repr(untold.propose(0)) == repr(default)
+    for trial in range(1, 10):
+        told.observe(0, default, trial, -100.0 * trial)
+        proposed = told.propose(trial)
+        assert proposed == untold.propose(trial) and space.holds(proposed)
+        for searcher in (told, untold):
+            searcher.observe(trial, proposed, 1, float(trial * 7 % 5))
+
+
+def test_a_prior_lies_around_what_the_space_has_of_the_defaults() -> None:
+    space = Space.from_config({"x": stats.uniform(0, 1), "n": stats.randint(0, 10)})
+    searcher = PriorSearcher(space, seed=0, initial={"x": 0.1, "n": None}, width=0.05)
+    near = [(searcher.propose(trial) or {}) for trial in range(1, 61)]
+    assert sum(abs(float(each["x"]) - 0.1) < 0.15 for each in near) >= 24  # type: ignore
+
+
 @pytest.mark.parametrize("name", [name for name in SEARCHERS if name not in ("random", "grid", "sobol", "prior")])
 def test_learners_gather_where_errors_are_low(name: str) -> None:
     searcher = build(name, MIXED, seed=1, initial=DEFAULT)
@@ -393,7 +432,7 @@ def test_expected_improvement_is_the_integral_and_never_underflows() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GridSearcher(MIXED, points=0), "searcher.points=0: a grid needs at least 1 value"),
+        (lambda: GridSearcher(MIXED, points=0), "searcher.points=0: must be an integer of at least 1 value"),
         (lambda: LocalSearcher(MIXED, p=1.5), "searcher.p=1.5: a probability"),
         (lambda: AnnealingSearcher(MIXED, cooling=1.0), "searcher.cooling=1.0"),
         (lambda: EvolutionSearcher(MIXED, population=3, tournament=4), "searcher.tournament=4"),
@@ -526,5 +565,6 @@ def test_transferred_configurations_are_clipped_and_completed() -> None:
     earlier = {"lr": 5.0, "units": 20, "depth": 3, "activation": "tanh", "momentum": 0.9}
     found = transferred(earlier, MIXED, DEFAULT)
     assert found == {"lr": pytest.approx(1.0), "units": 20, "depth": 2, "activation": "tanh"}
+    assert transferred({"lr": None, "units": "many"}, MIXED, DEFAULT | {"units": None}) == DEFAULT | {"units": 36}
     assert transferred({"lr": 0.0123}, MIXED, DEFAULT) == DEFAULT | {"lr": 0.0123}, "nothing is rounded"
     assert RandomSearcher(MIXED, initial=[DEFAULT, found]).propose(1) == found

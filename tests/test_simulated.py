@@ -429,7 +429,7 @@ def test_the_command_line_simulates_a_study(fork: Run, power_laws: Path, tmp_pat
         (["executor.curves=nowhere.npz"], "nowhere.npz: no such file"),
         ([], "executor.curves"),
         (["executor.curves=TABLE", "r_max=28"], "levels from 1 to 27"),
-        (["executor.curves=TABLE", "executor.workers=0"], "executor.workers=0: must be at least 1"),
+        (["executor.curves=TABLE", "executor.workers=0"], "executor.workers=0: must be an integer of at least 1"),
         (["executor.curves=TABLE", "space=default"], "space.optimizer.lr: the table has no such column"),
         (["executor.curves=TABLE", "fidelity=epochs"], "executor=simulated needs fidelity=table"),
     ],

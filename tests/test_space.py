@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from halving.errors import UserError
-from halving.searchers import RandomSearcher
+from halving.searchers import EvolutionSearcher, GridSearcher, RandomSearcher
+from halving.searchers.transfer import transferred
 from halving.space import Space
 
 SPACE = Space.from_config(
@@ -193,6 +194,9 @@ def test_a_log_scale_halves_at_the_geometric_mean() -> None:
         ("0.1", "not a distribution"),
         ([], "empty list"),
         ([1, 2, 1], "twice"),
+        ([0.5, np.float64(0.5)], "twice"),
+        ([1.0, math.nan], "nan is no scalar"),
+        (stats.randint(0, 5, loc=0.5), "values such as 2.5"),
         ([[1], [2]], "no scalar"),
         (["${model}"], "interpolation"),
     ],
@@ -201,6 +205,55 @@ def test_refusals_name_the_dimension_and_the_reason(leaf: Any, why: str) -> None
     with pytest.raises(UserError) as refused:
         Space.from_config({"optimizer": {"lr": leaf}})
     assert str(refused.value).startswith("space.optimizer.lr") and why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 1.0, "sqrt"],
+        [False, 0],
+        [True, 1, "1", 1.0, "True", None, "None"],
+        [-0.0, 0, 0.0, math.inf],
+        np.array([3, 1]),
+        [np.float32(0.5), np.int64(1), np.bool_(True), np.str_("a")],
+    ],
+    ids=repr,
+)
+def test_the_values_of_a_list_are_told_apart_as_they_are(values: Any) -> None:
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    written = sorted(map(repr, plain))
+    space = Space.from_config({"x": values})
+    assert [repr(space.decode(space.encode({"x": value}))["x"]) for value in plain] == list(map(repr, plain))
+    for kind in (GridSearcher, RandomSearcher, EvolutionSearcher):
+        searcher = kind(space)
+        proposed = [searcher.propose(trial) for trial in range(len(plain) + 1)]
+        assert proposed.pop() is None and sorted(repr(each["x"]) for each in proposed if each) == written
+        assert transferred({"x": plain[-1]}, space, {})["x"] is plain[-1]
+
+
+def test_a_number_that_a_list_has_as_another_type_is_in_it() -> None:
+    space = Space.from_config({"x": [1, 2], "y": [0.5, 1.0, "1"]})
+    assert list(space.encode({"x": 2.0, "y": 1})) == [0.75, 0.5]
+    with pytest.raises(ValueError, match="True is not in"):
+        space.encode({"x": True, "y": 1})
+
+
+def test_a_discrete_distribution_keeps_its_values_and_their_probabilities() -> None:
+    target = {"_target_": "scipy.stats.rv_discrete", "values": [[0.1, 0.2, 0.5], [0.2, 0.5, 0.3]]}
+    space = Space.from_config({"x": target, "n": stats.rv_discrete(values=([7, 1, 2, 3], [0.3, 0.2, 0.5, 0]))(loc=1)})
+    middles = {0.1: 0.1, 0.2: 0.45, 0.5: 0.85}
+    for value, u in middles.items():
+        assert space.encode({"x": value, "n": 3})[0] == pytest.approx(u)
+        assert space.decode([u, 0.5]) == {"x": value, "n": 3}
+    assert [space.decode([u, u]) for u in (0, 1)] == [{"x": 0.1, "n": 2}, {"x": 0.5, "n": 8}]
+    assert {type(space.decode([0.5, u])["n"]) for u in (0, 0.5, 1)} == {int}
+    assert space.dimensions[0].middles(np.array([0.0, 0.19, 0.21, 0.71, 1.0])) == pytest.approx(
+        [0.1, 0.1, 0.45, 0.85, 0.85]
+    )
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng)["x"] for _ in range(2000)]
+    assert [drawn.count(value) / 2000 for value in middles] == pytest.approx([0.2, 0.5, 0.3], abs=0.04)
+    assert len(GridSearcher(space)) == 9, "values, not the range that they span"
 
 
 def test_one_name_for_two_dimensions_is_refused() -> None:

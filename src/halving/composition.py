@@ -15,7 +15,7 @@ from halving.config.choices import Choices, composed
 from halving.config.trust import trusted_packages
 from halving.curves import ROW
 from halving.environment import cores, default_threads
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.executors import Executor
 from halving.history import History, Ladder
 from halving.objective import Objective
@@ -153,6 +153,9 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
     another process: other numbers give other bits.
     """
     settings = dict(config)
+    for name in ("workers", "threads", "trials_per_gpu", "checkpoint_every"):
+        if settings.get(name) is not None:
+            whole(f"executor.{name}", settings[name])
     settings.pop("checkpoint_every", None)
     threads = settings.pop("threads", None)
     if "trials_per_gpu" in settings:
@@ -161,8 +164,6 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
         on_gpus = each * (len(settings["devices"]) or device.startswith("cuda"))
         if settings["workers"] is None:
             settings["workers"] = on_gpus or cores()
-    if threads is not None and threads < 1:
-        raise UserError(f"executor.threads={threads}: a job has at least 1 thread")
     return settings, threads or earlier or default_threads(max(1, settings.get("workers", 1)))
 
 

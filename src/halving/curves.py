@@ -227,10 +227,9 @@ def _text(value: Value) -> str:
 
 
 def _distinct(values: Sequence[Value]) -> list[Value]:
-    distinct = list(dict.fromkeys(values))
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct):
-        return sorted(distinct, key=lambda value: cast(float, value))
-    return distinct
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return sorted(dict.fromkeys(values), key=lambda value: cast(float, value))
+    return list({repr(value): value for value in values}.values())
 
 
 def _first(wrong: NDArray[np.bool_]) -> int | None:

@@ -4,6 +4,7 @@ import difflib
 import logging
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from numbers import Integral
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,13 @@ def noted(what: str, problems: list[str]) -> Generator[None]:
         cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         problems.append(f"{what}: {cause}".split("\n", 1)[0])
         log.error("%s", problems[-1], exc_info=not isinstance(error, UserError | OSError))
+
+
+def whole(name: str, value: object, least: int = 1, why: str = "") -> int:
+    """Return a count as an `int`. Raises UserError for less than `least` and for no integer, as are True, 2.5, 2.0."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise UserError(f"{name}={value}: must be an integer of at least {least}{why}")
+    return int(value)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,12 +1,13 @@
 """The loop: suggestions become jobs, events become decisions, and the journal has each before it is acted on."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from halving.checkpoints import discard, named, sweep
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.executors import Executor
 from halving.history import Event, Halted, History
 from halving.journal import Journal
@@ -30,10 +31,14 @@ class Budget:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("evaluations", "resource", "seconds", "patience"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"budget.{name}={value}: must be more than 0")
+        for name in ("evaluations", "patience"):
+            if (value := getattr(self, name)) is not None:
+                whole(f"budget.{name}", value)
+        for name in ("resource", "seconds"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise UserError(f"budget.{name}={value}: must be a number above 0")
+        if self.target is not None and math.isnan(self.target):
+            raise UserError(f"budget.target={self.target}: is no number to reach")
 
     def reached(self, history: History, committed: float, now: float, sign: int = 1) -> str:
         """Return what was reached, in words, or nothing.

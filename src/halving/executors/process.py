@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from secrets import token_hex
 
 from halving.environment import wait_passively
-from halving.errors import StorageError, UserError
+from halving.errors import StorageError, UserError, whole
 from halving.executors import signals, tree
 from halving.executors.base import Objective, advance, failure
 from halving.trial import Epoch, Finished, Job, Restarted, Step
@@ -89,14 +89,11 @@ class Process:
         trial_timeout: float | None = None,
         devices: Sequence[str] = (),
     ) -> None:
-        if workers < 1:
-            raise UserError(f"executor.workers={workers}: there must be at least 1 worker")
-        if retries < 0:
-            raise UserError(f"executor.retries={retries}: must not be negative")
-        if trial_timeout is not None and trial_timeout <= 0:
+        workers = whole("executor.workers", workers)
+        if trial_timeout is not None and not trial_timeout > 0:
             raise UserError(f"executor.trial_timeout={trial_timeout}: must be more than 0 seconds")
         self._objective = objective
-        self._retries = retries
+        self._retries = whole("executor.retries", retries, 0)
         self._timeout = trial_timeout
         self._began = time.monotonic()
         wait_passively()  # several workers' threads share the cores

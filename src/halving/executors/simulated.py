@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.executors.base import Objective, failure
 from halving.trial import Finished, Job, Restarted, Step
 
@@ -36,27 +36,26 @@ class Simulated:
         resume_seconds: float = 0.0,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (
-            ("workers", workers, 1),
-            ("stragglers", stragglers, 0),
-            ("retries", retries, 0),
-            ("checkpoint_every", 1 if checkpoint_every is None else checkpoint_every, 1),
-            ("pause_seconds", pause_seconds, 0),
-            ("resume_seconds", resume_seconds, 0),
+        for name, value in (
+            ("stragglers", stragglers),
+            ("pause_seconds", pause_seconds),
+            ("resume_seconds", resume_seconds),
         ):
-            if not value >= least:
-                raise UserError(f"executor.{name}={value}: must be at least {least}")
+            if not value >= 0:
+                raise UserError(f"executor.{name}={value}: must be at least 0")
         if seconds_to_failure is not None and not seconds_to_failure > 0:
             raise UserError(f"executor.seconds_to_failure={seconds_to_failure}: must be more than 0 seconds")
         self._objective = objective
-        self._workers = workers
+        self._workers = whole("executor.workers", workers)
         self._stragglers = stragglers
         self._seconds_to_failure = seconds_to_failure
-        self._retries = retries
-        self._checkpoint_every = checkpoint_every
+        self._retries = whole("executor.retries", retries, 0)
+        self._checkpoint_every = (
+            None if checkpoint_every is None else whole("executor.checkpoint_every", checkpoint_every)
+        )
         self._pause_seconds = pause_seconds
         self._resume_seconds = resume_seconds
-        self._seed = seed
+        self._seed = whole("executor.seed", seed, 0)
         self._clock = 0.0
         self._running = 0
         self._arrivals = 0

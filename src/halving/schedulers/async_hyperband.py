@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from halving.errors import whole
 from halving.schedulers.asynchronous import AsynchronousBracket, AsynchronousBrackets, Variant
 from halving.schedulers.hyperband import allocation
 from halving.searchers import Searcher
@@ -29,7 +30,7 @@ class AsyncHyperband(AsynchronousBrackets):
         max_trials: int | None = None,
     ) -> None:
         brackets = allocation(eta, r_min, r_max)
-        self._seed = seed
+        self._seed = whole("scheduler.seed", seed, 0)
         self._cumulative = np.cumsum([n for n, _ in brackets])
         ladders = [AsynchronousBracket(levels, eta, variant) for _, levels in brackets]
         super().__init__(searcher, ladders, max_trials, self._draw)

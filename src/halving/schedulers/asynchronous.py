@@ -7,6 +7,7 @@ from typing import Literal
 
 from halving.errors import UserError, did_you_mean
 from halving.history import Ladder
+from halving.schedulers.base import check_trials
 from halving.schedulers.bracket import Promotion
 from halving.schedulers.rung import OpenRung
 from halving.searchers import Searcher
@@ -103,11 +104,9 @@ class AsynchronousBrackets:
         max_trials: int | None,
         choose: Callable[[int], int] | None = None,
     ) -> None:
-        if max_trials is not None and max_trials < 1:
-            raise UserError(f"scheduler.max_trials={max_trials}: there must be at least 1 trial")
         self._searcher = searcher
         self._brackets = list(brackets)
-        self._max_trials = max_trials
+        self._max_trials = check_trials(max_trials)
         self._choose = choose
         self._configurations: dict[int, Configuration] = {}
         self._bracket_of: dict[int, int] = {}

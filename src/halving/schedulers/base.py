@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.trial import Done, Outcome, Resume, Start, Verdict, Wait
 
 
@@ -22,17 +22,21 @@ class Scheduler(Protocol):
         ...
 
 
-def check_ladder(eta: int, r_min: int, r_max: int) -> None:
-    """Refuse a reduction factor or resources with which there is no ladder.
+def check_ladder(eta: int, r_min: int, r_max: int) -> tuple[int, int, int]:
+    """Return a reduction factor and resources as Python's own integers.
 
-    Raises UserError.
+    Raises UserError where there is no ladder with them.
     """
-    for name, value in (("eta", eta), ("r_min", r_min), ("r_max", r_max)):
-        if value != int(value):
-            raise UserError(f"{name}={value}: must be an integer")
-    if eta < 2:
-        raise UserError(f"eta={eta}: must be an integer of at least 2, since a rung keeps one trial in eta")
-    if r_min < 1:
-        raise UserError(f"r_min={r_min}: must be at least 1 unit of resource")
+    checked = (
+        whole("eta", eta, 2, ", since a rung keeps one trial in eta"),
+        whole("r_min", r_min, 1, " unit of resource"),
+        whole("r_max", r_max, 1, " unit of resource"),
+    )
     if r_min > r_max:
         raise UserError(f"r_min={r_min} is more than r_max={r_max}: the first rung must not lie above the last")
+    return checked
+
+
+def check_trials(max_trials: int | None) -> int | None:
+    """Return how many trials there are at most, None for no end of them. Raises UserError for less than 1."""
+    return None if max_trials is None else whole("scheduler.max_trials", max_trials)

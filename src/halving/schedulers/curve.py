@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares  # pyright: ignore
 from scipy.special import stdtr  # pyright: ignore
 
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.schedulers.early_stopping import Climber, EarlyStopping
 from halving.schedulers.successive_halving import ladder
 from halving.searchers import Searcher
@@ -73,11 +73,9 @@ class Curve(EarlyStopping):
     ) -> None:
         if not 0 < threshold < 1:
             raise UserError(f"scheduler.threshold={threshold}: a probability between 0 and 1")
-        if min_points < FEWEST:
-            raise UserError(f"scheduler.min_points={min_points}: at least {FEWEST}, more than a curve has parameters")
         super().__init__(searcher, ladder(eta, r_min, r_max), max_trials)
         self._threshold = threshold
-        self._min_points = min_points
+        self._min_points = whole("scheduler.min_points", min_points, FEWEST, ", more than a curve has parameters")
         self._best = math.inf
 
     def hopeless(self, climber: Climber, level: int) -> tuple[bool, str]:

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from halving.errors import UserError
 from halving.history import Ladder
+from halving.schedulers.base import check_trials
 from halving.searchers import Searcher
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Verdict, Wait
 
@@ -28,11 +28,9 @@ class EarlyStopping:
     extended_by = "max_trials"
 
     def __init__(self, searcher: Searcher, levels: Sequence[int], max_trials: int | None) -> None:
-        if max_trials is not None and max_trials < 1:
-            raise UserError(f"scheduler.max_trials={max_trials}: there must be at least 1 trial")
         self._searcher = searcher
         self._levels = tuple(levels)
-        self._max_trials = max_trials
+        self._max_trials = check_trials(max_trials)
         self._climbers: dict[int, Climber] = {}
         self._going_on: deque[tuple[int, str]] = deque()
         self._running = 0

@@ -1,7 +1,7 @@
 """First in, first out: every trial gets everything (the book's BasicScheduler)."""
 
-from halving.errors import UserError
 from halving.history import Ladder
+from halving.schedulers.base import check_ladder, check_trials
 from halving.searchers import Searcher
 from halving.trial import Configuration, Done, Outcome, Start, Verdict, Wait
 
@@ -15,13 +15,9 @@ class FIFO:
     extended_by = "max_trials"
 
     def __init__(self, searcher: Searcher, r_max: int, max_trials: int | None = None) -> None:
-        if r_max < 1:
-            raise UserError(f"r_max={r_max}: must be at least 1 unit of resource")
-        if max_trials is not None and max_trials < 1:
-            raise UserError(f"scheduler.max_trials={max_trials}: there must be at least 1 trial")
         self._searcher = searcher
-        self._r_max = r_max
-        self._max_trials = max_trials
+        _, _, self._r_max = check_ladder(2, 1, r_max)
+        self._max_trials = check_trials(max_trials)
         self._configurations: dict[int, Configuration] = {}
         self._finished = 0
 

@@ -1,6 +1,6 @@
 """Hyperband (Li et al. 2018, JMLR, algorithm 1)."""
 
-from halving.errors import UserError
+from halving.errors import whole
 from halving.schedulers.base import check_ladder
 from halving.schedulers.bracket import Bracket
 from halving.schedulers.successive_halving import sizes
@@ -14,7 +14,7 @@ def allocation(eta: int, r_min: int, r_max: int) -> tuple[tuple[int, tuple[int, 
     s_max is the most s with r_min * eta ** s <= r_max; bracket s starts ceil((s_max + 1) * eta ** s / (s + 1)) trials
     at r_max // eta ** s. All in integers: log(243) / log(3) is less than 5 in floating point.
     """
-    check_ladder(eta, r_min, r_max)
+    eta, r_min, r_max = check_ladder(eta, r_min, r_max)
     s_max = 0
     while r_min * eta ** (s_max + 1) <= r_max:
         s_max += 1
@@ -36,11 +36,9 @@ class Hyperband(BracketSequence):
     extended_by = "rounds"
 
     def __init__(self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 81, rounds: int = 1) -> None:
-        if rounds < 1:
-            raise UserError(f"scheduler.rounds={rounds}: there must be at least 1 round")
         brackets = [
             Bracket(levels, sizes(levels, eta, n), eta)
-            for _ in range(rounds)
+            for _ in range(whole("scheduler.rounds", rounds))
             for n, levels in allocation(eta, r_min, r_max)
         ]
         super().__init__(searcher, brackets)

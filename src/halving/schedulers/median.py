@@ -3,7 +3,7 @@
 from bisect import insort
 from itertools import accumulate
 
-from halving.errors import UserError
+from halving.errors import whole
 from halving.schedulers.base import check_ladder
 from halving.schedulers.early_stopping import Climber, EarlyStopping
 from halving.searchers import Searcher
@@ -28,12 +28,9 @@ class Median(EarlyStopping):
         min_trials: int = 5,
         max_trials: int | None = None,
     ) -> None:
-        check_ladder(2, r_min, r_max)
-        for name, value in (("step", step), ("min_trials", min_trials)):
-            if value < 1:
-                raise UserError(f"scheduler.{name}={value}: must be at least 1")
-        super().__init__(searcher, (*range(r_min, r_max, step), r_max), max_trials)
-        self._min_trials = min_trials
+        _, r_min, r_max = check_ladder(2, r_min, r_max)
+        super().__init__(searcher, (*range(r_min, r_max, whole("scheduler.step", step)), r_max), max_trials)
+        self._min_trials = whole("scheduler.min_trials", min_trials)
         # For each step, in ascending order, what the ended trials that reached it averaged until then.
         self._averages: list[list[float]] = [[] for _ in self._levels]
 

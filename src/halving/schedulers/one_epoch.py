@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.schedulers.base import check_ladder
 from halving.schedulers.bracket import Bracket
 from halving.schedulers.successive_halving import ladder, sizes
@@ -23,9 +23,11 @@ class OneEpoch(BracketSequence):
     def __init__(
         self, searcher: Searcher, r_min: int = 1, r_max: int = 27, k: int = 1, n: int | None = None, eta: int = 3
     ) -> None:
-        check_ladder(eta, r_min, r_max)
-        n = max(k, (_spent_by_halving(eta, r_min, r_max) - k * (r_max - r_min)) // r_min) if n is None else n
-        if not 1 <= k <= n:
+        eta, r_min, r_max = check_ladder(eta, r_min, r_max)
+        k = whole("scheduler.k", k)
+        fair = max(k, (_spent_by_halving(eta, r_min, r_max) - k * (r_max - r_min)) // r_min)
+        n = fair if n is None else whole("scheduler.n", n)
+        if k > n:
             raise UserError(f"scheduler.k={k}: at least 1 of the n={n} trials must go on, and at most all")
         # actual // (n / k), exact in fractions: k of n, and in proportion where the space is exhausted before n.
         bracket = Bracket((r_min, r_max), (n, k), Fraction(n, k)) if r_min < r_max else Bracket((r_max,), (n,), eta)

@@ -1,6 +1,6 @@
 """Successive halving (Karnin et al. 2013; Jamieson and Talwalkar 2016)."""
 
-from halving.errors import UserError
+from halving.errors import whole
 from halving.schedulers.base import check_ladder
 from halving.schedulers.bracket import Bracket
 from halving.schedulers.synchronous import BracketSequence
@@ -12,7 +12,7 @@ def ladder(eta: int, r_min: int, r_max: int) -> tuple[int, ...]:
 
     Raises UserError for an eta, r_min or r_max with which there is no ladder.
     """
-    check_ladder(eta, r_min, r_max)
+    eta, r_min, r_max = check_ladder(eta, r_min, r_max)
     levels: list[int] = []
     level = r_min
     while level < r_max:
@@ -23,6 +23,7 @@ def ladder(eta: int, r_min: int, r_max: int) -> tuple[int, ...]:
 
 def sizes(levels: tuple[int, ...], eta: int, n: int | None = None) -> tuple[int, ...]:
     """Return how many trials reach each level: n (by default eta ** K for K + 1 levels), then one in eta of it."""
+    eta = int(eta)
     counts = [eta ** (len(levels) - 1) if n is None else n]
     for _ in levels[1:]:
         counts.append(max(1, counts[-1] // eta))
@@ -44,8 +45,6 @@ class SuccessiveHalving(BracketSequence):
         self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 27, n: int | None = None, rounds: int = 1
     ) -> None:
         levels = ladder(eta, r_min, r_max)
-        if n is not None and n < 1:
-            raise UserError(f"scheduler.n={n}: a bracket starts at least 1 trial")
-        if rounds < 1:
-            raise UserError(f"scheduler.rounds={rounds}: there must be at least 1 round")
+        n = None if n is None else whole("scheduler.n", n)
+        rounds = whole("scheduler.rounds", rounds)
         super().__init__(searcher, [Bracket(levels, sizes(levels, eta, n), eta) for _ in range(rounds)])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfcx, ndtr  # pyright: ignore
 
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.searchers.density import category_counts, varied
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
@@ -53,11 +53,9 @@ class BayesianSearcher(LearningSearcher):
     ) -> None:
         if surrogate not in _SURROGATES:
             raise UserError(f"searcher.surrogate={surrogate}: there is {', '.join(_SURROGATES)}")
-        if startup is not None and startup < 1:
-            raise UserError(f"searcher.startup={startup}: must be at least 1 trial")
         super().__init__(space, seed, initial)
         self._surrogate: Surrogates = surrogate
-        self._startup = varied(space) + 2 if startup is None else startup
+        self._startup = varied(space) + 2 if startup is None else whole("searcher.startup", startup)
         self._counts = category_counts(space)
         self._observed: list[tuple[int, int, float]] = []
         self._grown: tuple[int, int, Forest] | None = None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.searchers.density import Density, category_counts, varied
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
@@ -39,7 +39,7 @@ class BOHBSearcher(LearningSearcher):
         super().__init__(space, seed, initial)
         self._fraction = fraction
         self._good = good
-        self._samples = samples
+        self._samples = whole("searcher.samples", samples)
         self._widening = widening
         self._counts = category_counts(space)
 

@@ -8,8 +8,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from halving.errors import whole
 from halving.space import Choice, Dimension, Integer, Space
-from halving.trial import Configuration, Value
+from halving.trial import Configuration, Value, plain
 
 Point = NDArray[np.float64]
 Initial = Mapping[str, Value] | Sequence[Mapping[str, Value]] | None
@@ -28,9 +29,10 @@ class DistinctSearcher:
 
     def __init__(self, space: Space, seed: int = 0, initial: Initial = None) -> None:
         self._space = space
-        self._seed = seed
+        self._seed = whole("searcher.seed", seed, 0)
         given = [initial] if isinstance(initial, Mapping) else list(initial or ())
-        self._initial = list({identity(each): dict(each) for each in given}.values())
+        python = [{name: plain(value) for name, value in each.items()} for each in given]
+        self._initial = list({identity(each): each for each in python}.values())
         self._proposed: dict[int, Configuration] = {}
         self._known: set[str] = set()
 

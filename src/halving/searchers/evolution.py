@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
 from halving.space import Space
@@ -31,10 +31,9 @@ class EvolutionSearcher(LearningSearcher):
         tournament: int = 4,
         crossover: float = 0.5,
     ) -> None:
-        if not 1 <= tournament <= population:
-            raise UserError(
-                f"searcher.tournament={tournament}: must be at least 1 and at most searcher.population={population}"
-            )
+        population, tournament = whole("searcher.population", population), whole("searcher.tournament", tournament)
+        if tournament > population:
+            raise UserError(f"searcher.tournament={tournament}: must be at most searcher.population={population}")
         if not 0 <= crossover <= 1:
             raise UserError(f"searcher.crossover={crossover}: a probability, from 0 to 1")
         super().__init__(space, seed, initial)

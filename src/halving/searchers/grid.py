@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 
-from halving.errors import UserError
+from halving.errors import whole
 from halving.searchers.distinct import DistinctSearcher, Initial, cell_count, cells, identity
 from halving.space import Dimension, Space
 from halving.trial import Configuration
@@ -21,8 +21,7 @@ class GridSearcher(DistinctSearcher):
     """
 
     def __init__(self, space: Space, seed: int = 0, initial: Initial = None, points: int = 3) -> None:
-        if points < 1:
-            raise UserError(f"searcher.points={points}: a grid needs at least 1 value per dimension")
+        points = whole("searcher.points", points, 1, " value per dimension")
         super().__init__(space, seed, initial)
         ordered = [space.dimensions[i] for i in space.order]
         self._ordered = [(each, [each.decode(u) for u in _axis(each, points)]) for each in ordered]

@@ -14,7 +14,7 @@ from halving.trial import Configuration
 class LearningSearcher(DistinctSearcher):
     """Keeps every trial's point, its errors by resource, and whether it failed: a failure takes no error away.
 
-    A configuration that is not in the space, such as a default that a list lacks, has no point: it is not learned from.
+    A configuration that is not in the space, such as a default out of its range, has no point: it is not learned from.
     """
 
     def __init__(self, space: Space, seed: int = 0, initial: Initial = None) -> None:
@@ -43,10 +43,7 @@ class LearningSearcher(DistinctSearcher):
 
     def point(self, configuration: Configuration) -> Point | None:
         """Return a configuration's point of the unit cube; None where the space lacks one of its values."""
-        try:
-            return self._space.encode(configuration)
-        except ValueError:
-            return None
+        return self._space.encode(configuration) if self._space.holds(configuration) else None
 
     @property
     def pending(self) -> list[int]:

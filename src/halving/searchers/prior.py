@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.searchers.density import Density, category_counts
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
+from halving.searchers.transfer import transferred
 from halving.space import Space
 
 
@@ -18,7 +19,7 @@ class PriorSearcher(LearningSearcher):
     1 / (1 + eta**r). The rest is the prior's until the highest resource with at least `eta` errors is known; from then
     on prior and incumbent share it by how likely each makes the best 1 / eta there. Both are normals of deviation
     `width` in the unit cube, which keep a category with probability 1/2. It is the choice where the defaults are good;
-    without `initial` the prior lies around the middle of the space.
+    without `initial` the prior lies around the middle of the space, as it does in a dimension that lacks its value.
 
     Raises UserError for a width that is not positive or eta below 2.
     """
@@ -26,13 +27,11 @@ class PriorSearcher(LearningSearcher):
     def __init__(self, space: Space, seed: int = 0, initial: Initial = None, eta: int = 3, width: float = 0.25) -> None:
         if width <= 0:
             raise UserError(f"searcher.width={width}: a standard deviation in the unit cube, above 0")
-        if eta < 2:
-            raise UserError(f"eta={eta}: must be an integer of at least 2")
         super().__init__(space, seed, initial)
-        self._eta = eta
+        self._eta = whole("eta", eta, 2)
         self._categories_of = category_counts(space)
         self._widths = np.where(self._categories_of > 0, 0.5, width)
-        centre = self.point(self._initial[0]) if self._initial else None
+        centre = space.encode(transferred(self._initial[0], space, {})) if self._initial else None
         self._prior = self._around(np.full(len(space.dimensions), 0.5) if centre is None else centre)
 
     def candidates(self, trial: int, rng: np.random.Generator) -> Iterator[Point]:

@@ -1,6 +1,7 @@
 """Searchers of a table of recorded curves: what they propose is a row."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -8,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halving.curves import ROW, Curves, row_of
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.searchers.base import Searcher
 from halving.searchers.random import RandomSearcher
-from halving.space import Space
+from halving.space import Dimension, Space
 from halving.trial import Configuration
 
 
@@ -42,7 +43,7 @@ class RandomRows:
 
     def __init__(self, curves: Curves, seed: int = 0, reuse: bool = False) -> None:
         self._curves = curves
-        self._seed = seed
+        self._seed = whole("searcher.seed", seed, 0)
         self._reuse = reuse
 
     def propose(self, trial: int) -> Configuration | None:
@@ -59,9 +60,9 @@ class RandomRows:
 class NearestRow:
     """Answers a searcher's proposal with the nearest row that the fewest trials have used, the first of equals.
 
-    Distance is Euclidean in the unit cube; two categories are 1 apart, a lacking one and any other as well, and a
-    lacking number lies in the middle. The searcher observes the row that was used. Without `reuse` an exhausted table
-    ends the search.
+    Distance is Euclidean in the unit cube; two categories are 1 apart, a lacking one and any other as well, and what
+    lacks or is not in the space lies in the middle. The searcher observes the row that was used. Without `reuse` an
+    exhausted table ends the search.
     """
 
     def __init__(self, searcher: Searcher, curves: Curves, space: Space, reuse: bool = False) -> None:
@@ -103,8 +104,13 @@ class NearestRow:
         self._searcher.observe(trial, _without_row(configuration), resource, error)
 
     def _encode(self, configuration: Configuration) -> NDArray[np.float64]:
-        dimensions = self._space.dimensions
-        return np.array([d.encode(configuration[d.name]) if d.name in configuration else 0.5 for d in dimensions])
+        return np.array([_coordinate(each, configuration) for each in self._space.dimensions])
+
+
+def _coordinate(dimension: Dimension, configuration: Configuration) -> float:
+    with suppress(KeyError, ValueError):
+        return dimension.encode(configuration[dimension.name])
+    return 0.5
 
 
 def _without_row(configuration: Configuration) -> Configuration:

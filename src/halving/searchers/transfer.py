@@ -1,9 +1,10 @@
 """What an earlier study found, as a first proposal in another space."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from math import isclose
 
-from halving.space import Choice, Dimension, Space
+from halving.space import Dimension, Space
 from halving.trial import Configuration, Value
 
 
@@ -11,7 +12,8 @@ def transferred(earlier: Mapping[str, Value], space: Space, defaults: Mapping[st
     """Return an earlier configuration as far as this space has it.
 
     Dimensions that the space lacks are dropped, those that only it has take their default, numbers are clipped to
-    their support, and a value that a list lacks gives way to the default, or else to the middle of the dimension.
+    their support, and what a list lacks, or is no number, gives way to the default, or else to the middle of the
+    dimension.
     """
     known: dict[str, Value] = {}
     # A value may bring further dimensions into existence.
@@ -22,11 +24,11 @@ def transferred(earlier: Mapping[str, Value], space: Space, defaults: Mapping[st
 
 
 def _value(dimension: Dimension, earlier: Mapping[str, Value], defaults: Mapping[str, Value]) -> Value:
-    values = [source[dimension.name] for source in (earlier, defaults) if dimension.name in source]
-    if isinstance(dimension, Choice):
-        listed = {(type(value), value) for value in dimension.values}
-        values = [value for value in values if (type(value), value) in listed]
-    return values[0] if values else dimension.decode(0.5)
+    for value in (source[dimension.name] for source in (earlier, defaults) if dimension.name in source):
+        with suppress(ValueError):
+            dimension.encode(value)
+            return value
+    return dimension.decode(0.5)
 
 
 def _same(value: Value, clipped: Value) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from halving.trial import Value
 
@@ -118,10 +118,10 @@ class _Expression:
             for node in (left, right):
                 if (name := _dotted(node)) is not None:
                     self.ordered.append(name)
-                elif not _is_number(self._operand(node)({})):
+                elif not is_number(self._operand(node)({})):
                     raise ValueError(f"{ast.unparse(node)} is no number; only numbers have an order")
             return lambda values: _both(
-                first, second, values, lambda a, b: _is_number(a) and _is_number(b) and compare(a, b)
+                first, second, values, lambda a, b: is_number(a) and is_number(b) and compare(a, b)
             )
         compare = _EQUALITY.get(type(op))
         if compare is None:
@@ -180,5 +180,6 @@ def _or_none(operand: Operand, values: Values) -> Value:
         return None
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number, which True is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

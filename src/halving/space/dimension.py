@@ -1,14 +1,17 @@
 """One dimension of a space: a distribution or a list of values, seen as [0, 1]."""
 
+import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, cast
+from itertools import accumulate, pairwise
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from halving.space.condition import Condition
+from halving.space.condition import Condition, is_number
 from halving.trial import Value
 
 Kind = Literal["continuous", "integer", "ordered", "categories"]
@@ -81,10 +84,14 @@ class Continuous:
     conditions: tuple[Condition, ...] = ()
 
     def encode(self, value: Value) -> float:
-        return float(self.distribution.cdf(float(cast(float, value))))
+        return float(self.distribution.cdf(float(_number(value))))
 
     def decode(self, u: float) -> float:
         return _quantile(self.distribution, u)
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value lies in the support, up to its last digits."""
+        return _supported(self.distribution, value)
 
     def middles(self, coordinates: Array) -> Array:
         """Return the coordinates, shape (n,), as they are: there are no cells."""
@@ -101,11 +108,15 @@ class Integer:
     conditions: tuple[Condition, ...] = ()
 
     def encode(self, value: Value) -> float:
-        k = int(cast(int, value))
+        k = _number(value)
         return float(self.distribution.cdf(k - 1) + self.distribution.cdf(k)) / 2
 
     def decode(self, u: float) -> int:
         return int(_quantile(self.distribution, u))
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value is an integer of the support."""
+        return _supported(self.distribution, value) and float(_number(value)).is_integer()
 
     def middles(self, coordinates: Array) -> Array:
         """Return the middle of each coordinate's cell, shape (n,); what has too many values or no end stays."""
@@ -125,9 +136,10 @@ class Integer:
 
 @dataclass(frozen=True)
 class Choice:
-    """Values with equal cells of [0, 1]: "ordered" if they are increasing numbers, else "categories".
+    """Values with cells of [0, 1]: "ordered" if they are increasing numbers, else "categories".
 
-    With `options` they are those of a config group, and each may have a space of its own.
+    1, 1.0 and True are three values. Cells are equal, or in proportion to `weights`. With `options` they are those of a
+    config group, and each may have a space of its own.
     """
 
     name: str
@@ -135,20 +147,63 @@ class Choice:
     kind: Kind
     conditions: tuple[Condition, ...] = ()
     options: bool = False
+    weights: tuple[float, ...] = ()
 
     def encode(self, value: Value) -> float:
-        return (self.values.index(value) + 0.5) / len(self.values)
+        if (place := self._place(value)) is None:
+            raise ValueError(f"{self.name}: {value!r} is not in {self.values}")
+        return float(self._middles[place]) if self.weights else (place + 0.5) / len(self.values)
 
     def decode(self, u: float) -> Value:
+        if self.weights:
+            return self.values[bisect_left(self._edges, u, 1, len(self.values)) - 1]
         return self.values[min(max(int(u * len(self.values)), 0), len(self.values) - 1)]
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value is listed."""
+        return self._place(value) is not None
 
     def middles(self, coordinates: Array) -> Array:
         """Return the middle of each coordinate's cell, shape (n,)."""
+        if self.weights:
+            return self._middles[np.searchsorted(self._edges[1:-1], coordinates)]
         count = len(self.values)
         return (np.clip(np.floor(coordinates * count), 0, count - 1) + 0.5) / count
 
+    def _place(self, value: Value) -> int | None:
+        """Return which value it is, or else the first number that it equals."""
+        place = self._places.get(repr(value))
+        return self._places.get(value) if place is None and is_number(value) else place
+
+    @cached_property
+    def _places(self) -> dict[Value, int]:
+        numbers: dict[Value, int] = {v: i for i, v in reversed(list(enumerate(self.values))) if is_number(v)}
+        return numbers | {repr(value): i for i, value in enumerate(self.values)}
+
+    @cached_property
+    def _edges(self) -> list[float]:
+        return [0.0, *(each / sum(self.weights) for each in accumulate(self.weights))]
+
+    @cached_property
+    def _middles(self) -> Array:
+        return np.array([(low + high) / 2 for low, high in pairwise(self._edges)])
+
 
 Dimension = Continuous | Integer | Choice
+
+
+def _number(value: Value) -> float:
+    if not is_number(value) or value != value:
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+def _supported(distribution: Distribution, value: Value) -> bool:
+    """Whether a value is a number of the support, but for the last digits: 0.7 + 0.1 is less than 0.8."""
+    if not is_number(value):
+        return False
+    low, high = (float(end) for end in distribution.support())
+    return low <= value <= high or any(math.isclose(value, end, rel_tol=1e-9) for end in (low, high))
 
 
 def _quantile(distribution: Distribution, u: float) -> float:

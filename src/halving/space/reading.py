@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halving.errors import UserError, did_you_mean
 from halving.space.condition import Chosen, Condition, When
@@ -79,8 +80,10 @@ def _leaf(name: str, leaf: Any, conditions: tuple[Condition, ...]) -> Dimension:
 
 
 def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
-    if isinstance(leaf, Sequence | np.ndarray) and not isinstance(leaf, str):
-        return _choice(name, tuple(map(plain, cast(Sequence[Any], leaf))))
+    if isinstance(leaf, np.ndarray):
+        leaf = cast(NDArray[Any], leaf).tolist()
+    if isinstance(leaf, Sequence) and not isinstance(leaf, str):
+        return _choice(name, tuple(cast(Sequence[Any], leaf)))
     distribution = _distribution(name, leaf)
     try:
         low, high = (float(bound) for bound in distribution.support())
@@ -96,6 +99,12 @@ def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
             "are its bounds reversed, or is a parameter out of range?"
         )
     whole = hasattr(distribution, "pmf")
+    if hasattr(getattr(distribution, "dist", distribution), "xk") and not integer:
+        return _weighted(name, distribution)
+    if whole and not integer and not median.is_integer():
+        raise UserError(
+            f"space.{name}: {_described(leaf)} has values such as {median:g}; a list keeps what is no integer"
+        )
     if hasattr(getattr(distribution, "dist", None), "_ppf"):
         distribution = Unchecked(distribution)
     if whole:
@@ -103,13 +112,27 @@ def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
     return Integer(name, WholePart(distribution)) if integer else Continuous(name, distribution)
 
 
+def _weighted(name: str, distribution: Any) -> Choice:
+    """Return the values of an `rv_discrete` with their probabilities."""
+    weights: dict[float, float] = {}
+    below = 0.0
+    for p in getattr(distribution, "dist", distribution).pk:
+        if p > 0:
+            value = float(distribution.ppf(below + p / 2))
+            below, weights[value] = below + p, weights.get(value, 0.0) + p
+    whole = all(value.is_integer() for value in weights)
+    values = tuple(int(value) if whole else value for value in weights)
+    return Choice(name, values, "ordered", weights=tuple(map(float, weights.values())))
+
+
 def _choice(name: str, values: tuple[Any, ...]) -> Choice:
     if not values:
         raise UserError(f"space.{name}: an empty list has no values to choose from")
+    values = tuple(map(plain, values))
     if len(set(map(repr, values))) < len(values):
         raise UserError(f"space.{name}: {list(values)} names a value twice")
     for value in values:
-        if not isinstance(value, Value):
+        if not isinstance(value, Value) or value != value:
             raise UserError(f"space.{name}: {value!r} is no scalar; a list holds numbers, strings, booleans or null")
         if isinstance(value, str) and "${" in value:
             raise UserError(f"space.{name}: {value!r} holds an interpolation; a value must be plain")

@@ -70,7 +70,8 @@ class Space:
 
         A dimension that does not exist in it lies at 0.5. A number outside of a distribution lies at the nearer end.
 
-        Raises ValueError for a value that a list or choice lacks, and for the lack of a value.
+        Raises ValueError for a value that a list or choice lacks, for no number where there is a distribution, and for
+        the lack of a value.
         """
         existing = set(self._existing(self._values(configuration)))
         coordinates = (
@@ -107,6 +108,13 @@ class Space:
     def existing(self, configuration: Mapping[str, Value]) -> tuple[Dimension, ...]:
         """Return the dimensions that exist beside the values of `configuration`."""
         return tuple(self.dimensions[i] for i in self._existing(self._values(configuration)))
+
+    def holds(self, configuration: Mapping[str, Value]) -> bool:
+        """Whether a configuration has, of each dimension that exists in it, one of the dimension's values."""
+        return all(
+            dimension.name in configuration and dimension.holds(configuration[dimension.name])
+            for dimension in self.existing(configuration)
+        )
 
     def combinations(self) -> list[dict[str, str]]:
         """Return every way to choose options of config groups, each with the choices that exist in it."""
