@@ -252,6 +252,19 @@ def test_command_line_for_a_users_module(tmp_path: Path) -> None:
     assert line.startswith("FAILED  resource grows up to r max: r_max is 9; trial")
 
 
+class Needy(FIFO):
+    """As a user's own may be: without defaults."""
+
+    def __init__(self, searcher: Searcher, r_max: int, *, share: float) -> None:
+        super().__init__(searcher, int(r_max * share))
+
+
+def test_what_has_no_default_is_supplied_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"{__name__}:Needy", "--option=share=1.0", "--schedules=3"]) == 0
+    assert capsys.readouterr().out.startswith("built with r_max=9; --option gives others\nok ")
+    assert not complaints(conform("halving.schedulers:FIFO", schedules=2))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -259,7 +272,7 @@ def test_command_line_for_a_users_module(tmp_path: Path) -> None:
         (["halving.space:Space"], "neither `suggest` (a scheduler) nor `propose` (a searcher)"),
         (["halving.schedulers:ASHA", "--option", "etta=3"], "takes no 'etta'; did you mean eta?"),
         (["halving.schedulers:ASHA", "--option", "eta=1"], "eta=1: must be an integer of at least 2"),
-        (["halving.schedulers:FIFO"], "missing a required argument: 'r_max'"),
+        ([f"{__name__}:Needy"], "Needy needs share, which has no default: give --option share=VALUE"),
     ],
 )
 def test_command_line_refuses_in_one_line(

@@ -2,8 +2,8 @@
 
 A scheduler is built as `Mine(searcher, **options)` and driven through random schedules of workers, arrivals, failures
 and sizes of the space; a searcher (it has `propose`) as `Mine(space, seed=0, **options)`, over spaces of 1 to 20
-dimensions, finite and conditional ones too. Options are given as `--option r_max=27`. One line per check; the exit
-status is 1 if any failed.
+dimensions, finite and conditional ones too. Options are given as `--option r_max=27`; r_max=9 and the like are supplied
+where there is no default. One line per check; the exit status is 1 if any failed.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from halving.conformance.suite import SCHEDULES, conform, digests
+from halving.conformance.suite import SCHEDULES, conform, digests, supplied
 from halving.errors import UserError
 
 
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.digests:
             print(*digests(asked.target, dict(asked.option), asked.schedules), sep="\n")
             return 0
+        if given := supplied(asked.target, dict(asked.option)):
+            print(f"built with {', '.join(f'{name}={value}' for name, value in given.items())}; --option gives others")
         results = conform(asked.target, dict(asked.option), asked.schedules)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

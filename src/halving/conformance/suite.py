@@ -17,6 +17,8 @@ from halving.space import Space
 from halving.targets import check_call, locate
 
 SCHEDULES = 40
+# What a constructor may ask for without having a default.
+_SUPPLIED: Mapping[str, Any] = {"eta": 3, "r_min": 1, "r_max": 9, "seed": 0, "max_trials": 20}
 
 Story = scheduler.Story | searcher.Proposals
 
@@ -35,6 +37,8 @@ class Result:
 
 def conform(target: str, options: Mapping[str, Any] | None = None, schedules: int = SCHEDULES) -> list[Result]:
     """Put a scheduler or searcher through every check, in `schedules` random schedules or spaces.
+
+    It is built with `options`, its own defaults and what `supplied` says.
 
     Raises UserError for a target that cannot be imported, is neither, or cannot be built with these options.
     """
@@ -57,27 +61,42 @@ def digests(target: str, options: Mapping[str, Any], schedules: int) -> list[str
     return [_digest(story) for story in stories]
 
 
+def supplied(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a class is built with that has no default and is not among `options`.
+
+    Raises UserError for what is no scheduler or searcher, and where it cannot be guessed, with what to type.
+    """
+    subject = locate(target)
+    if not (hasattr(subject, "suggest") or hasattr(subject, "propose")):
+        raise UserError(f"{target} has neither `suggest` (a scheduler) nor `propose` (a searcher)")
+    parameters = list(inspect.signature(subject).parameters.values())[1:]
+    named = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    lacking = [each.name for each in named if each.default is each.empty and each.name not in options]
+    if unknown := [name for name in lacking if name not in _SUPPLIED]:
+        typed = " ".join(f"--option {name}=VALUE" for name in unknown)
+        raise UserError(f"{target} needs {', '.join(unknown)}, which has no default: give {typed}")
+    return {name: _SUPPLIED[name] for name in lacking}
+
+
 def _play(
     target: str, options: Mapping[str, Any], schedules: int
 ) -> tuple[Sequence[Story], Sequence[Callable[[Any], str]]]:
     """Return every story of a class, and the checks of its kind."""
     subject: Callable[..., Any] = locate(target)
     parameters = inspect.signature(subject).parameters
+    options = {**supplied(target, options), **options}
 
     def make(first: Any, **extra: Any) -> Any:
         check_call(subject, [first], {**options, **extra}, False, target)
-        return subject(first, **options, **extra)
+        return subject(first, **{**options, **extra})
 
     def make_searcher(space: Space, seed: int) -> Searcher:
         return make(space, seed=seed) if "seed" in parameters else make(space)
 
     if hasattr(subject, "propose"):
         return [searcher.Proposals(make_searcher, seed) for seed in range(schedules)], searcher.CHECKS
-    if hasattr(subject, "suggest"):
-        default = parameters["r_max"].default if "r_max" in parameters else math.inf
-        r_max = options.get("r_max", default)
-        return [scheduler.play(make, r_max, seed) for seed in range(schedules)], scheduler.CHECKS
-    raise UserError(f"{target} has neither `suggest` (a scheduler) nor `propose` (a searcher)")
+    r_max = options.get("r_max", parameters["r_max"].default if "r_max" in parameters else math.inf)
+    return [scheduler.play(make, r_max, seed) for seed in range(schedules)], scheduler.CHECKS
 
 
 def _result(check: Callable[[Any], str], stories: Sequence[Story]) -> Result:
