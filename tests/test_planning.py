@@ -12,7 +12,7 @@ from halving.errors import UserError
 from halving.history import Ladder
 from halving.objective import Objective
 from halving.planning import Simulation, Unsearched, fit, simulated_costs
-from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Median, Scheduler
+from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Hyperband, Median, Scheduler
 from halving.schedulers.successive_halving import ladder, sizes
 from halving.study import planned_cost
 from halving.trial import Job, Step
@@ -45,6 +45,35 @@ def test_the_deepest_ladder_that_fits_and_then_the_most_trials() -> None:
     assert chosen(80)[:2] == (3, "n")
     assert bracket_cost(3, chosen(80)[2]) <= 72 < bracket_cost(3, chosen(80)[2] + 1)
     assert chosen(30) == (27, "n", 1)
+
+
+def test_a_plan_that_stops_nobody_says_so_and_what_would() -> None:
+    """Two trainings in full for 60 s; Hyperband's smallest ladder, 9 and 27, costs 27 + 18 + 54 = 99 units."""
+
+    def reason(scheduler: str, r_max: int = 27, seconds: float = 60.0) -> str:
+        def cost(r_min: int, value: int) -> float:
+            if scheduler == "hyperband":
+                return value * (planned_cost(Hyperband(Unsearched(), 3, r_min, r_max).plan, one_each) or 0.0)
+            if scheduler == "median":
+                return Simulation(simulated_costs(Median(Unsearched(), r_min, r_max), one_each)).cost(value)
+            return bracket_cost(r_min, value, r_max=r_max)
+
+        counts = {"hyperband": "rounds", "median": "max_trials", "sha": "n"}
+        settings = {"r_min": 1, counts[scheduler]: None}
+        cohorts = scheduler != "median"
+        return fit(
+            settings, cost, eta=3, r_max=r_max, seconds=seconds, unit_seconds=1.0, unit="epochs", cohorts=cohorts
+        ).reason
+
+    said = reason("hyperband")
+    assert "r_min=27 and rounds=2" in said and "stops nobody early: for that, give budget.seconds=110, sch" in said
+    assert "scheduler=sha (its smallest study is cheaper) or a lower r_max" in said
+    assert "nobody" not in reason("hyperband", seconds=110.0), "as promised"
+    assert "give budget.seconds=50 or a lower r_max" in reason("sha", seconds=45.0)
+    assert "nobody" not in reason("sha"), "as offered"
+    assert "stops nobody early" in reason("median"), "two trials are too few to compare with"
+    seconds = float(reason("median").partition("budget.seconds=")[2].partition(",")[0])
+    assert "nobody" not in reason("median", seconds=seconds)
 
 
 def test_asynchronous_schedulers_get_max_trials() -> None:

@@ -1,5 +1,6 @@
 """From a budget of seconds to r_min and a number of trials: what `plan=auto` chooses."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,11 +67,29 @@ def fit(
                 f"one of the {unit} takes {unit_seconds:.3g} s, so {seconds:g} s pay for {affordable:.0f} of them "
                 f"({FILL:.0%} filled); {chosen} about {cost(r_min, value):.0f}"
             )
+            full = value * cost(r_max, 1)
+            if "r_min" in settings and depth and (r_min == r_max or (count != "rounds" and cost(r_min, value) >= full)):
+                reason += (
+                    f". That stops nobody early: for that, {_remedy(cost, count, r_max, eta, unit_seconds, cohorts)}"
+                )
             return Plan(r_min, count, value, cost(r_min, value), reason)
     raise UserError(
         f"plan=auto: the smallest study spends {cost(r_max, 1):g} {unit} of {unit_seconds:.3g} s each, which is more "
         f"than budget.seconds={seconds:g} pays for; give more seconds, or a lower r_max"
     )
+
+
+def _remedy(
+    cost: Callable[[int, int], float], count: str, r_max: int, eta: int, unit_seconds: float, cohorts: bool
+) -> str:
+    """Say what would let a plan stop somebody: the seconds of the smallest study that does, and what is cheaper."""
+    r_min = r_max // eta
+    enough = eta if cohorts and count != "rounds" else 1
+    while count != "rounds" and enough < 1000 and cost(r_min, enough) >= enough * cost(r_max, 1):
+        enough += 1
+    seconds = math.ceil(cost(r_min, enough) * unit_seconds / FILL)
+    cheaper = "" if count == "n" else ", scheduler=sha (its smallest study is cheaper)"
+    return f"give budget.seconds={seconds}{cheaper} or a lower r_max"
 
 
 class Unsearched:
