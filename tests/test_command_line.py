@@ -474,3 +474,16 @@ def test_a_grid_says_its_size_and_an_exhausted_space_that_it_is(fork: Callable, 
     assert "the space is exhausted: every configuration was tried" in result.stdout
     (run_dir,) = (tmp_path / "outputs/halving").iterdir()
     assert 4 <= len(halving.load(run_dir).trials) <= 5
+    for wanted in (("scheduler=fifo", "searcher=grid", "budget.evaluations=4"), ("scheduler=single",)):
+        result = fork(*SMALL, "space=none", "+space.optimizer.lr=[0.1,0.2,0.3,0.4]", *wanted, cwd=tmp_path)
+        assert result.returncode == 0 and "exhausted" not in result.stdout, "no more was wanted"
+
+
+def test_what_a_budget_leaves_paused_is_said_and_goes_on(fork: Callable, tmp_path: Path) -> None:
+    """The median rule looks at every epoch: its third trial has had one of three."""
+    median = (*SMALL, "scheduler=median", "r_max=3", "hydra.run.dir=run")
+    result = fork(*median, "budget.evaluations=7", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "7 evaluations, 1 paused (a higher budget takes it up again): 7 epochs" in result.stdout
+    assert fork("resume=run", "budget.evaluations=9", cwd=tmp_path).returncode == 0
+    assert [trial.state for trial in halving.load(tmp_path / "run").trials] == ["completed"] * 3

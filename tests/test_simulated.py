@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose as compose_config
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
+from halving.composition import compose
+from halving.config.polite import register
 from halving.curves import Curves, load, save
 from halving.errors import UserError
 from halving.executors import Serial
@@ -421,6 +426,38 @@ def test_the_command_line_simulates_a_study(fork: Run, power_laws: Path, tmp_pat
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["wall_seconds"] == pytest.approx(study.seconds, abs=1e-5) and summary["command"] == ""
     assert study.incumbent is not None and summary["best_error"] == study.incumbent[1].error
+
+
+@pytest.mark.parametrize("workers", [4, 60])
+@pytest.mark.parametrize("scheduler", ["fifo", "asha", "async_hyperband", "concordant_asha", "median", "pasha"])
+def test_the_default_end_has_an_answer(tmp_path: Path, scheduler: str, workers: int) -> None:
+    """On 40 levels what one bracket spends, 256, is spent before anybody is at the last; PASHA stops where ranks agree.
+
+    Where nobody can get there, it ends nevertheless.
+    """
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    register(conf)
+
+    def study(curves: Curves) -> tuple[History, list[str]]:
+        save(curves, tmp_path / "forty.npz")
+        typed = [f"scheduler={scheduler}", f"executor.curves={tmp_path / 'forty.npz'}", f"executor.workers={workers}"]
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            cfg = compose_config("config", ["experiment=simulated", *typed])
+        parts = compose(cfg, OmegaConf.create(), tmp_path, History())
+        tuner = Tuner(parts.scheduler, parts.executor, cost=parts.fidelity.cost, budget=parts.budget)
+        tuner.run()
+        return tuner.history, parts.notes
+
+    curves = random_table(n=600, levels=40, diverging=0.0)
+    history, notes = study(curves)
+    assert history.incumbent is not None and history.incumbent[1].resource >= (3 if scheduler == "pasha" else 40)
+    assert history.halted == "the default budget.resource=256 reached" and history.spent >= 256
+    assert [note.startswith(f"note: {workers} workers may spend the default budget") for note in notes] == (
+        [True] if workers == 60 and scheduler not in ("fifo", "pasha") else []
+    )
+    error = np.where(curves.resource > 8, nan, curves.error)
+    history, _ = study(Curves(error, curves.resource, configurations=curves.configurations))
+    assert 256 <= history.spent < 2 * (256 + workers * 40) + 40 * workers
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from halving.errors import UserError
 from halving.executors import Serial
 from halving.history import Event, Header, History
 from halving.journal import Journal, read, replay
-from halving.schedulers import FIFO, Scheduler, SuccessiveHalving
+from halving.schedulers import ASHA, FIFO, Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.space import Space
 from halving.trial import Configuration, Done, Epoch, Finished, Job, Outcome, Start, Step, Verdict, Wait
@@ -145,6 +145,36 @@ def test_patience_counts_evaluations_since_the_incumbent_changed() -> None:
     assert len(history.finished) == 8 and history.incumbent is not None
     assert history.incumbent[0].trial == 4, "an equal error is no better one"
     assert history.halted.startswith("budget.patience=3 reached")
+
+
+def test_a_default_end_waits_for_a_trial_on_its_way_to_r_max() -> None:
+    """Of one resource: explicit, it ends nine trials at the first rung; as the default, it waits for a promotion."""
+
+    def ended(budget: Budget, error: Error = falling, scheduler: Scheduler | None = None) -> History:
+        return tuned(scheduler or ASHA(Numbers(), 3, 1, 9), Virtual(error, 9), budget)
+
+    history = ended(Budget(resource=9.0))
+    assert history.spent == 9 and history.halted == "budget.resource=9 reached"
+    history = ended(Budget(resource=9.0, reach=9, most=100.0))
+    assert history.incumbent is not None and history.incumbent[1].resource == 9
+    assert 9 < history.spent < 100 and history.halted == "the default budget.resource=9 reached"
+    assert sum(e.until == 9 for _, e in history.finished) == 1, "who is on the way is enough"
+    history = ended(Budget(resource=9.0, reach=9, most=100.0), scheduler=FIFO(Numbers(), 9))
+    assert len(history.finished) == 1
+
+
+def test_a_default_end_comes_where_nobody_can_reach_r_max() -> None:
+    def ended(error: Error, workers: int = 1) -> History:
+        return tuned(ASHA(Numbers(), 3, 1, 9), Virtual(error, workers), Budget(resource=9.0, reach=9, most=40.0))
+
+    def never_whole(trial: int, resource: int) -> float:
+        return math.nan if resource == 9 else 1 / (1 + trial)
+
+    assert 40 <= ended(never_whole, 3).spent < 60
+    history = ended(never_whole)
+    assert 40 <= history.spent < 50
+    assert history.halted == "the default budget.resource=40 reached, and no trial has reached 9"
+    assert ended(lambda trial, resource: math.nan).spent <= 10, "failures alone get no more than the default"
 
 
 def test_a_study_that_reaches_its_end_was_not_halted() -> None:

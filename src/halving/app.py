@@ -101,7 +101,7 @@ def run(cfg: DictConfig) -> None:
         console.print(f"\ninterrupted; go on with: {again}", soft_wrap=True, highlight=False, markup=False)
         sys.exit(128 + conduct.signals[0])
     notes: list[str] = []
-    if getattr(parts.searcher, "exhausted", False):
+    if parts.searcher.exhausted:
         notes.append("the space is exhausted: every configuration was tried")
     elif before.halted and not tuner.history.halted and len(tuner.history.finished) == len(before.finished):
         notes.append(nothing_left(tuner.history, parts.scheduler, cfg.scheduler))

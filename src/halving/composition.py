@@ -20,7 +20,7 @@ from halving.executors import Executor
 from halving.history import History, Ladder
 from halving.objective import Objective
 from halving.planning import Plan, Simulation, Unsearched, fit, simulated_costs
-from halving.schedulers import Scheduler
+from halving.schedulers import PASHA, Scheduler
 from halving.schedulers.early_stopping import EarlyStopping
 from halving.schedulers.fifo import FIFO
 from halving.schedulers.successive_halving import ladder, sizes
@@ -44,7 +44,7 @@ class Parts:
 
     dimensions: tuple[str, ...]
     initial: list[Configuration]
-    searcher: Searcher
+    searcher: Recorded
     scheduler: Scheduler
     executor: Executor
     fidelity: Fidelity | Table
@@ -70,7 +70,8 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
     objective = Objective(placed, run_dir, threads, trusted_packages(), choices=choices)
     initial = _initial(config["searcher"].pop("initial", ()), space, defaults, before)
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=initial)
-    build = partial(_scheduler, cfg, Recorded(searcher, _configurations(before)))
+    proposals = Recorded(searcher, _configurations(before))
+    build = partial(_scheduler, cfg, proposals)
     plan = None
     if cfg.plan == "auto" and before.header is None:
         plan = _fitted(cfg, objective, objective.prepare(defaults), defaults)
@@ -82,20 +83,22 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
         fidelity = objective.prepare(defaults)
         objective.prepare_options(space)
         scheduler = build()
+        budget = _budget(cfg, scheduler, fidelity, settings.get("workers", 1))
         return Parts(
             dimensions=space.names,
             initial=initial,
-            searcher=searcher,
+            searcher=proposals,
             scheduler=scheduler,
             notes=[
                 *(f"note: {text}" for text in choices.notes),
                 *([f"plan: {plan.reason}"] if plan is not None else []),
+                *_outrun(budget, scheduler, fidelity, settings.get("workers", 1)),
                 *([f"grid: {len(searcher)} configurations"] if isinstance(searcher, Sized) else []),
             ],
             executor=executor,
             fidelity=fidelity,
             objective=objective,
-            budget=_budget(cfg, scheduler, fidelity),
+            budget=budget,
             threads=threads,
         )
     except BaseException:
@@ -127,17 +130,20 @@ def _simulated(cfg: DictConfig, config: dict[str, Any], objective: Objective, be
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=None)
     seed = config["searcher"].get("seed", cfg.seed)
     rows = on_table(searcher, fidelity.curves, space, seed, config["executor"]["reuse"])
-    scheduler = _scheduler(cfg, Recorded(rows, _configurations(before)))
+    proposals = Recorded(rows, _configurations(before))
+    scheduler = _scheduler(cfg, proposals)
+    executor = instantiate(settings, "executor", objective=fidelity)
+    budget = _budget(cfg, scheduler, fidelity, settings["workers"])
     return Parts(
         dimensions=(ROW, *space.names),
         initial=[],
-        searcher=rows,
+        searcher=proposals,
         scheduler=scheduler,
-        notes=[],
-        executor=instantiate(settings, "executor", objective=fidelity),
+        notes=_outrun(budget, scheduler, fidelity, settings["workers"]),
+        executor=executor,
         fidelity=fidelity,
         objective=objective,
-        budget=_budget(cfg, scheduler, fidelity),
+        budget=budget,
         threads=1,
     )
 
@@ -220,14 +226,34 @@ def _fitted(cfg: DictConfig, objective: Objective, fidelity: Fidelity, configura
     )
 
 
-def _budget(cfg: DictConfig, scheduler: Scheduler, fidelity: Fidelity | Table) -> Budget:
-    """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend."""
+def _budget(cfg: DictConfig, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> Budget:
+    """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend.
+
+    That brings one trial to r_max, but later where workers are many or trials fail. Twice what all workers would spend
+    meanwhile is the most. PASHA needs no more than its first two levels.
+    """
     budget = Budget(**trials.plain(cfg.budget))
     endless = hasattr(scheduler, "plan") and not plan_of(scheduler)
     if not endless or (budget.evaluations, budget.resource, budget.seconds) != (None, None, None):
         return budget
     levels = ladder(cfg.eta, cfg.r_min, cfg.r_max)
-    return replace(budget, resource=planned_cost((Ladder(levels, sizes(levels, cfg.eta)),), fidelity.cost))
+    resource = planned_cost((Ladder(levels, sizes(levels, cfg.eta)),), fidelity.cost) or 0.0
+    most = 2 * (resource + workers * fidelity.cost(0, cfg.r_max))
+    return replace(
+        budget, resource=resource, most=most, reach=levels[:2][-1] if isinstance(scheduler, PASHA) else cfg.r_max
+    )
+
+
+def _outrun(budget: Budget, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> list[str]:
+    """Say where workers may spend the default budget before it could have an answer."""
+    if budget.reach is None or budget.resource is None or isinstance(scheduler, FIFO):
+        return []
+    if workers * fidelity.cost(0, budget.reach) <= budget.resource:
+        return []
+    return [
+        f"note: {workers} workers may spend the default budget of {budget.resource:g} {fidelity.unit} before a trial "
+        f"gets to {budget.reach}; the study goes on until one does. budget.resource=... sets another end"
+    ]
 
 
 def plan_of(scheduler: Scheduler) -> tuple[Ladder, ...]:

@@ -21,7 +21,9 @@ class Budget:
     """What ends a study early: whichever is reached first stops new assignments, and running ones finish.
 
     `evaluations` and `resource` count what was started, in assignments and in units of resource; `seconds` is the
-    executor's time; `target` is a metric to reach; `patience` is evaluations without a better incumbent.
+    executor's time; `target` is a metric to reach; `patience` is evaluations without a better incumbent. With `reach`,
+    `resource` is the default end of a study that was given none: it waits until a trial goes to that resource, but only
+    until `most` is spent, or `resource` on failures alone.
     """
 
     evaluations: int | None = None
@@ -29,6 +31,8 @@ class Budget:
     seconds: float | None = None
     target: float | None = None
     patience: int | None = None
+    reach: int | None = None
+    most: float = math.inf
 
     def __post_init__(self) -> None:
         for name in ("evaluations", "patience"):
@@ -40,17 +44,27 @@ class Budget:
         if self.target is not None and math.isnan(self.target):
             raise UserError(f"budget.target={self.target}: is no number to reach")
 
-    def reached(self, history: History, committed: float, now: float, sign: int = 1) -> str:
+    def reached(
+        self, history: History, committed: float, now: float, sign: int = 1, running: Iterable[Assignment] = ()
+    ) -> str:
         """Return what was reached, in words, or nothing.
 
-        `committed` is the cost of the jobs that run; `sign` is -1 where the errors are a maximised metric, flipped.
+        `committed` is the cost of what is `running`; `sign` is -1 where the errors are a maximised metric, flipped.
         """
         evaluations = len(history.finished)
         best = history.incumbent
         if self.evaluations is not None and evaluations + history.running >= self.evaluations:
             return f"budget.evaluations={self.evaluations} reached"
-        if self.resource is not None and history.spent + committed >= self.resource:
-            return f"budget.resource={self.resource:g} reached"
+        spent = history.spent + committed
+        if self.resource is not None and spent >= self.resource:
+            if self.reach is None:
+                return f"budget.resource={self.resource:g} reached"
+            failing = best is None and history.spent >= self.resource
+            far = max([0 if best is None else best[1].resource, *(each.until for each in running)])
+            if failing or far >= self.reach:
+                return f"the default budget.resource={self.resource:g} reached"
+            if spent >= self.most:
+                return f"the default budget.resource={self.most:g} reached, and no trial has reached {self.reach}"
         if self.seconds is not None and now >= self.seconds:
             return f"budget.seconds={self.seconds:g} reached"
         if self.target is not None and best is not None and best[1].error <= sign * self.target:
@@ -167,7 +181,9 @@ class Tuner:
             if self._interrupted:
                 self._executor.submit(self._job(self._interrupted.popleft()))
                 continue
-            if reason := self._budget.reached(self.history, self._committed, self._now(), self._sign):
+            if reason := self._budget.reached(
+                self.history, self._committed, self._now(), self._sign, self._running.values()
+            ):
                 if not self.history.halted:
                     self.record(Halted(reason))
                 return True

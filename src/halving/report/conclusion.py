@@ -71,9 +71,11 @@ def _spent(history: History, single: bool) -> str:
     instead = f" instead of {full:g}" if full > history.spent else ""
     failed = sum(trial.state == "failed" for trial in history.trials.values())
     failures = f", {failed} failed" if failed else ""
+    paused = sum(trial.state == "paused" for trial in history.trials.values()) if history.halted else 0
+    waiting = f", {paused} paused (a higher budget takes {'them' if paused > 1 else 'it'} up again)" if paused else ""
     halted = f"; {history.halted}" if history.halted else ""
     return (
-        f"{len(history.trials)} trials, {len(history.finished)} evaluations{failures}: "
+        f"{len(history.trials)} trials, {len(history.finished)} evaluations{failures}{waiting}: "
         f"{history.spent:g} {header.unit}{instead} in {seconds}{halted}"
     )
 

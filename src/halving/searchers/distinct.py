@@ -59,11 +59,6 @@ class DistinctSearcher:
     def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
         """Learn nothing."""
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether every configuration of a finite space was proposed."""
-        return self._cells is not None and self._remaining(np.random.default_rng(0)) is None
-
     def _new(self, trial: int) -> Configuration | None:
         rng = np.random.default_rng([self._seed, trial])
         draws = (rng.random(len(self._space.dimensions)) for _ in range(_DRAWS))

@@ -40,24 +40,13 @@ class GridSearcher(DistinctSearcher):
     def size(self) -> int:
         return self._count(0, {})
 
-    @property
-    def exhausted(self) -> bool:
-        return self._found() is None
-
     def _new(self, trial: int) -> Configuration | None:
-        if (found := self._found()) is None:
-            return None
-        self._next, configuration = found
-        return configuration
-
-    def _found(self) -> tuple[int, Configuration] | None:
-        """Return the next combination that was not proposed, and the index after it."""
-        index, size = self._next, self.size
-        while index < size:
-            configuration = self._combination(index)
-            index += 1
+        size = self.size
+        while self._next < size:
+            configuration = self._combination(self._next)
+            self._next += 1
             if identity(configuration) not in self._known:
-                return index, configuration
+                return configuration
         return None
 
     def _combination(self, index: int) -> Configuration:
