@@ -200,6 +200,22 @@ def test_rebuild_writes_the_wandb_runs_anew_and_none_twice(repo: Path, finished:
     assert wrong(run_dir) == []
 
 
+def test_a_tracker_that_is_off_says_so_and_rebuild_makes_up_for_it(fork: Callable, tmp_path: Path) -> None:
+    run_dir = tmp_path / "study"
+    small = ("r_max=3", "data.train_samples=60", "executor.threads=1", "scheduler=sha", "name=a/b", "model=softmax")
+    result = fork(*small, f"hydra.run.dir={run_dir}", WANDB_MODE="offlin")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert any("W&B's project is a-b, as it takes neither /" in line for line in lines[:2])
+    off = [line for line in lines if "tracker Wandb is switched off" in line]
+    assert len(off) == 2 and all("WANDB_MODE" in line for line in off)
+    assert f"python scripts/study.py rebuild {run_dir} " in off[-1]
+    assert "upload:" not in result.stdout
+    assert f"{len(halving.load(run_dir).trials) + 1} offline W&B runs" in rebuild(run_dir)
+    assert all(run[0]["run_group"] == "a-b-study" for run in mirrored(run_dir).values())
+
+
 def test_what_a_journal_says_does_not_command_the_terminal(repo: Path, tmp_path: Path) -> None:
     events = (
         halving.history.Header("s\x1b[2J", "sha", "random", 0, 1),

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import wandb
 from rich.console import Console
 
 from halving.errors import UserError
@@ -346,6 +348,120 @@ def test_nothing_goes_online_without_a_key(run_dir: Path, tmp_path: Path) -> Non
     assert "wandb login" in warning
     assert sync.startswith("wandb sync ")
     assert len(directories(run_dir)) == 2
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`anew(WANDB_X=...)`: W&B reads its environment anew."""
+
+    def anew(**variables: str) -> None:
+        wandb.teardown()
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    yield anew
+    monkeypatch.undo()
+    wandb.teardown()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WANDB_SWEEP_ID": "theirs"},
+        {"WANDB_LAUNCH": "true", "WANDB_CONFIG": '{"theirs": 1}'},
+        {"WANDB_RESUME_FROM": "theirs?_step=3"},
+        {"WANDB_FORK_FROM": "theirs?_step=3"},
+        {"WANDB_SERVICE": "3-1-unix-/theirs", "WANDB_SILENT": "false", "WANDB_RESUME": "must"},
+        {
+            f"WANDB_{name}": "theirs"
+            for name in ("RUN_ID", "RUN_GROUP", "NAME", "NOTES", "TAGS", "JOB_TYPE", "PROJECT", "DIR", "X_FILES_DIR")
+        },
+        # W&B takes none of these
+        {"WANDB_RUN_ID": "a/b", "WANDB_PROJECT": "a/b", "WANDB_TAGS": "t" * 65, "WANDB_SWEEP_ID": " "},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_the_environment_does_not_name_our_runs(
+    run_dir: Path, anew: Callable[..., None], variables: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    anew(**variables)
+    plain = header(run_dir)
+    events = [replace(plain, settings={**plain.settings, "tags": [], "notes": ""}), *study(run_dir)[1:4]]
+    play(events, Wandb())
+    found = runs(run_dir)
+    assert set(found) == {"t0", "study"}
+    for name, run in found.items():
+        record = run["run"]
+        study_name = f"halving-{RUN_DIR}"
+        assert record["run_id"] == f"{study_name}-{name}"
+        assert record["display_name"] == (study_name if name == "study" else f"trial-{name[1:]}")
+        assert record["run_group"] == study_name
+        assert record["job_type"] == ("study" if name == "study" else "trial")
+        assert record["project"] == "halving"
+        assert not any(record.get(key) for key in ("tags", "notes", "sweep_id"))
+        assert "theirs" not in json.dumps(record)
+        assert list((run_dir / "wandb").glob(f"*-{record['run_id']}/run-{record['run_id']}.wandb"))
+    play([], Wandb(), before=timed(events))
+    assert len(directories(run_dir)) == 2
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WANDB_MODE", "offlin"), ("WANDB_BASE_URL", "locahost"), ("WANDB_API_KEY", " secret"), ("WANDB_QUIET", "maybe")],
+)
+def test_a_setting_that_wandb_refuses_is_named_and_the_tracker_is_off(
+    run_dir: Path, anew: Callable[..., None], name: str, value: str
+) -> None:
+    anew(**{name: value})
+    said: list[str] = []
+    trackers = Trackers([Wandb(), Csv()], say=said.append)
+    for event, at in timed(study(run_dir)[:1]):
+        trackers.record(event, at)
+    while not said:
+        time.sleep(0.01)
+    trackers.close()
+    (line,) = said
+    assert line.startswith("tracker Wandb is switched off, and the study goes on without it: ")
+    assert name in line and "\n" not in line and "secret" not in line
+    assert trackers.off == said
+
+
+@pytest.mark.parametrize(
+    ("name", "project"),
+    [
+        ("a/b", "a-b"),
+        ("größe 试", "größe 试"),
+        ("a\nb\x1b", "a-b-"),
+        ("n" * 140, None),
+        (" ", "halving"),
+        ("#1: 50%?", "-1- 50-"),
+    ],
+)
+def test_any_name_is_one_that_wandb_takes(run_dir: Path, name: str, project: str | None) -> None:
+    tracker = Wandb(project=name)
+    assert ("W&B's project is" in tracker.note) == (project != name)
+    long = header(run_dir, name=name)
+    settings = {**long.settings, "tags": ["t" * 70, ""]}
+    play([replace(long, settings=settings), *study(run_dir)[1:4]], tracker)
+    for run in runs(run_dir).values():
+        record = run["run"]
+        assert len(record["project"]) <= 128 and record["project"] == (project or record["project"])
+        assert len(record["run_id"]) <= 64
+        assert max(len(record["run_group"]), len(record["display_name"])) <= 128
+        assert [len(tag) for tag in record["tags"]] == [64]
+
+
+def test_a_study_without_a_run_directory_says_so(run_dir: Path) -> None:
+    said: list[str] = []
+    trackers = Trackers([Wandb(), Csv()], say=said.append)
+    for event, at in timed([replace(header(run_dir), settings={}), *study(run_dir)[1:]]):
+        trackers.record(event, at)
+    trackers.close()
+    assert sorted(line.rpartition(": ")[2] for line in said) == [
+        f"{name} writes into the run directory, but this study has none in Header.settings['run_dir']"
+        for name in ("W&B", "the CSV tracker")
+    ]
 
 
 def test_unknown_mode_is_refused() -> None:

@@ -77,11 +77,17 @@ def run(cfg: DictConfig) -> None:
         settings = secrets.redact(_settings(cfg, hydra, overrides, parts, before, run_dir))
         _note(console, parts.notes)
         mirrors = _mirrors(cfg, parts.objective, secrets)
+        _note(console, [mirror.note for mirror in mirrors if isinstance(mirror, Wandb) and mirror.note])
         header = _header(cfg, hydra, parts, settings)
         opened.pop_all()  # the conduct sees to them from here on
     first = header if before.header is None else Resumed(header.plan, header.planned_cost, header.settings)
     told = (*events, (first, before.seconds)) if events else ()
-    trackers = Trackers([Progress(console, quiet=console.quiet), *mirrors], told)
+
+    def tell(line: str) -> None:
+        seen = Terminal() if console.quiet else console  # also by who looks at a multirun
+        seen.print(f"note: {secrets.redact(line)}", soft_wrap=True, highlight=False, markup=False, style="yellow")
+
+    trackers = Trackers([Progress(console, quiet=console.quiet), *mirrors], told, tell)
     tuner = Tuner(
         parts.scheduler,
         parts.executor,
@@ -96,6 +102,10 @@ def run(cfg: DictConfig) -> None:
     with Conduct(tuner, parts.executor, journal, trackers, run_dir) as conduct:
         tuner.replay(events)
         conduct.run(first, lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts.objective))
+    for line in trackers.off:
+        tell(
+            f"{line}. The journal has all: python scripts/study.py rebuild {run_dir} writes tables and W&B runs from it"
+        )
     if conduct.signals:
         again = commands.line(commands.override("resume", str(run_dir)))
         console.print(f"\ninterrupted; go on with: {again}", soft_wrap=True, highlight=False, markup=False)

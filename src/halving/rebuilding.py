@@ -15,6 +15,7 @@ from halving.journal import read, replay
 from halving.report.derived import write_all
 from halving.report.tables import header_of
 from halving.tracking.wandb import Wandb
+from halving.tracking.wording import count
 from halving.trial import Configuration
 from halving.verification import refuse_running
 
@@ -35,8 +36,7 @@ def rebuild(run_dir: Path) -> list[str]:
     written = ["results.csv", "curves.csv", "summary.json", "report.html"]
     if (options := _wandb(header_of(history))) is not None:
         with noted("the offline W&B runs could not be written", problems):
-            count = _rebuild_runs(run_dir, events, options)
-            written.append(f"{count} offline W&B runs")
+            written.append(count(_rebuild_runs(run_dir, events, options), "offline W&B runs"))
     if problems:
         raise UserError("; ".join(problems))
     return written

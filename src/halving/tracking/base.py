@@ -1,11 +1,12 @@
 """Trackers mirror a study: each is told of every event, in a thread of its own, after the journal has it."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol
 
+from halving.errors import UserError
 from halving.history import Event, History
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,20 @@ class Trackers:
     """Tells several trackers of a study's events without ever waiting for them.
 
     `events` are a resumed study's, with their times: each tracker's history begins with them. A tracker that raises,
-    or lets 100,000 events wait, is named once in the log and switched off: training goes on.
+    or lets 100,000 events wait, is named once in the log and by `say`, and switched off: training goes on. `off` keeps
+    what was said.
     """
 
-    def __init__(self, trackers: Iterable[Tracker], events: Iterable[tuple[Event, float]] = ()) -> None:
+    def __init__(
+        self,
+        trackers: Iterable[Tracker],
+        events: Iterable[tuple[Event, float]] = (),
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         before = tuple(events)
-        self._mirrors = [_Mirror(tracker, before) for tracker in trackers]
+        self._say = say
+        self.off: list[str] = []
+        self._mirrors = [_Mirror(tracker, before, self._switched_off) for tracker in trackers]
 
     def record(self, event: Event, at: float) -> None:
         """Tell of an event that happened `at` seconds after the study began."""
@@ -52,10 +61,17 @@ class Trackers:
         for mirror in self._mirrors:
             mirror.wait(patience)
 
+    def _switched_off(self, line: str) -> None:
+        self.off.append(line)
+        self._say(line)
+
 
 class _Mirror:
-    def __init__(self, tracker: Tracker, before: tuple[tuple[Event, float], ...]) -> None:
+    def __init__(
+        self, tracker: Tracker, before: tuple[tuple[Event, float], ...], switched_off: Callable[[str], None]
+    ) -> None:
         self._tracker = tracker
+        self._switched_off = switched_off
         self._events: SimpleQueue[tuple[Event, float] | None] = SimpleQueue()
         self._told = 0
         self._off = False
@@ -93,16 +109,21 @@ class _Mirror:
                 history.apply(*item)
                 self._tracker.record(item[0], history)
                 self._told += 1
-        except Exception:
-            self._switch_off("failed", exc_info=True)
+        except Exception as error:
+            self._switch_off("failed", error)
         # What it holds, such as the terminal or open runs, is given back in any case.
         try:
             self._tracker.close(history)
-        except Exception:
-            self._switch_off("failed", exc_info=True)
+        except Exception as error:
+            self._switch_off("failed", error)
 
-    def _switch_off(self, why: str, exc_info: bool = False) -> None:
-        if not self._off:
-            self._off = True
-            name = type(self._tracker).__name__
-            log.warning("tracker %s %s and is switched off; the study goes on without it", name, why, exc_info=exc_info)
+    def _switch_off(self, why: str, error: Exception | None = None) -> None:
+        if self._off:
+            return
+        self._off = True
+        name = type(self._tracker).__name__
+        log.warning("tracker %s %s and is switched off; the study goes on without it", name, why, exc_info=error)
+        if error is not None:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            why = f"{kind}{error}".partition("\n")[0]
+        self._switched_off(f"tracker {name} is switched off, and the study goes on without it: {why}")

@@ -1,10 +1,10 @@
 """A CSV file that grows by one row per epoch, for `tail -f` and spreadsheets during a run."""
 
 import csv
-from pathlib import Path
 from typing import TextIO
 
 from halving.history import Evaluation, Event, Header, History
+from halving.tracking.runs import run_directory
 from halving.trial import Epoch
 
 
@@ -49,7 +49,7 @@ class Csv:
         csv.writer(self._file, lineterminator="\n").writerow([row.get(column, "") for column in self._columns])
 
     def _open(self, epoch: Epoch, header: Header) -> TextIO:
-        path = Path(header.settings["run_dir"]) / "metrics.csv"
+        path = run_directory(header, "the CSV tracker") / "metrics.csv"
         file = path.open("a+", buffering=1, newline="")
         file.seek(0)
         whole, newline, _ = file.read().rpartition("\n")

@@ -8,24 +8,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
 from halving.trial import Epoch
 
 
+def run_directory(header: Header, tracker: str) -> Path:
+    """Return where a tracker writes its files. Raises UserError where the study has no run directory."""
+    if "run_dir" not in header.settings:
+        raise UserError(
+            f"{tracker} writes into the run directory, but this study has none in Header.settings['run_dir']"
+        )
+    return Path(header.settings["run_dir"])
+
+
 def study_id(header: Header) -> str:
     """Name the study by its name and run directory; a job of a multirun is told by the sweep's time and its number."""
-    run_dir = Path(header.settings["run_dir"])
+    run_dir = run_directory(header, "W&B")
     names = [run_dir.parent.name] if run_dir.parent.parent.name == "multirun" else []
     return "-".join(re.sub(r"[^A-Za-z0-9_-]+", "-", name) for name in (header.name, *names, run_dir.name))
 
 
 def run_id(study: str, suffix: str) -> str:
-    """Return an id that W&B takes, of at most 64 characters: a long study name is cut and gets its digest."""
-    room = 64 - len(suffix) - 1
-    if len(study) > room:
-        digest = hashlib.sha256(study.encode()).hexdigest()[:8]
-        study = f"{study[: room - 9]}-{digest}"
-    return f"{study}-{suffix}"
+    """Return an id that W&B takes, of at most 64 characters."""
+    return f"{fitted(study, 64 - len(suffix) - 1)}-{suffix}"
+
+
+def fitted(name: str, room: int) -> str:
+    """Return a name of at most so many characters: one that is too long is cut and gets its digest."""
+    return name if len(name) <= room else f"{name[: room - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def project_name(name: str) -> str:
+    """Return a name as W&B takes it for a project: without its delimiters, of 1 to 128 characters."""
+    return fitted(re.sub(r"[/\\#?%:\x00-\x1f\x7f-\x9f]+", "-", name).strip(), 128) or "halving"
 
 
 def trial_config(header: Header, trial: Trial) -> dict[str, Any]:

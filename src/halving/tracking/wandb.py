@@ -1,16 +1,16 @@
 """Weights & Biases: every trial is a run of its own, grouped by study, and the parent process writes them all."""
 
 import logging
+import os
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from halving.errors import UserError, did_you_mean
 from halving.history import Ended, Event, Header, History, Trial
-from halving.tracking.runs import run_id, study_id, trial_config
+from halving.tracking.runs import fitted, project_name, run_directory, run_id, study_id, trial_config
 from halving.tracking.wandb_runs import (
     StudyRun,
     TrialRun,
@@ -26,6 +26,18 @@ log = logging.getLogger(__name__)
 
 MODES = ("offline", "online", "disabled")
 FINAL = ("stopped", "completed", "failed")
+# What of the environment would name our runs and has no say in it, and W&B's settings that `init` cannot replace.
+NAMES = tuple(
+    f"WANDB_{name}"
+    for name in (
+        *("PROJECT", "RUN_ID", "RUN_GROUP", "NAME", "NOTES", "TAGS", "JOB_TYPE", "DIR", "RESUME", "RESUME_FROM"),
+        *("FORK_FROM", "REINIT", "SWEEP_ID", "SWEEP_PARAM_PATH", "LAUNCH", "LAUNCH_CONFIG_PATH", "CONFIG_PATHS"),
+    )
+)
+INHERITED = (
+    *("sweep_id", "sweep_param_path", "launch", "launch_config_path", "config_paths"),
+    *("resume", "resume_from", "fork_from", "x_files_dir"),
+)
 
 
 class Wandb:
@@ -57,7 +69,13 @@ class Wandb:
         if max_open < 0:
             raise UserError(f"tracker.max_open={max_open}: must be 0 or more runs open at once")
         self._mode = mode
-        self._project = project
+        self._project = project_name(project)
+        # What a user should know before the first trial, or nothing.
+        self.note = ""
+        if mode != "disabled" and self._project != project:
+            self.note = (
+                f"note: W&B's project is {self._project}, as it takes neither / \\ # ? % : nor more than 128 characters"
+            )
         self._entity = entity
         self._max_open = max_open
         self._config = config
@@ -107,7 +125,7 @@ class Wandb:
         """Return the line that uploads all runs of the study that are offline, or None."""
         if history.header is None or self._mode != "offline" or not history.trials:
             return None
-        runs = Path(history.header.settings["run_dir"]) / "wandb"
+        runs = run_directory(history.header, "W&B") / "wandb"
         return f"wandb sync {shlex.quote(str(runs))}/offline-run-*" if runs.is_dir() else None
 
     def _begin(self) -> bool:
@@ -161,16 +179,15 @@ class Wandb:
             reinit="create_new",
             id=run_id(study, suffix),
             resume="allow" if online else None,
-            name=name,
-            group=study[:128],
+            name=fitted(name, 128),
+            group=fitted(study, 128),
             job_type=job_type,
             project=self._project,
             entity=self._entity,
-            # W&B refuses longer tags.
-            tags=[str(tag)[:64] for tag in header.settings.get("tags") or ()],
-            notes=header.settings.get("notes") or None,
+            tags=[fitted(str(tag), 64) for tag in header.settings.get("tags") or () if str(tag)],
+            notes=header.settings.get("notes") or "",
             config=dict(config),
-            dir=str(header.settings["run_dir"]),
+            dir=str(run_directory(header, "W&B")),
             mode="online" if online else "offline",
             settings=wandb.Settings(
                 console="off",
@@ -191,13 +208,25 @@ class Wandb:
 
 
 def _allowed(mode: str) -> str:
+    """Return the mode that W&B's own settings leave, once they are rid of what would name our runs.
+
+    Raises UserError for an environment variable that W&B does not take.
+    """
+    if mode == "disabled":
+        return mode
     import wandb
     from wandb.errors import AuthenticationError
 
-    theirs = wandb.setup().settings.mode
-    if "disabled" in (mode, theirs):
+    quiet = wandb.Settings(silent=True, quiet=True)
+    wandb.termsetup(quiet, None)  # until the settings are read
+    _check_environment()
+    os.environ.pop("WANDB_SERVICE", None)  # of a process that started this one, and may end before it
+    settings = wandb.setup(quiet).settings
+    for name in INHERITED:
+        setattr(settings, name, wandb.Settings.model_fields[name].default)
+    if settings.mode == "disabled":
         return "disabled"
-    if mode == "offline" or theirs in ("offline", "dryrun"):
+    if mode == "offline" or settings.mode in ("offline", "dryrun"):
         return "offline"
     try:
         if wandb.login(prompt=False, verify=False):
@@ -207,3 +236,19 @@ def _allowed(mode: str) -> str:
         why = str(error)
     log.warning("tracker.mode=online, but W&B cannot log in: %s. Runs are kept offline and can be uploaded later.", why)
     return "offline"
+
+
+def _check_environment() -> None:
+    import wandb
+    from pydantic import ValidationError
+
+    for name, value in list(os.environ.items()):
+        try:
+            wandb.Settings().update_from_env_vars({name: value})
+        except (ValueError, wandb.Error) as error:
+            if name in NAMES:
+                del os.environ[name]  # it would only fail, for whoever reads it
+                continue
+            # The value is left out, as it may be a key.
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise UserError(f"W&B cannot use {name} as it is set: {why}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halving.history import Header, History, Trial
-from halving.tracking.runs import measured, metric_name, steps, trial_table
+from halving.tracking.runs import measured, metric_name, run_directory, steps, trial_table
 
 WHOLE = "whole"  # the file in a run's directory that says what the run is whole up to
 
@@ -103,7 +103,7 @@ class StudyRun:
 
 def directories(header: Header, suffix: str, kind: str) -> list[Path]:
     """Return the directories of the runs whose id ends so; `kind` is a pattern such as offline-run."""
-    return list((Path(header.settings["run_dir"]) / "wandb").glob(f"{kind}-*-{suffix}"))
+    return list((run_directory(header, "W&B") / "wandb").glob(f"{kind}-*-{suffix}"))
 
 
 def is_whole(header: Header, suffix: str, mark: str) -> bool:
