@@ -49,13 +49,16 @@ def importance(arguments: argparse.Namespace) -> None:
     from halving.report.importance import importances
 
     found = importances(load(arguments.run_dir).history)
-    print(
-        f"{found.trials} trials at resource {found.resource}; the forest explains {found.explained:.0%} of their ranks"
-    )
+    where = f"{found.trials} trials at resource {found.resource}"
+    if not found.telling:
+        print(
+            f"{where}: a random forest explains next to nothing of their ranks (R² {found.explained:.2f}), so that it "
+            "cannot tell which dimensions mattered; it takes more trials"
+        )
+        return
+    print(f"{where}; the forest explains {100 * found.explained:.0f} % of their ranks")
     for row in found.dimensions:
-        print(printable(f"{row.share:6.3f} ± {row.deviation:.3f}  {row.dimension}"))
-    if found.explained < 0.1:
-        print("It explains next to nothing, so that the shares say nothing either: it takes more trials.")
+        print(printable(f"{row.share:5.2f} ± {row.deviation:.2f}  {row.dimension}"))
 
 
 def main() -> None:

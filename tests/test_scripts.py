@@ -2,12 +2,15 @@
 
 import fcntl
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +50,31 @@ def test_explain_says_why_at_each_rung(repo: Path, run_dir: Path) -> None:
     assert "stopped: rank" in call(repo, "explain", run_dir, "--trial", loser.trial).stdout
     missing = call(repo, "explain", run_dir, "--trial", 99)
     assert (missing.returncode, missing.stderr) == (1, "error: trial 99: the study has trials 0 to 3\n")
+
+
+@pytest.mark.parametrize("signal", [1.0, 0.0])
+def test_importance_is_one_number_on_the_page_and_on_the_terminal(repo: Path, tmp_path: Path, signal: float) -> None:
+    noise = np.random.default_rng(0)
+    halving.tune(
+        lambda configuration, _: signal * configuration["x"] + 0.1 * noise.random(),
+        {"x": list(range(1, 41)), "opt.decay": [0.0, 1e300, math.inf]},
+        halving.FIFO,
+        r_max=1,
+        max_trials=30,
+        run_dir=tmp_path / "study",
+    )
+    said = call(repo, "importance", tmp_path / "study").stdout
+    page = " ".join(re.sub("<[^>]*>", " ", (tmp_path / "study" / "report.html").read_text()).split())
+    shares = re.findall(r"(-?[\d.]+ ± [\d.]+)  (\S+)", said)
+    if signal:
+        assert [name for _, name in shares] == ["x", "opt.decay"]
+        assert all(f"{name} {share}" in page for share, name in shares)
+        (explained,) = re.findall(r"explains (\d+ %)", said)
+        assert f"The forest explains {explained} of the ranks" in page
+    else:
+        (score,) = re.findall(r"explains next to nothing of their ranks \(R² (-?[\d.]+)\)", said)
+        assert f"explains next to nothing (R² {score})" in page
+        assert not shares and " ± " not in page and " importance " not in page
 
 
 def test_rebuild_writes_the_same_files_from_the_journal_alone(repo: Path, run_dir: Path) -> None:

@@ -33,7 +33,6 @@ from halving.trial import Value
 
 _FIGURES = ("rung_scatter", "learning_curves", "incumbent", "hyperparameters")
 _ENOUGH = 20  # trials that importance takes
-_FORESTS = 5  # enough for a table, where `scripts/study.py importance` takes its time
 
 
 def report_html(history: History, problems: list[str] | None = None) -> str:
@@ -98,7 +97,7 @@ def importance(history: History, problems: list[str]) -> Importances | str | Non
         return None
     with noted("importance could not be estimated", problems):
         with suppress(UserError):
-            return importances(history, samples=_FORESTS)
+            return importances(history)
         return None
     return problems[-1]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from halving.errors import UserError
 from halving.history import History
-from halving.report.tables import header_of, real
-from halving.trial import Configuration
+from halving.report.tables import header_of
+from halving.trial import Configuration, Value
 
 _FEWEST = 8
 
@@ -41,17 +41,21 @@ class Importances:
     explained: float
     dimensions: tuple[Importance, ...]
 
+    @property
+    def telling(self) -> bool:
+        """Whether the forest explains so much that the dimensions' shares say something."""
+        return self.explained >= 0.1
 
-def importances(history: History, resource: int | None = None, samples: int = 20, seed: int = 0) -> Importances:
+
+def importances(history: History, resource: int | None = None, samples: int = 10, seed: int = 0) -> Importances:
     """Estimate each dimension's importance for the rank of a trial's error at one resource.
 
     By default at the one that the most trials have reached, and of several the highest: higher rungs hold only the
     selected. Failures rank last.
 
-    Raises UserError for fewer than 8 trials there.
+    Raises UserError for fewer than 8 trials there, and for a study that searched no dimension.
     """
     from sklearn.ensemble import RandomForestRegressor  # pyright: ignore
-    from sklearn.inspection import permutation_importance  # pyright: ignore
 
     counts = Counter(evaluation.resource for _, evaluation in history.finished)
     if resource is None:
@@ -63,6 +67,8 @@ def importances(history: History, resource: int | None = None, samples: int = 20
             f"importance: {len(errors)} trials at resource {resource} are too few to tell; it takes at least {_FEWEST}"
         )
     dimensions = header_of(history).dimensions
+    if not dimensions:
+        raise UserError("importance: the study searched no dimension")
     inputs = _columns([history.trials[trial].configuration for trial in errors], dimensions)
     ranks = _ranks(np.array(list(errors.values())))
 
@@ -76,9 +82,9 @@ def importances(history: History, resource: int | None = None, samples: int = 20
             continue
         state = int(rng.integers(2**31))
         forest: Any = RandomForestRegressor(50, random_state=state, n_jobs=1).fit(inputs[drawn], ranks[drawn])
-        shuffled: Any = permutation_importance(forest, inputs[left], ranks[left], n_repeats=3, random_state=state)
-        explained.append(float(forest.score(inputs[left], ranks[left])))
-        losses.append(shuffled.importances_mean)
+        score, lost = _scores(forest, inputs[left], ranks[left], rng)
+        explained.append(score)
+        losses.append(lost)
     if not losses:
         raise UserError(f"importance: all {len(errors)} trials at resource {resource} have the same error")
     rows = [
@@ -89,25 +95,36 @@ def importances(history: History, resource: int | None = None, samples: int = 20
     return Importances(resource, len(errors), float(np.mean(explained)), ordered)
 
 
+def _scores(
+    forest: Any, inputs: NDArray[np.float64], ranks: NDArray[np.float64], rng: np.random.Generator, repeats: int = 3
+) -> tuple[float, NDArray[np.float64]]:
+    """Return R² on these trials, and for each dimension what of it is lost on average when its values are shuffled."""
+    trials, dimensions = inputs.shape
+    variants = np.tile(inputs, (1 + repeats * dimensions, 1, 1))
+    for i, variant in enumerate(variants[1:]):
+        variant[:, i % dimensions] = rng.permutation(variant[:, i % dimensions])
+    predicted = forest.predict(variants.reshape(-1, dimensions)).reshape(-1, trials)
+    scores = 1 - ((predicted - ranks) ** 2).sum(axis=1) / ((ranks - ranks.mean()) ** 2).sum()
+    return float(scores[0]), (scores[0] - scores[1:].reshape(repeats, dimensions)).mean(axis=0)
+
+
 def _columns(configurations: Sequence[Configuration], dimensions: Sequence[str]) -> NDArray[np.float64]:
-    """Return one column per dimension: numbers by their rank, other values by their place, -1 where there is none."""
-    columns: list[list[float]] = []
+    """Return one column per dimension: the place of each value among all, numbers first, and -1 where there is none.
+
+    Only the order of numbers counts in a tree, so that any range will do.
+    """
+
+    def place(value: Value) -> tuple[bool, float, str]:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return False, value, ""
+        return True, 0.0, repr(value)
+
+    columns: list[list[int]] = []
     for name in dimensions:
-        values = [configuration.get(name) for configuration in configurations]
-        present = [value for configuration, value in zip(configurations, values, strict=True) if name in configuration]
-        numbers = [found for value in present if (found := real(value)) is not None]
-        if len(numbers) == len(present):  # by rank: a forest sees no more of them, and computes in single precision
-            ranks = iter(_ranks(np.array(numbers)).tolist())
-            columns.append([next(ranks) if name in configuration else -1.0 for configuration in configurations])
-        else:
-            known = sorted({repr(value) for value in present})
-            columns.append(
-                [
-                    float(known.index(repr(value))) if name in configuration else -1.0
-                    for configuration, value in zip(configurations, values, strict=True)
-                ]
-            )
-    return np.array(columns, dtype=np.float64).reshape(len(dimensions), len(configurations)).T
+        places = [place(configuration[name]) if name in configuration else None for configuration in configurations]
+        known = {at: i for i, at in enumerate(sorted({at for at in places if at is not None}))}
+        columns.append([-1 if at is None else known[at] for at in places])
+    return np.array(columns, dtype=np.float64).T
 
 
 def _ranks(errors: NDArray[np.float64]) -> NDArray[np.float64]:
