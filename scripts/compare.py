@@ -32,6 +32,7 @@ from halving.curves import load as load_curves
 from halving.history import History
 from halving.run_directories import run_directories
 from halving.terminal import printable
+from halving.tracking.wording import count
 from halving.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
 
 BANDS = ("mean", "standard_error", "median", "lower_quartile", "upper_quartile")
@@ -77,7 +78,7 @@ def compare(paths: Sequence[Path], out: Path) -> None:
 def print_task(task: str, runs: Sequence[Run], tested: Sequence[Pair]) -> None:
     end, sign, unit = common_end(runs), -1 if runs[0].maximize else 1, runs[0].unit
     least, most = min(runs, key=lambda run: run.spent), max(run.spent for run in runs)
-    print(f"\n## {task}: after {end:g} {unit}, which every study has spent\n")
+    print(f"\n## {task}: after {count(end, unit)}, which every study has spent\n")
     if most > 1.1 * end:
         print(f"{least.method} with seed {least.seed} ended there; others went on to {most:g}.\n")
     regret = any(math.isfinite(run.regret) for run in runs)
@@ -111,7 +112,7 @@ def print_task(task: str, runs: Sequence[Run], tested: Sequence[Pair]) -> None:
 
 def print_ranks(runs: Sequence[Run]) -> None:
     """Print each method's mean rank over the tasks that have all methods."""
-    print(f"## Mean rank over {len(by_task(runs))} tasks, at the end\n")
+    print(f"## Mean rank over {count(len(by_task(runs)), 'tasks')}, at the end\n")
     print_row(["method", "mean rank"])
     print_row(["---", "---:"])
     for method, (mean, error) in sorted(ranks(runs, np.array([1.0])).items(), key=lambda item: item[1][0][0]):
@@ -160,7 +161,10 @@ def what_if(file: Path, arguments: argparse.Namespace) -> None:
     """Print whether cheap rungs can be trusted, and which settings would have been best, with intervals."""
     curves = load_curves(file)
     resource = arguments.resource or 20 * float(curves.resource[-1])
-    print(f"\n## {file.stem}: {len(curves)} configurations, levels {curves.resource[0]} to {curves.resource[-1]}")
+    print(
+        f"\n## {file.stem}: {count(len(curves), 'configurations')}, "
+        f"levels {curves.resource[0]} to {curves.resource[-1]}"
+    )
     print_trust(trust(curves, arguments.eta), arguments.eta)
     for workers in arguments.workers:
         tried = settings(curves, workers=workers)
@@ -198,9 +202,9 @@ def print_settings(
     results = sorted(results, key=lambda result: result.mean)
     best, n = results[0], len(results[0].regret)
     seconds = deadline(curves, resource, workers)
-    those = f"{workers} worker{'s' * (workers > 1)}"
+    those = count(workers, "workers")
     print(f"\nOf {tried} settings the best five and fifo, replayed on {n} fresh draws; {those}")
-    print(f"with the time of {resource:g} {unit} ({seconds:g} s); mean regret with 95 % intervals:\n")
+    print(f"with the time of {count(resource, unit)} ({seconds:g} s); mean regret with 95 % intervals:\n")
     print_row(["setting", "regret", "more than the best, paired"])
     print_row(["---", "---:", "---:"])
     equal: list[Result] = []

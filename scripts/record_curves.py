@@ -13,6 +13,7 @@ from halving import UserError, load
 from halving.curves import save
 from halving.recording import record
 from halving.run_directories import run_directories
+from halving.tracking.wording import count
 
 
 def main() -> None:
@@ -34,9 +35,12 @@ def main() -> None:
         save(curves, arguments.out)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{len(curves)} configurations x {len(curves.resource)} levels: {arguments.out.with_suffix('.npz')}")
-    for reason, count in left_out.items():
-        print(f"left out {count} trials: {reason}")
+    print(
+        f"{count(len(curves), 'configurations')} x {count(len(curves.resource), 'levels')}: "
+        f"{arguments.out.with_suffix('.npz')}"
+    )
+    for reason, trials in left_out.items():
+        print(f"left out {count(trials, 'trials')}: {reason}")
 
 
 if __name__ == "__main__":

@@ -335,7 +335,7 @@ def test_the_picture_is_twice_its_size_in_pixels(tmp_path: Path) -> None:
 
 
 def test_a_study_without_a_survivor_says_so() -> None:
-    assert "No trial has survived: all 1 evaluations failed" in report_html(alone(math.nan))
+    assert "No trial has survived: its only evaluation failed" in report_html(alone(math.nan))
     assert "No trial has finished yet" in report_html(header_only())
 
 

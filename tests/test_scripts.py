@@ -184,6 +184,27 @@ def test_a_study_that_runs_is_left_alone(whole: Path) -> None:
                 list(command(whole))
 
 
+def test_a_study_without_its_process_is_interrupted(repo: Path, finished: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "killed"
+    run_dir.mkdir()
+    lines = (finished / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    begun = next(i for i, line in enumerate(lines) if b'"type":"resume"' in line)
+    (run_dir / "journal.jsonl").write_bytes(b"".join(lines[: begun + 1]))
+    with (run_dir / "journal.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        study = halving.load(run_dir)
+        (trial,) = (trial for trial in study.trials if study.history.state(trial) == "running")
+        assert study.summary["end"] == "running"
+        assert call(repo, "explain", run_dir, "--trial", trial.trial).stdout.endswith(
+            ": still running\n  now running\n"
+        )
+    assert call(repo, "explain", run_dir, "--trial", trial.trial).stdout.endswith(": interrupted\n  now interrupted\n")
+    rebuild(run_dir)
+    assert json.loads((run_dir / "summary.json").read_text())["end"] == "interrupted"
+    assert "<td>interrupted</td>" in (page := (run_dir / "report.html").read_text()) and "running" not in page
+    assert not any(line.startswith("summary.json") for line in wrong(run_dir))
+
+
 def mirrored(run_dir: Path) -> dict[str, list[dict]]:
     """Every offline run by its id, as W&B reads it: the records that do not say when or where it was written."""
     found: dict[str, list[dict]] = {}

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from rich.console import Console
 from halving.errors import UserError
 from halving.history import Ended, Event, Halted, Header, History, Ladder, Trial
 from halving.journal import Journal, read, replay
+from halving.report.conclusion import conclusion
+from halving.report.html import report_html, trial_row
 from halving.tracking.base import Trackers
 from halving.tracking.csv import Csv
 from halving.tracking.progress import Progress
@@ -650,6 +653,39 @@ def test_on_a_terminal_the_last_table_stays(run_dir: Path) -> None:
     assert "lr=0.3" in last
     assert "1, trial 1: the loss is nan" in last
     assert "8 of 8 epochs" in last
+
+
+def test_what_was_cut_off_does_not_run_any_more(run_dir: Path) -> None:
+    events = study(run_dir)
+    begun = [*events[: events.index(Resume(2, 2, 4, 2)) + 2], Halted("interrupted")]
+    said = shown(begun, terminal=True)
+    last = said[said.rindex("promoted") :]
+    assert [word for word in last.splitlines()[3].split() if word[0].isdigit()] == ["2", "4", "0/1"]
+    assert "cut off  trial 2 epoch 3/4" in last and "running" not in last
+    history = play(begun, Wandb())
+    assert {name: run["summary"].get("state") for name, run in runs(run_dir).items() if name != "study"} == {
+        "t0": "paused",
+        "t1": "failed",
+        "t2": "interrupted",
+        "t3": "stopped",
+    }
+    assert {row["trial"]: row["state"] for row in (trial_row(history, t) for t in history.trials.values())}[2] == (
+        "interrupted"
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_one_of_anything_is_singular(run_dir: Path, terminal: bool) -> None:
+    one = {"r_max": 1, "full_cost": 1.0, "planned_cost": None, "plan": (), "metric": "error"}
+    events = [header(run_dir, **one), Start(0, {"optimizer.lr": 0.1}, 1), Finished(Outcome(0, 1, 0.5), cost=1)]
+    events += [Verdict(0, "completed"), Ended(0, {}, "")]
+    for text in (shown(events, terminal), conclusion(replay(timed(events))), report_html(replay(timed(events)))):
+        assert "1 epoch" in text and not re.search(r"\b1 (\w+ )?(trial|epoch|evaluation)s", text)
+    known = {"planned_cost": 1.0, "plan": (Ladder((1,), (1,)),)}
+    assert "1 trial, 1 epoch\n" in shown([header(run_dir, **(one | known))])
+    unknown = {"planned_cost": 21.0, "plan": (Ladder((1, 3, 9), ()),)}
+    said = shown([header(run_dir, **(one | unknown))])
+    assert "21 epochs for as many trials as fit" in said and "0 trials" not in said
 
 
 @pytest.mark.parametrize("terminal", [False, True])

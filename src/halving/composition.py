@@ -31,6 +31,7 @@ from halving.searchers.transfer import transferred
 from halving.space import Space
 from halving.study import load, planned_cost
 from halving.targets import instantiate
+from halving.tracking.wording import count
 from halving.training.fidelities.base import Fidelity
 from halving.training.fidelities.table import Table
 from halving.training.memory import Memory
@@ -93,7 +94,7 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
                 *(f"note: {text}" for text in choices.notes),
                 *([f"plan: {plan.reason}"] if plan is not None else []),
                 *_outrun(budget, scheduler, fidelity, settings.get("workers", 1)),
-                *([f"grid: {len(searcher)} configurations"] if isinstance(searcher, Sized) else []),
+                *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, Sized) else []),
             ],
             executor=executor,
             fidelity=fidelity,

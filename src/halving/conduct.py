@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from halving.errors import noted
 from halving.executors import Executor, signals
-from halving.history import Ended, Header, Resumed
+from halving.history import INTERRUPTED, Ended, Header, Resumed
 from halving.journal import Journal
 from halving.report.derived import write_all
 from halving.tracking.base import Trackers
@@ -83,7 +83,7 @@ class Conduct:
         self.signals.append(number)
         if len(self.signals) > 1:
             raise signals.AtOnce
-        self.tuner.stop = "interrupted"
+        self.tuner.stop = INTERRUPTED
         with suppress(OSError, RuntimeError, ValueError):  # the stream may be gone, or this come in the midst of a line
             print(f"\n{signal.Signals(number).name}: {_STOPPING}", file=sys.stderr, flush=True)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from halving.trial import Configuration, Epoch, Finished, Restarted, Resume, Start, Verdict
 
+INTERRUPTED = "interrupted"  # why a study halted, if a signal or the end of its process did it
+
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
@@ -166,6 +168,18 @@ class History:
                 at = f"after {best[1].resource} {header.unit}"
                 what += f"; trial {best[0].trial} is best: {header.metric} {error:.6g} {at}"
         return f"History({what})"
+
+    def state(self, trial: Trial) -> str:
+        """Say what a trial is doing: what was decided of it, else running, or cut off with the study, or waiting."""
+        if trial.state != "running":
+            return trial.state
+        if trial.last.finished is not None:
+            return "paused"
+        return INTERRUPTED if self.ended is not None or self.halted == INTERRUPTED else "running"
+
+    def closed(self) -> "History":
+        """Return this study as it is once nobody runs it any more: interrupted, unless it came to its end."""
+        return self if self.ended is not None else replace(self, halted=INTERRUPTED)
 
     @property
     def incumbent(self) -> tuple[Trial, Evaluation] | None:

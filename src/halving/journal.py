@@ -265,6 +265,19 @@ def _refuse_strange(body: dict[str, Any]) -> None:
         raise UserError(f"the journal's record {body['seq']} names {checkpoint!r}, which is no checkpoint of a study")
 
 
+def owner(run_dir: Path) -> str:
+    """Return who holds the lock of a run directory, and so runs its study; nothing where nobody does."""
+    lock = run_dir / "journal.lock"
+    if not lock.is_file():
+        return ""
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return file.read(200).strip() or "another process"
+    return ""
+
+
 def _lock(path: Path) -> int:
     """Take the exclusive lock; a dead owner's is free."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -9,6 +9,7 @@ import numpy as np
 
 from halving.errors import UserError
 from halving.schedulers import Scheduler
+from halving.tracking import wording
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Wait
 
 # What a scheduler calls the number of its trials, or of its rounds.
@@ -74,8 +75,8 @@ def fit(
                 )
             return Plan(r_min, count, value, cost(r_min, value), reason)
     raise UserError(
-        f"plan=auto: the smallest study spends {cost(r_max, 1):g} {unit} of {unit_seconds:.3g} s each, which is more "
-        f"than budget.seconds={seconds:g} pays for; give more seconds, or a lower r_max"
+        f"plan=auto: the smallest study spends {wording.count(cost(r_max, 1), unit)} of {unit_seconds:.3g} s each, "
+        f"which is more than budget.seconds={seconds:g} pays for; give more seconds, or a lower r_max"
     )
 
 

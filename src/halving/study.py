@@ -15,7 +15,7 @@ from halving.data.keys import key
 from halving.errors import UserError
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Header, History, Ladder, Resumed, Trial
-from halving.journal import Journal, read, replay
+from halving.journal import Journal, owner, read, replay
 from halving.report.derived import not_written
 from halving.report.tables import RESULTS, results_rows, summary
 from halving.schedulers import Scheduler, SuccessiveHalving
@@ -114,7 +114,8 @@ class Study:
 def load(run_dir: str | Path) -> Study:
     """Read a study, finished or still running. Raises UserError if there is none or its journal is damaged."""
     directory = Path(run_dir).expanduser().absolute()
-    return Study(replay(read(directory)), directory)
+    history = replay(read(directory))
+    return Study(history if owner(directory) else history.closed(), directory)
 
 
 def tune(

@@ -1,6 +1,5 @@
 """Whether a run directory is whole: its journal, its checkpoints, and the files that follow from the journal."""
 
-import fcntl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from halving.config.recorded import recorded
 from halving.config.secrets import REDACTED
 from halving.errors import UserError
 from halving.history import History, Trial
-from halving.journal import FILE, decode, replay
+from halving.journal import FILE, decode, owner, replay
 from halving.report.derived import TABLES
+from halving.tracking.wording import count
 
 _LIVE = ("running", "paused")
 
@@ -40,9 +40,9 @@ def verify(run_dir: Path) -> Iterator[Finding]:
     except UserError as error:
         yield Finding(FILE, False, str(error))
         return
-    torn = f"{len(raw) - end} bytes from byte {end} on are a torn record; resuming sets them aside"
-    yield Finding(FILE, end == len(raw), f"{len(events)} records" if end == len(raw) else torn)
-    history = replay(events)
+    torn = f"{count(len(raw) - end, 'bytes')} from byte {end} on: a torn record, which resuming sets aside"
+    yield Finding(FILE, end == len(raw), count(len(events), "records") if end == len(raw) else torn)
+    history = replay(events).closed()
     if history.header is None:
         yield Finding(FILE, False, "it has no header: the study died before it began; start it anew")
         return
@@ -121,12 +121,5 @@ def _present(run_dir: Path, name: str, remedy: str) -> Finding:
 
 def refuse_running(run_dir: Path) -> None:
     """Raise UserError, which names the owner, while a study holds the lock of its run directory."""
-    lock = run_dir / "journal.lock"
-    if not lock.is_file():
-        return
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = file.read(200).strip() or "another process"
-            raise UserError(f"{run_dir} is being written by {owner}; wait until that has ended") from error
+    if who := owner(run_dir):
+        raise UserError(f"{run_dir} is being written by {who}; wait until that has ended")

@@ -12,6 +12,7 @@ import numpy as np
 from halving.errors import UserError
 from halving.schedulers import Scheduler
 from halving.searchers import Searcher
+from halving.tracking.wording import count
 from halving.trial import Assignment, Configuration, Done, Outcome, Resume, Start, Verdict, Wait
 
 Make = Callable[[Searcher], Scheduler]
@@ -71,8 +72,8 @@ class Schedule:
                 return Outcome(trial, until, errors[-1], curve=tuple(errors) if self.curves else ())
 
     def __str__(self) -> str:
-        space = "" if self.count is None else f", {self.count} configurations"
-        return f"{self.workers} workers, {self.failing:.0%} failing{space}, schedule {self.seed}"
+        space = "" if self.count is None else f", {count(self.count, 'configurations')}"
+        return f"{count(self.workers, 'workers')}, {self.failing:.0%} failing{space}, schedule {self.seed}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from scipy import stats
 from halving.searchers import Searcher
 from halving.searchers.recorded import Recorded
 from halving.space import Choice, Integer, Space
+from halving.tracking.wording import count
 from halving.trial import Configuration, Value
 
 Make = Callable[[Space, int], Searcher]
@@ -121,7 +122,7 @@ class Proposals:
         return self.propose()
 
     def __str__(self) -> str:
-        return f"{len(self.space.dimensions)} dimensions, seed {self.seed}"
+        return f"{count(len(self.space.dimensions), 'dimensions')}, seed {self.seed}"
 
 
 def proposes_within_the_space(story: Proposals) -> str:

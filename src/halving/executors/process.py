@@ -257,7 +257,7 @@ class Process:
             yield Restarted(job.trial, job.since, f"{reason}; retry {worker.failures} of {self._retries}")
             self._hand(worker, job)
         else:
-            yield self._end(worker, f"{reason}, also after executor.retries={self._retries} retries")
+            yield self._end(worker, f"{reason}, also after executor.retries={self._retries}")
 
     def _end(self, worker: _Worker, cause: str) -> Finished:
         job = worker.job

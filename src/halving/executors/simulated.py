@@ -122,7 +122,7 @@ class Simulated:
             if failures <= self._retries:
                 reason = f"its worker failed; retry {failures} of {self._retries}"
                 self._at(self._clock + spent, Restarted(job.trial, job.since + kept, reason))
-        cause = f"its worker failed, also after executor.retries={self._retries} retries"
+        cause = f"its worker failed, also after executor.retries={self._retries}"
         return spent, failure(job, cause, spent)
 
 

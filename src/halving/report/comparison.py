@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from halving.comparison import Band, Run, band, by_method, by_task, grid, ranks
 from halving.report.canvas import HAIR, INK, MUTED, Scale, place, png, svg
 from halving.report.tables import number
+from halving.tracking.wording import count
 
 COLOURS = ("#0a66c2", "#d9480f", "#2b8a3e", "#862e9c", "#b08900", "#0b7285", "#c2255c", "#495057")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
@@ -112,7 +113,7 @@ def _draw_ranks(axes: Axes, runs: Sequence[Run], styles: Mapping[str, Style]) ->
     axes.grid(axis="y", color=HAIR, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=3)
-    axes.set_title(f"mean rank over {len(by_task(runs))} tasks, 1 the best, and its standard error", pad=12)
+    axes.set_title(f"mean rank over {count(len(by_task(runs)), 'tasks')}, 1 the best, and its standard error", pad=12)
     axes.set_xlabel("of the resource that every study has spent", loc="left")
 
 

@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
 from halving.report.tables import tested
+from halving.tracking.wording import count
 
 
 def conclusion(history: History, run_dir: Path | None = None) -> str:
@@ -41,7 +42,7 @@ def in_full(history: History) -> str:
     header, best, ended = history.header, history.incumbent, history.ended
     if header is None or best is None or ended is None or f"until={best[1].resource}" not in ended.command.split():
         return ""
-    had = f"{best[1].resource} of {_counted(header.r_max, header.unit)}"
+    had = f"{best[1].resource} of {count(header.r_max, header.unit)}"
     return f"that is to {had}, as it had here; until={header.r_max} at the end trains it in full"
 
 
@@ -53,7 +54,7 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     samples = test.get("val_samples") if header.metric in ("val_error", "val_accuracy") else None
     kind = header.metric.removeprefix("val_")
     name = header.metric if kind == header.metric else f"validation {kind}"
-    where = f" after {_counted(evaluation.resource, header.unit)}"
+    where = f" after {count(evaluation.resource, header.unit)}"
     text = f"{name} {shown:{'.4f' if abs(shown) < 1e6 else '.4g'}}{interval(shown, samples)}"
     if found := tested(history):
         samples = test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
@@ -66,7 +67,7 @@ def _spent(history: History, single: bool) -> str:
     assert header is not None
     seconds = f"{history.seconds:.1f} s"
     if single:
-        return f"{_counted(history.spent, header.unit)} in {seconds}"
+        return f"{count(history.spent, header.unit)} in {seconds}"
     full = len(history.trials) * header.full_cost
     instead = f" instead of {full:g}" if full > history.spent else ""
     failed = sum(trial.state == "failed" for trial in history.trials.values())
@@ -75,13 +76,9 @@ def _spent(history: History, single: bool) -> str:
     waiting = f", {paused} paused (a higher budget takes {'them' if paused > 1 else 'it'} up again)" if paused else ""
     halted = f"; {history.halted}" if history.halted else ""
     return (
-        f"{len(history.trials)} trials, {len(history.finished)} evaluations{failures}{waiting}: "
-        f"{history.spent:g} {header.unit}{instead} in {seconds}{halted}"
+        f"{count(len(history.trials), 'trials')}, {count(len(history.finished), 'evaluations')}{failures}{waiting}: "
+        f"{count(history.spent, header.unit)}{instead} in {seconds}{halted}"
     )
-
-
-def _counted(number: float, unit: str) -> str:
-    return f"{number:g} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def _short(value: object) -> str:

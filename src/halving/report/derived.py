@@ -46,11 +46,15 @@ TABLES: dict[str, Callable[[History], str]] = {
 
 
 def write_all(history: History, run_dir: Path) -> list[str]:
-    """Write the tables and the report into `run_dir`, each replaced in one step; return a line on each that failed."""
+    """Write the tables and the report of a study that nobody runs, each replaced in one step.
+
+    Returns a line on each that failed.
+    """
     problems: list[str] = []
+    over = history.closed()
     for name, text in (TABLES | {"report.html": partial(_report, problems=problems)}).items():
         with noted(f"{name} could not be written", problems):
-            replace(run_dir / name, text(history))
+            replace(run_dir / name, text(over))
     return problems
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from halving.errors import UserError
 from halving.history import Header, History
 from halving.report.tables import header_of
+from halving.tracking.wording import count
 
 
 def explanation(history: History, trial: int) -> Iterator[str]:
@@ -15,15 +16,17 @@ def explanation(history: History, trial: int) -> Iterator[str]:
     header = header_of(history)
     found = history.trials.get(trial)
     if found is None:
-        raise UserError(f"trial {trial}: the study has trials 0 to {len(history.trials) - 1}")
+        last = len(history.trials) - 1
+        there = f"trials 0 to {last}" if last > 0 else "trial 0 only" if last == 0 else "no trial yet"
+        raise UserError(f"trial {trial}: the study has {there}")
     values = ", ".join(f"{name}={value}" for name, value in found.configuration.items())
     yield f"trial {trial} of {header.scheduler}, bracket {found.bracket}: {values or 'the configuration as it stands'}"
     if note := flipped(header):
         yield f"  {note}"
     for evaluation in found.evaluations:
-        where = f"rung {evaluation.rung}, {evaluation.since} to {evaluation.until} {header.unit}"
+        where = f"rung {evaluation.rung}, {evaluation.since} to {count(evaluation.until, header.unit)}"
         if evaluation.finished is None:
-            yield f"  {where}: still running"
+            yield f"  {where}: {'still running' if history.state(found) == 'running' else 'interrupted'}"
             continue
         error = evaluation.finished.outcome.error
         shown = f"{header.metric} {-error if header.maximize else error:.6g}"
@@ -31,7 +34,7 @@ def explanation(history: History, trial: int) -> Iterator[str]:
         yield f"  {where}: {shown}{cause}"
         if evaluation.verdict:
             yield f"    {evaluation.verdict}: {evaluation.verdict_reason or 'no reason given'}"
-    yield f"  now {found.state}"
+    yield f"  now {history.state(found)}"
 
 
 def flipped(header: Header) -> str:

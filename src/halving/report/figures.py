@@ -14,6 +14,7 @@ from halving.report.canvas import ACCENT, FAINT, HAIR, MUTED, PAPER, Scale, plac
 from halving.report.dimensions import COLUMNS, draw_dimensions
 from halving.report.marks import annotate, blank, caption, columns, crosses, name_winner
 from halving.report.tables import header_of, last_epochs, metric_label, number, winner
+from halving.tracking.wording import count
 
 WIDTH, HEIGHT = 540, 380
 
@@ -93,7 +94,7 @@ def _draw_rungs(axes: Axes, history: History) -> None:
         )
         name_winner(axes, best[0].trial, path[-1])
     if single:
-        axes.set_xlabel(f"trial, each trained for {levels[0]} {header.unit}")
+        axes.set_xlabel(f"trial, each trained for {count(levels[0], header.unit)}")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.margins(x=0.06)
     else:
@@ -109,7 +110,7 @@ def _level_ticks(axes: Axes, levels: Sequence[int], evaluations: Sequence[Evalua
     counts = {level: sum(evaluation.until == level for evaluation in evaluations) for level in shown}
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticks(shown, [f"{level}\n{counts[level]} trial{'s' * (counts[level] != 1)}" for level in shown])
+    axes.set_xticks(shown, [f"{level}\n{count(counts[level], 'trials')}" for level in shown])
     axes.set_xlabel(unit, loc="left")
 
 

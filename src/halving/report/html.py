@@ -29,6 +29,7 @@ from halving.report.tables import (
     tested,
     winner,
 )
+from halving.tracking.wording import count
 from halving.trial import Value
 
 _FIGURES = ("rung_scatter", "learning_curves", "incumbent", "hyperparameters")
@@ -46,7 +47,7 @@ def report_html(history: History, problems: list[str] | None = None) -> str:
         loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": amount}
+    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count}
     return environment.get_template("report.html").render(
         summary=summary(history),
         label=metric_label(header),
@@ -59,7 +60,7 @@ def report_html(history: History, problems: list[str] | None = None) -> str:
         dimensions=header.dimensions,
         brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
         plan=list(plan_rows(history)),
-        trials=[trial_row(header, trial) for trial in history.trials.values()],
+        trials=[trial_row(history, trial) for trial in history.trials.values()],
         failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
         settings={name: setting_text(value) for name, value in header.settings.items() if value},
         in_full=in_full(history),
@@ -127,19 +128,18 @@ def plan_rows(history: History) -> Iterator[dict[str, Any]]:
         }
 
 
-def trial_row(header: Header, trial: Trial) -> dict[str, Any]:
+def trial_row(history: History, trial: Trial) -> dict[str, Any]:
     """Return what the table shows of a trial: the most resource at which it survived, and what became of it."""
     finished = [evaluation for evaluation in trial.evaluations if evaluation.finished is not None]
     survived = [evaluation for evaluation in finished if status(evaluation) == "ok"]
     last = (survived or finished or trial.evaluations)[-1]
-    waiting = trial.state == "running" and trial.last.finished is not None
     return {
         "trial": trial.trial,
         "bracket": trial.bracket,
         "configuration": trial.configuration,
         "resource": last.resource if finished else None,
-        "error": error_text(header, last),
-        "state": "paused" if waiting else trial.state,
+        "error": error_text(header_of(history), last),
+        "state": history.state(trial),
         "reason": trial.last.verdict_reason or trial.last.reason,
     }
 
@@ -176,11 +176,6 @@ def setting_text(value: Any) -> str:
             return "\n".join(value)
         case _:
             return json.dumps(json_value(value), indent=2, ensure_ascii=False, default=str)
-
-
-def amount(value: float, unit: str) -> str:
-    """Return 3 epochs, and 1 epoch."""
-    return f"{number(value)} {unit.removesuffix('s') if value == 1 else unit}"
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ def status(header: Header, history: History, pace: Pace, final: bool = False) ->
     """Return the live display: the rungs (or, of a single trial, its bar), the incumbent and the time."""
     if header.scheduler == "single":
         return _single(header, history, pace, final)
-    rungs = _rungs(header, history)
+    rungs = _rungs(header, history, final)
     several = len({bracket for bracket, _ in rungs}) > 1
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="dim", min_width=7)
@@ -35,8 +35,8 @@ def status(header: Header, history: History, pace: Pace, final: bool = False) ->
         lines.add_row("best", Text.assemble((error, "bold green"), where))
         lines.add_row("", Text(values(trial.configuration), style="dim"))
     running = [trial for trial in history.trials.values() if trial.last.finished is None]
-    if running and not final:
-        lines.add_row("running", Text(_running(header, running)))
+    if running:
+        lines.add_row("cut off" if final else "running", Text(_running(header, running)))
     retries = [(it.trial, why) for it in history.trials.values() for each in it.evaluations for why in each.restarts]
     failures = [(it.trial, cause(each)) for it, each in history.finished if math.isinf(each.error)]
     for word, events in (("retried", retries), ("failed", failures)):
@@ -69,7 +69,7 @@ class _Rung:
         return "bold" if self.running else "" if self.finished else "dim"
 
 
-def _rungs(header: Header, history: History) -> dict[tuple[int, int], _Rung]:
+def _rungs(header: Header, history: History, final: bool) -> dict[tuple[int, int], _Rung]:
     rungs = {
         (bracket, rung): _Rung(level, ladder.sizes[rung] if rung < len(ladder.sizes) else None)
         for bracket, ladder in enumerate(header.plan)
@@ -78,7 +78,7 @@ def _rungs(header: Header, history: History) -> dict[tuple[int, int], _Rung]:
     for trial in history.trials.values():
         for evaluation in trial.evaluations:
             rung = rungs.setdefault((trial.bracket, evaluation.rung), _Rung(evaluation.until))
-            rung.running += evaluation.finished is None
+            rung.running += evaluation.finished is None and not final
             rung.finished += evaluation.finished is not None
             rung.promoted += evaluation.verdict == "promoted"
             rung.best = min(rung.best, evaluation.error)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from halving.history import Evaluation, Header, History
+from halving.tracking.wording import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,9 @@ def spent(header: Header, history: History) -> float:
 
 def spent_of_planned(header: Header, history: History) -> str:
     """Say what is spent: `12 of 81 epochs`, or `12 epochs` where no cost is planned."""
-    planned = f" of {header.planned_cost:g}" if header.planned_cost is not None else ""
-    return f"{spent(header, history):g}{planned} {header.unit}"
+    if header.planned_cost is None:
+        return count(spent(header, history), header.unit)
+    return f"{spent(header, history):g} of {count(header.planned_cost, header.unit)}"
 
 
 def last_epoch(header: Header, evaluation: Evaluation) -> int | None:

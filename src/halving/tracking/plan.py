@@ -20,7 +20,9 @@ def plan(header: Header) -> RenderableType:
     if 1 < max((len(ladder.levels) for ladder in ladders), default=0) <= RUNGS:
         parts.append(_of_one(header) if len(ladders) == 1 else _of_many(header))
     trials = sum(ladder.sizes[0] for ladder in ladders if ladder.sizes)
-    if header.planned_cost is not None:
+    if header.planned_cost is not None and not trials:
+        parts.append(Text(f"{count(header.planned_cost, header.unit)} for as many trials as fit"))
+    elif header.planned_cost is not None:
         full = header.full_cost * trials
         total = f"{count(trials, 'trials')}, {count(header.planned_cost, header.unit)}"
         parts.append(Text(f"{total} instead of {full:g}" if full > header.planned_cost else total))

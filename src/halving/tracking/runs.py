@@ -88,7 +88,9 @@ def trial_table(header: Header, history: History) -> tuple[list[str | int], list
         seconds = sum(e.finished.seconds for e in trial.evaluations if e.finished is not None)
         error = measured(header, last.error) if math.isfinite(last.error) else None
         values = [trial.configuration.get(dimension) for dimension in header.dimensions]
-        rows.append([trial.trial, trial.bracket, last.rung, last.resource, error, trial.state, seconds, *values])
+        rows.append(
+            [trial.trial, trial.bracket, last.rung, last.resource, error, history.state(trial), seconds, *values]
+        )
     return [*columns, *header.dimensions], rows
 
 

@@ -113,9 +113,11 @@ class Wandb:
         header = history.header
         if header is None or not self._begin():
             return
+        history = history.closed()
         for trial in history.trials.values():
             if trial.trial not in self._whole:
-                self._finish(trial, header, test_metrics(history) if header.scheduler == "single" else {})
+                tested = test_metrics(history) if header.scheduler == "single" else {}
+                self._finish(trial, header, {"state": history.state(trial), **tested})
         if not history.finished or header.scheduler == "single":
             return
         if self._study is not None or not is_whole(header, "study", study_mark(history)):
@@ -135,6 +137,7 @@ class Wandb:
             self._mode = _allowed(self._mode)
             # It tells its own debug.log of every run in a dozen lines, which would flood the log of the study.
             logging.getLogger("wandb").propagate = False
+            logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         return self._mode != "disabled"
 
     def _follow(self, trial: Trial, header: Header) -> None:

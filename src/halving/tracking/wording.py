@@ -25,7 +25,8 @@ def number(value: float) -> str:
 
 def count(n: float, nouns: str) -> str:
     """Say how many, in the singular where it is one."""
-    return f"{n:g} {nouns.removesuffix('s') if n == 1 else nouns}"
+    number = str(int(n)) if float(n).is_integer() else f"{n:g}"
+    return f"{number} {nouns.removesuffix('s') if n == 1 else nouns}"
 
 
 def shown(header: Header, error: float) -> str:
