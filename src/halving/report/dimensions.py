@@ -12,6 +12,7 @@ from halving.history import Evaluation, History
 from halving.report.canvas import ACCENT, INK, MUTED, Scale, drawable, limits, place, round_numbers, thinned
 from halving.report.marks import blank, columns, crosses
 from halving.report.tables import header_of, metric_label, number, override_text, real, winner
+from halving.tracking.wording import short
 from halving.trial import Value
 
 COLUMNS = 4
@@ -28,9 +29,11 @@ def draw_dimensions(figure: Figure, history: History) -> None:
     scale = Scale.over((evaluation.error for evaluation in last.values()), metric_label(header), header.maximize)
     levels = sorted({evaluation.resource for evaluation in last.values()})
     step = (across - 48 - 20) / COLUMNS
+    titles = short(header.dimensions)
     for i, name in enumerate(header.dimensions):
         axes = place(figure, 48 + i % COLUMNS * step, 66 + i // COLUMNS * 225, step - 42, 150)
         _draw_dimension(axes, name, history, last, scale)
+        axes.set_title(_tail(titles[name], 30), pad=10)
         axes.tick_params(axis="y", labelleft=i % COLUMNS == 0)
     _legend(figure, scale, levels, header.unit)
 
@@ -50,7 +53,6 @@ def _draw_dimension(axes: Axes, name: str, history: History, last: Mapping[int, 
     if best is not None and best[0].trial in points:
         axes.scatter(*points[best[0].trial], s=62, facecolors="none", edgecolors=INK, linewidths=1.2, zorder=6)
     crosses(axes, positions[len(trials) :], scale)
-    axes.set_title(_shortened(name, 30), pad=10)
 
 
 def _legend(figure: Figure, scale: Scale, levels: Sequence[int], unit: str) -> None:
@@ -74,7 +76,7 @@ def _legend(figure: Figure, scale: Scale, levels: Sequence[int], unit: str) -> N
 
 def _strength(level: int, levels: Sequence[int]) -> float:
     """The opacity of a resource: equal steps from the least to the most."""
-    return 1.0 if len(levels) == 1 else 0.25 + 0.75 * levels.index(level) / (len(levels) - 1)
+    return 1.0 if len(levels) == 1 else 0.35 + 0.65 * levels.index(level) / (len(levels) - 1)
 
 
 def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
@@ -84,20 +86,22 @@ def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
     few = len(distinct) <= 6 and len(values) >= 2 * len(distinct)
     if len(numbers) < len(values):
         return _categories(axes, list(dict.fromkeys(map(_text, values))), [_text(value) for value in values])
+    whole = all(isinstance(value, int) for value in values)
     if few:
-        return _categories(axes, [_text(value) for value in distinct], [_text(value) for value in numbers])
+        _category_ticks(axes, [_text(value) for value in distinct])
+        return [float(distinct.index(value)) for value in numbers]
     low, high = distinct[0], distinct[-1]
     if low > 0 and _logarithmic(low, statistics.median(numbers), high):
         numbers = [drawable(value, log=True) for value in numbers]
         ends = limits(drawable(low, log=True), high, log=True)
-        ticks = round_numbers(*ends)
+        ticks = [tick for tick in round_numbers(*ends) if not whole or tick.is_integer()]
         axes.set_xscale("log")
         axes.set_xlim(ends)
         axes.xaxis.set_major_locator(FixedLocator(ticks[:: 1 + (len(ticks) - 1) // 4]))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(limits(low, high))
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=whole))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     return numbers
 
@@ -109,19 +113,30 @@ def _logarithmic(low: float, median: float, high: float) -> bool:
 
 
 def _categories(axes: Axes, categories: Sequence[str], values: Sequence[str]) -> list[float]:
-    most = min(len(categories), 8)
-    shown = range(0, len(categories), 1 + len(categories) // 9)
-    axes.set_xticks(list(shown), [_shortened(categories[i], max(3, 30 // max(1, most))) for i in shown])
-    axes.set_xlim(-0.6, max(len(categories) - 0.4, 0.6))
+    _category_ticks(axes, categories)
     # Spread within a category, the same at every drawing: by the golden ratio, so that neighbours lie apart.
     return [categories.index(value) + 0.36 * (i * 0.618034 % 1 - 0.5) for i, value in enumerate(values)]
 
 
+def _category_ticks(axes: Axes, categories: Sequence[str]) -> None:
+    shown = range(0, len(categories), 1 + len(categories) // 9)
+    room = max(3, 30 // max(1, min(len(categories), 8)))
+    heads = [_head(category, room) for category in categories]
+    labels = heads if len(set(heads)) == len(categories) else [_tail(category, room) for category in categories]
+    axes.set_xticks(list(shown), [labels[i] for i in shown])
+    axes.set_xlim(-0.6, max(len(categories) - 0.4, 0.6))
+
+
 def _text(value: Value) -> str:
     found = real(value)
-    return str(override_text(value)) if found is None else number(value if isinstance(value, int) else found)
+    if found is not None:
+        return number(value if isinstance(value, int) else found)
+    return str(override_text(value)).encode(errors="backslashreplace").decode()  # fonts know no undecoded bytes
 
 
-def _shortened(text: str, length: int) -> str:
-    text = text.encode(errors="backslashreplace").decode()  # fonts know nothing of a path's undecoded bytes
+def _head(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _tail(text: str, length: int) -> str:
+    return text if len(text) <= length else "\N{HORIZONTAL ELLIPSIS}" + text[1 - length :]

@@ -144,7 +144,10 @@ def _draw_curves(axes: Axes, history: History) -> None:
     axes.set_xlabel("epoch", loc="left")
     others = far - {best[0].trial if best else None}
     caption(
-        axes, scale, [y for curve in curves.values() for _, y in curve], ["dark: trained to the end"] if others else []
+        axes,
+        scale,
+        [y for curve in curves.values() for _, y in curve],
+        ["stronger: trained to the end"] if others else [],
     )
 
 
