@@ -351,6 +351,38 @@ def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_whole_numbers_lie_on_their_ticks_and_names_keep_their_end() -> None:
+    names = ("model.layers", "model.width", "model.heads", "optimizer.weight_decay", "a.lr", "b.lr", "a.b" * 20 + ".lr")
+    history = History()
+    history.apply(Header("n", "fifo", "random", 0, 1, dimensions=names), 0.0)
+    for trial in range(24):
+        layers, width, heads = 1 + trial % 3, 1 + trial, 2 ** (trial % 12)
+        values = dict(zip(names, (layers, width, heads, 0.1 * trial, 0.1 * trial, 0.1, 0.2), strict=True))
+        history.apply(Start(trial, values, 1), 0.0)
+        history.apply(Finished(Outcome(trial, 1, 0.5 + trial / 100)), 1.0)
+    figure = Figure(figsize=(15, 8))
+    draw_dimensions(figure, history)
+    titles = [axes.get_title() for axes in figure.axes[: len(names)]]
+    assert titles[:6] == ["layers", "width", "heads", "weight_decay", "a.lr", "b.lr"]
+    assert len(titles[6]) == 30 and titles[6].startswith("\N{HORIZONTAL ELLIPSIS}") and titles[6].endswith("b.lr")
+    for axes in figure.axes[:3]:
+        points = {float(x) for dots in axes.collections for x, _ in dots.get_offsets()}
+        assert points and all(x.is_integer() for x in points)
+        low, high = axes.get_xlim()
+        shown = [
+            label.get_text()
+            for at, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+            if low <= at <= high
+        ]
+        assert len(shown) >= 3 and all(text.isdigit() for text in shown)
+
+
+def test_captions_hold_on_light_and_on_dark_paper() -> None:
+    text = Page(report_html(study()).partition("</style>")[2]).text
+    assert "stronger points were promoted" in text
+    assert not re.search(r"\b(dark|light|black|white|grey|blue)", text)
+
+
 @pytest.mark.parametrize(
     ("distribution", "scale"),
     [

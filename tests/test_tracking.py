@@ -590,9 +590,9 @@ def test_a_tracker_that_blocks_at_the_end_does_not_keep_the_process(run_dir: Pat
     assert len((run_dir / "metrics.csv").read_text().splitlines()) == 1 + 8
 
 
-def shown(events: list[Event], terminal: bool = False, quiet: bool = False) -> str:
+def shown(events: list[Event], terminal: bool = False, quiet: bool = False, width: int = 100) -> str:
     text = io.StringIO()
-    console = Console(file=text, width=100, force_terminal=terminal, force_interactive=terminal, color_system=None)
+    console = Console(file=text, width=width, force_terminal=terminal, force_interactive=terminal, color_system=None)
     play(events, Progress(console, quiet=quiet))
     return text.getvalue()
 
@@ -653,6 +653,24 @@ def test_on_a_terminal_the_last_table_stays(run_dir: Path) -> None:
     assert "lr=0.3" in last
     assert "1, trial 1: the loss is nan" in last
     assert "8 of 8 epochs" in last
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("brackets", [1, 10])
+def test_a_narrow_terminal_shows_whole_numbers(run_dir: Path, width: int, brackets: int) -> None:
+    ladders = [Ladder(tuple(2**k for k in range(i, 10)), tuple(2**k for k in range(9 - i, -1, -1))) for i in range(10)]
+    dimensions = ("optimizer.lr", *(f"group.dimension_{i}" for i in range(20)))
+    known = {"r_max": 512, "full_cost": 512.0, "planned_cost": 9999.0, "plan": tuple(ladders[:brackets])}
+    begun = [header(run_dir, **known, metric="val_some_long_metric_name", dimensions=dimensions)]
+    begun += [Start(0, dict.fromkeys(dimensions, "a category of many words " * 9), 1), Finished(Outcome(0, 1, 0.25))]
+    failed = Finished(Outcome(1, 1, math.nan, failed=True), cause="one " * 99)
+    said = shown([*begun, Start(1, {"optimizer.lr": 0.1}, 1), failed], terminal=True, width=width)
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
+    last = said[said.rindex("best") - 40 :]
+    assert max(map(len, said.splitlines())) <= width
+    table = said[said.rindex("trials") if brackets == 1 else said.rindex("bracket") :].split("\n\n")[0]
+    assert "2/512" in table and "0/256" in table and "0.250" in table and "\N{HORIZONTAL ELLIPSIS}" not in table
+    assert len(last.splitlines()) < 24
 
 
 def test_what_was_cut_off_does_not_run_any_more(run_dir: Path) -> None:

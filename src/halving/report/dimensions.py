@@ -12,7 +12,7 @@ from halving.history import Evaluation, History
 from halving.report.canvas import ACCENT, INK, MUTED, Scale, drawable, limits, place, round_numbers, thinned
 from halving.report.marks import blank, columns, crosses
 from halving.report.tables import header_of, metric_label, number, override_text, real, winner
-from halving.tracking.wording import short
+from halving.tracking.wording import cut, short
 from halving.trial import Value
 
 COLUMNS = 4
@@ -121,7 +121,7 @@ def _categories(axes: Axes, categories: Sequence[str], values: Sequence[str]) ->
 def _category_ticks(axes: Axes, categories: Sequence[str]) -> None:
     shown = range(0, len(categories), 1 + len(categories) // 9)
     room = max(3, 30 // max(1, min(len(categories), 8)))
-    heads = [_head(category, room) for category in categories]
+    heads = [cut(category, room) for category in categories]
     labels = heads if len(set(heads)) == len(categories) else [_tail(category, room) for category in categories]
     axes.set_xticks(list(shown), [labels[i] for i in shown])
     axes.set_xlim(-0.6, max(len(categories) - 0.4, 0.6))
@@ -132,10 +132,6 @@ def _text(value: Value) -> str:
     if found is not None:
         return number(value if isinstance(value, int) else found)
     return str(override_text(value)).encode(errors="backslashreplace").decode()  # fonts know no undecoded bytes
-
-
-def _head(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _tail(text: str, length: int) -> str:

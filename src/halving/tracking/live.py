@@ -13,7 +13,7 @@ from rich.text import Text
 
 from halving.history import Header, History, Trial
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
-from halving.tracking.plan import table
+from halving.tracking.plan import Fitting, table
 from halving.tracking.wording import cause, count, duration, losses, shown, values
 
 ROWS = 8  # most rungs or brackets in the table
@@ -41,7 +41,8 @@ def status(header: Header, history: History, pace: Pace, final: bool = False) ->
     failures = [(it.trial, cause(each)) for it, each in history.finished if math.isinf(each.error)]
     for word, events in (("retried", retries), ("failed", failures)):
         if events:
-            lines.add_row(word, Text(f"{len(events)}, trial {events[-1][0]}: {events[-1][1]}", style="yellow"))
+            said = f"{len(events)}, trial {events[-1][0]}: {events[-1][1]}"
+            lines.add_row(word, Text(said, style="yellow", no_wrap=True, overflow="ellipsis"))
     if history.halted:
         lines.add_row("halted", Text(history.halted, style="yellow"))
     lines.add_row("spent", _Clock(header, history, pace, final))
@@ -85,20 +86,26 @@ def _rungs(header: Header, history: History, final: bool) -> dict[tuple[int, int
     return dict(sorted(rungs.items()))
 
 
-def _one_bracket(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Table:
-    rows = table("rung", header.unit, "trials", "", "running", "promoted", f"best {header.metric}")
+def _one_bracket(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Fitting:
+    names = ("rung", header.unit, "trials", "", "running", "promoted", f"best {header.metric}")
     numbered = [(number, rung) for (_, number), rung in rungs.items()]
     reached = max((i for i, (_, rung) in enumerate(numbered) if rung.finished or rung.running), default=0)
+    # What a narrow terminal has no room for: the bar, then all but the counts and the best.
+    tables = [(kept, table(*(names[i] for i in kept))) for kept in (range(7), (0, 1, 2, 4, 5, 6), (1, 2, 6))]
+    tables[-1][1].columns[-1].header = "best"
     for i, rung in _window(numbered, reached - ROWS + 2):
         bar = ProgressBar(total=max(1, rung.planned), completed=rung.finished, width=18) if rung.planned else ""
         last = (str(rung.running or ""), str(rung.promoted or ""), shown(header, rung.best))
-        rows.add_row(str(i), str(rung.level), rung.trials, bar, *last, style=rung.style)
-    return rows
+        cells = (str(i), str(rung.level), rung.trials, bar, *last)
+        for kept, rows in tables:
+            rows.add_row(*(cells[k] for k in kept), style=rung.style)
+    return Fitting([rows for _, rows in tables])
 
 
-def _many_brackets(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Table:
+def _many_brackets(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Fitting:
     levels = sorted({rung.level for rung in rungs.values()})
     rows = table("bracket", *map(str, levels), header.unit, f"best {header.metric}")
+    narrow = table("bracket", f"at {header.unit}", "trials", "best")
     of: dict[int, list[_Rung]] = {}
     for (bracket, _), rung in rungs.items():
         of.setdefault(bracket, []).append(rung)
@@ -106,8 +113,11 @@ def _many_brackets(header: Header, rungs: Mapping[tuple[int, int], _Rung]) -> Ta
     for bracket, ladder in _window(list(of.items()), active - 1):
         at = {rung.level: rung for rung in ladder}
         cells = [Text(at[level].trials, at[level].style) if level in at else "" for level in levels]
-        rows.add_row(str(bracket), *cells, "", shown(header, min(rung.best for rung in ladder)))
-    return rows
+        best = shown(header, min(rung.best for rung in ladder))
+        rows.add_row(str(bracket), *cells, "", best)
+        now = next((rung for rung in reversed(ladder) if rung.running or rung.finished), ladder[0])
+        narrow.add_row(str(bracket), str(now.level), now.trials, best, style=now.style)
+    return Fitting((rows, narrow))
 
 
 def _window(rows: Sequence[_Row], first: int) -> Sequence[_Row]:

@@ -34,10 +34,11 @@ def spent(header: Header, history: History) -> float:
 
 
 def spent_of_planned(header: Header, history: History) -> str:
-    """Say what is spent: `12 of 81 epochs`, or `12 epochs` where no cost is planned."""
-    if header.planned_cost is None:
-        return count(spent(header, history), header.unit)
-    return f"{spent(header, history):g} of {count(header.planned_cost, header.unit)}"
+    """Say what is spent: `12 of 81 epochs`, or `12 epochs` where no cost is planned or running trials went beyond."""
+    now = spent(header, history)
+    if header.planned_cost is None or now > header.planned_cost:
+        return count(now, header.unit)
+    return f"{now:g} of {count(header.planned_cost, header.unit)}"
 
 
 def last_epoch(header: Header, evaluation: Evaluation) -> int | None:

@@ -1,8 +1,10 @@
 """The plan of a study as it is shown before the first trial: how many trials reach which resource, at what cost."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +39,18 @@ def table(*names: str) -> Table:
     return empty
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """The first of several tables that is no wider than the terminal, or else the last."""
+
+    tables: Sequence[Table]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update(width=1000)
+        fit = (each for each in self.tables if console.measure(each, options=wide).maximum <= options.max_width)
+        yield next(fit, self.tables[-1])
+
+
 def _of_one(header: Header) -> Table:
     ladder, costs = header.plan[0], _costs(header)
     rungs = table("rung", header.unit, "trials", *([f"cost in {header.unit}"] if costs else []))
@@ -46,10 +60,11 @@ def _of_one(header: Header) -> Table:
     return rungs
 
 
-def _of_many(header: Header) -> Table:
+def _of_many(header: Header) -> Fitting:
     levels = sorted({level for ladder in header.plan for level in ladder.levels})
     costs = _costs(header)
     ladders = table("bracket", *map(str, levels), header.unit, *(["cost"] if costs else []))
+    narrow = table("bracket", header.unit, "trials", *(["cost"] if costs else []))
     alike: dict[Ladder, list[int]] = {}
     for bracket, ladder in enumerate(header.plan):
         alike.setdefault(ladder, []).append(bracket)
@@ -57,7 +72,9 @@ def _of_many(header: Header) -> Table:
         size = dict(zip(ladder.levels, ladder.sizes, strict=False))
         cost = [f"{sum(sum(costs[bracket]) for bracket in brackets):g}"] if costs else []
         ladders.add_row(_numbers(brackets), *(str(size.get(level, "")) for level in levels), "", *cost)
-    return ladders
+        span = "-".join(map(str, dict.fromkeys((min(ladder.levels), max(ladder.levels)))))
+        narrow.add_row(_numbers(brackets), span, str(next(iter(ladder.sizes), "")), *cost)
+    return Fitting((ladders, narrow))
 
 
 def _numbers(brackets: list[int]) -> str:

@@ -46,10 +46,15 @@ def losses(metrics: Mapping[str, float]) -> str:
 
 
 def values(configuration: Configuration) -> str:
-    """Say a configuration in one line."""
+    """Say a configuration in a few short lines at most."""
     names = short(configuration)
-    said = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in configuration.items()}
-    return " ".join(f"{names[key]}={value}" for key, value in said.items())
+    said = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in configuration.items()}
+    return cut(" ".join(f"{names[key]}={cut(value, 24)}" for key, value in said.items()), 200)
+
+
+def cut(text: str, length: int) -> str:
+    """Return the beginning of a text that is too long."""
+    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def short(keys: Iterable[str]) -> dict[str, str]:
