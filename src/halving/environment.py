@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from halving.errors import UserError
+
 _MOST_THREADS = 4  # more do not pay for networks that a laptop trains in seconds
 _PACKAGES = ("halving", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "hydra-core", "wandb")
 
@@ -69,6 +71,16 @@ def _quota() -> float:
             if quota.isdecimal():
                 found = min(found, int(quota) / int(period))
     return found
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with a leading `~` as the home directory. Raises UserError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: there is no such home directory; write ./{path} for a directory of that name"
+        ) from error
 
 
 def _version(package: str) -> str | None:

@@ -1,11 +1,19 @@
 """A terminal that shows what a study is called and what failed, and is not commanded by it."""
 
+import io
+import os
 import re
-from collections.abc import Iterable
+import select
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+
+from halving.errors import UserError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -13,6 +21,40 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 def printable(text: str) -> str:
     """Return a text with control characters, except newline and tab, written as escapes: `\\x1b[2J`."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+@contextmanager
+def one_line(*mistakes: type[Exception]) -> Iterator[None]:
+    """End the program with one line, and exit status 1, after a UserError or another of the user's `mistakes`.
+
+    What a terminal has no letters for is shown as escapes, and a reader that has left, as `head` does, ends it quietly.
+    """
+    if os.environ.get("COLUMNS") == "0":  # so Emacs says that it does not know, and rich shows nothing
+        del os.environ["COLUMNS"]
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115  (for those that are closed)
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        print(end="", flush=True)
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        sys.exit(1)
+    except (UserError, *mistakes) as error:
+        sys.exit(printable(f"error: {error}"))
+
+
+def _unread() -> bool:
+    """Whether what is printed has lost its reader; if so, the rest goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    lost = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if lost:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return lost
 
 
 class Terminal(Console):
@@ -24,3 +66,7 @@ class Terminal(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence: a study is worth more than what `head` left unread."""
+        self.quiet = _unread()

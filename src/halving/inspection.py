@@ -1,0 +1,89 @@
+"""Work on the run directory of a study: `halving study explain <run dir> --trial 7`, see `halving study --help`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from halving.environment import expanded
+from halving.report.explanation import explanation
+from halving.study import load
+from halving.terminal import one_line, printable
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Say of the journal, each checkpoint and each derived file whether it is whole; exit status 1 if one is not."""
+    from halving.verification import verify
+
+    whole = True
+    for finding in verify(arguments.run_dir):
+        print(printable(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.subject}: {finding.text}"))
+        whole &= finding.ok
+    if not whole:
+        sys.exit(1)
+
+
+def rebuild(arguments: argparse.Namespace) -> None:
+    """Write results.csv, curves.csv, summary.json, report.html and the offline W&B runs anew from the journal."""
+    from halving.rebuilding import rebuild
+
+    for name in rebuild(arguments.run_dir):
+        print(name)
+    print(f"rebuilt from {arguments.run_dir / 'journal.jsonl'}")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write report.html anew, of a study that still runs too, and say where it is."""
+    from halving.report.derived import replace
+    from halving.report.html import report_html
+
+    path = arguments.run_dir / "report.html"
+    replace(path, report_html(load(arguments.run_dir).history))
+    print(path)
+
+
+def picture(arguments: argparse.Namespace) -> None:
+    """Draw the rungs and the learning curves into one PNG file."""
+    from halving.report.figures import figure_png
+
+    figure_png(load(arguments.run_dir).history, arguments.file)
+    print(arguments.file)
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    """Say in words why a trial was promoted, paused or stopped, at each rung."""
+    for line in explanation(load(arguments.run_dir).history, arguments.trial):
+        print(printable(line))
+
+
+def importance(arguments: argparse.Namespace) -> None:
+    """Say which dimensions mattered for a trial's rank, by a random forest on the journal."""
+    from halving.report.importance import importances
+
+    found = importances(load(arguments.run_dir).history)
+    where = f"{found.trials} trials at resource {found.resource}"
+    if not found.telling:
+        print(
+            f"{where}: a random forest explains next to nothing of their ranks (R² {found.explained:.2f}), so that it "
+            "cannot tell which dimensions mattered; it takes more trials"
+        )
+        return
+    print(f"{where}; the forest explains {100 * found.explained:.0f} % of their ranks")
+    for row in found.dimensions:
+        print(printable(f"{row.share:5.2f} ± {row.deviation:.2f}  {row.dimension}"))
+
+
+def main(words: Sequence[str], program: str | None = None) -> None:
+    """Run one of the commands, as typed after the `program`."""
+    parser = argparse.ArgumentParser(program, description="Work on the run directory of a study.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (explain, importance, report, check, rebuild, picture):
+        options = commands.add_parser(command.__name__, help=command.__doc__)
+        options.add_argument("run_dir", type=expanded)
+        options.set_defaults(command=command)
+        if command is picture:
+            options.add_argument("file", type=expanded)
+        if command is explain:
+            options.add_argument("--trial", type=int, required=True)
+    with one_line():
+        arguments = parser.parse_args(words)
+        arguments.command(arguments)
