@@ -29,9 +29,10 @@ from halving.comparison import (
 )
 from halving.curves import Curves
 from halving.curves import load as load_curves
+from halving.environment import expanded
 from halving.history import History
 from halving.run_directories import run_directories
-from halving.terminal import printable
+from halving.terminal import one_line, printable
 from halving.tracking.wording import count
 from halving.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
 
@@ -221,27 +222,27 @@ def print_settings(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", type=Path, nargs="*", help="run directories, or directories above them")
-    parser.add_argument("--out", type=Path, help="where the files go (default: the directory; of several, here)")
-    parser.add_argument("--what-if", type=Path, metavar="FILE", help="a table of recorded curves to replay settings on")
+    parser.add_argument("paths", type=expanded, nargs="*", help="run directories, or directories above them")
+    parser.add_argument("--out", type=expanded, help="where the files go (default: the directory; of several, here)")
+    parser.add_argument(
+        "--what-if", type=expanded, metavar="FILE", help="a table of recorded curves to replay settings on"
+    )
     parser.add_argument("--eta", type=int, default=3, help="of the rungs whose order is checked (default: 3)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of workers to try (default: 1)")
     parser.add_argument("--resource", type=float, help="units of resource to plan for (default: 20 full trainings)")
     parser.add_argument("--seeds", type=int, default=50, help="draws that choose; twice as many check (default: 50)")
     parser.add_argument("--processes", type=int, help="processes to replay in (default: one for each core)")
-    arguments = parser.parse_args()
-    if bool(arguments.paths) == bool(arguments.what_if):
-        parser.error("give either run directories to compare, or --what-if FILE")
-    if min(arguments.workers) < 1 or arguments.seeds < 2:
-        parser.error("--workers takes numbers of at least 1, --seeds a number of at least 2")
-    try:
+    with one_line():
+        arguments = parser.parse_args()
+        if bool(arguments.paths) == bool(arguments.what_if):
+            parser.error("give either run directories to compare, or --what-if FILE")
+        if min(arguments.workers) < 1 or arguments.seeds < 2:
+            parser.error("--workers takes numbers of at least 1, --seeds a number of at least 2")
         if arguments.what_if:
             what_if(arguments.what_if, arguments)
         else:
             alone = arguments.paths[0] if len(arguments.paths) == 1 else Path()
             compare(arguments.paths, arguments.out or alone)
-    except UserError as error:
-        sys.exit(printable(f"error: {error}"))
 
 
 if __name__ == "__main__":

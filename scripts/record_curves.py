@@ -7,22 +7,23 @@ python train.py experiment=simulated scheduler=asha executor.curves=curves/mine.
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
-from halving import UserError, load
+from halving import load
 from halving.curves import save
+from halving.environment import expanded
 from halving.recording import record
 from halving.run_directories import run_directories
+from halving.terminal import one_line
 from halving.tracking.wording import count
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", type=Path, nargs="+", help="run directories, or directories above them")
-    parser.add_argument("--out", type=Path, required=True, help="the table: NAME.npz, and NAME.csv beside it")
+    parser.add_argument("paths", type=expanded, nargs="+", help="run directories, or directories above them")
+    parser.add_argument("--out", type=expanded, required=True, help="the table: NAME.npz, and NAME.csv beside it")
     parser.add_argument("--until", type=int, help="last level (default: the most resource that any trial reached)")
-    arguments = parser.parse_args()
-    try:
+    with one_line(OSError):
+        arguments = parser.parse_args()
         directories = run_directories(arguments.paths)
         histories = [load(directory).history for directory in directories]
         commands = {" ".join(h.header.settings.get("overrides", ())) for h in histories if h.header is not None}
@@ -33,14 +34,12 @@ def main() -> None:
         }
         curves, left_out = record(histories, arguments.until, meta)
         save(curves, arguments.out)
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(
-        f"{count(len(curves), 'configurations')} x {count(len(curves.resource), 'levels')}: "
-        f"{arguments.out.with_suffix('.npz')}"
-    )
-    for reason, trials in left_out.items():
-        print(f"left out {count(trials, 'trials')}: {reason}")
+        print(
+            f"{count(len(curves), 'configurations')} x {count(len(curves.resource), 'levels')}: "
+            f"{arguments.out.with_suffix('.npz')}"
+        )
+        for reason, trials in left_out.items():
+            print(f"left out {count(trials, 'trials')}: {reason}")
 
 
 if __name__ == "__main__":

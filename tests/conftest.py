@@ -69,7 +69,7 @@ def run(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def fork(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """The same as `run` without the seconds that importing torch takes, for many short calls."""
+    """The same as `run` without the seconds that importing torch takes, for many short calls of any `program`."""
     server = subprocess.Popen(
         [sys.executable, "-c", _FORKS],
         env=environment(),
@@ -80,12 +80,14 @@ def fork(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     assert server.stdin is not None and server.stdout is not None
     requests, replies = server.stdin, server.stdout
 
-    def run(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, cwd: Path | None = None, program: str = "train.py", **env: str
+    ) -> subprocess.CompletedProcess[str]:
         streams = tmp_path_factory.mktemp("streams")
         out, err = streams / "out", streams / "err"
         out.touch()
         err.touch()
-        argv = [str(repo / "train.py"), *arguments]
+        argv = [str(repo / program), *arguments]
         call = {"argv": argv, "env": environment(**env), "out": str(out), "err": str(err)}
         requests.write(json.dumps(call | {"cwd": str(cwd or tmp_path_factory.mktemp("cwd"))}) + "\n")
         requests.flush()

@@ -4,6 +4,9 @@ import inspect
 import json
 import math
 import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import environment
 
 from halving import schedulers, searchers
 from halving.errors import UserError
@@ -35,8 +39,30 @@ UNREADABLE = [
     ("eta=2.5", "eta", "2.5", "Integer"),
     ("eta=abc", "eta", "abc", "Integer"),
     ("optimizer.lr=[", "cannot read", "optimizer.lr=["),
+    ("optimizer=null", "optimizer=none", "no such option", "sgd"),
+    ("=3", "Config group override"),
+    ("lr", "cannot read", "'lr'"),
+    ("budget=null", "budget", "not Optional"),
+    ("seed=1e3", "seed", "1000.0", "Integer"),
+    ("eta=inf", "eta", "inf", "Integer"),
+    ("name=", "name=: names a folder below outputs/"),
+    ("name=../x", "name=../x: names a folder below outputs/"),
+    ("name=/abs", "name=/abs: names a folder below outputs/"),
+    ("hydra.run.dir=/dev/null/x", "/dev/null/x: Not a directory"),
+    ("hydra.run.dir=~nobody-of-this-name/x", "~nobody-of-this-name: there is no such home directory"),
+    ("notes=gr\udcf6\udcdfe", "notes=gr\\udcf6\\udcdfe", "not written in utf-8"),
+    ("hydra/job_logging=nope", "hydra/job_logging=nope"),
+]
+FILES = [
+    ("a: 1\n\tb: 2\n", "model/odd.yaml: found character '\\t' that cannot start any token in line 2"),
+    ("a: 1\na: 2\n", "model/odd.yaml: found duplicate key a in line 2"),
+    ("a: [1\n", "model/odd.yaml: expected ',' or ']'"),
+    ("a: \udcff\n", "model/odd.yaml: 'utf-8' codec can't decode byte 0xff"),
+    ("- 1\n", "model/odd"),
+    ("defaults: 3\n", "model/odd", "defaults must be a list"),
 ]
 RULES = [
+    ("hydra.job_logging.root.level=NOPE", "NOPE"),
     ("+foo=2", "unknown key foo"),
     ("+optimizer.x=1", "optimizer.x", "SGD takes no 'x'", "momentum"),
     ("+model.nope=1", "model.nope", "LeNetModern takes no 'nope'", "width"),
@@ -59,7 +85,19 @@ RULES = [
     ("scheduler=sha scheduler.n=2.5", "scheduler.n=2.5", "an integer"),
     ("scheduler=asha scheduler.max_trials=2.5", "scheduler.max_trials=2.5", "an integer"),
     ("executor=process executor.workers=1.5", "executor.workers=1.5", "an integer"),
+    ("executor.threads=abc", "executor.threads=abc", "an integer"),
+    ("executor.threads=1.5", "executor.threads=1.5", "an integer"),
+    ("data.batch_size=-1", "data.batch_size=-1", "at least 1"),
+    ("data.batch_size=1.5", "data.batch_size=1.5", "whole number"),
+    ("data.batch_size=abc", "data.batch_size=abc", "which is none"),
+    ("budget.seconds=-1", "budget.seconds=-1", "more than 0"),
+    ("metric=nope", "metric=nope", "val_error"),
+    ("executor.threads=1000000", "executor.threads=1000000", "at most 1024"),
+    ("searcher.initial=3", "searcher.initial=3", "list of run directories"),
+    ("data.device=nope", "device=nope", "auto, cpu, cuda"),
+    ("model._target_=null", "model._target_", "must name what builds it"),
     ("device=foo", "device=foo", "auto, cpu, cuda"),
+    *((f"device={name}", f"device={name}", "device=auto") for name in ("mps", "meta", "xpu", "hpu", "cuda:7")),
     ("device=cuda", "device=cuda", "no CUDA device", "device=auto"),
     ("fidelity=function fidelity.function=os.nope", "fidelity.function", "os.nope"),
 ]
@@ -92,10 +130,53 @@ def assert_refused(result: object, *words: str) -> None:
         assert word in err
 
 
-@pytest.mark.parametrize("row", UNREADABLE, ids=lambda row: row[0])
-def test_one_line_says_what_was_probably_meant(row: tuple[str, ...], run: Callable, tmp_path: Path) -> None:
-    assert_refused(run(row[0], cwd=tmp_path), *row[1:])
+@pytest.mark.parametrize("row", UNREADABLE, ids=lambda row: ascii(row[0]))
+def test_one_line_says_what_was_probably_meant(row: tuple[str, ...], fork: Callable, tmp_path: Path) -> None:
+    assert_refused(fork(row[0], cwd=tmp_path), *row[1:])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("row", FILES, ids=lambda row: row[1])
+def test_one_line_says_which_file_cannot_be_read(row: tuple[str, ...], fork: Callable, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "odd.yaml").write_bytes(row[0].encode("utf-8", "surrogateescape"))
+    assert_refused(fork("-cd", ".", "model=odd", cwd=tmp_path), *row[1:])
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_primary_config_without_base_is_told_so(fork: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [model: mlp, _self_]\nname: mine\n", encoding="utf-8")
+    assert_refused(
+        fork("-cp", ".", "-cn", "mine", cwd=tmp_path), "the config has no", "begin the defaults", "with base"
+    )
+
+
+@pytest.mark.parametrize("arguments", ["tracker=null experiment=null", "-m tracker=null,csv experiment=null"])
+def test_nothing_is_said_by_null_too(arguments: str, fork: Callable, tmp_path: Path) -> None:
+    small = ("model=softmax", "data.train_samples=100", "r_max=1", "executor.threads=1")
+    result = fork(*small, *arguments.split(), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.rglob("metrics.csv")) == ["metrics.csv"] * ("csv" in arguments)
+    assert not list(tmp_path.rglob("wandb"))
+
+
+def test_a_terminal_without_these_letters_shows_escapes(run: Callable, tmp_path: Path) -> None:
+    small = ("model=softmax", "data.train_samples=100", "r_max=1", "tracker=none", "executor.threads=1")
+    result = run(*small, "scheduler=sha", "name=größe", "notes='größer'", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("gr\\xf6\\xdfe: sha") and "files: " in result.stdout
+    assert list((tmp_path / "outputs" / "größe").rglob("summary.json"))
+
+
+def test_a_reader_that_leaves_does_not_end_the_study(repo: Path, tmp_path: Path) -> None:
+    program = f"{shlex.quote(sys.executable)} {shlex.quote(str(repo / 'train.py'))}"
+    small = "model=softmax data.train_samples=100 r_max=3 tracker=none executor.threads=1 scheduler=sha"
+    command = f"{program} {small} hydra.run.dir=study | head -1; {program} --help | true; {program} --cfg job >&-"
+    result = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (result.stdout.count("\n"), result.stderr) == (1, "")
+    assert (tmp_path / "study" / "summary.json").is_file()
 
 
 @pytest.mark.parametrize("row", [*RULES, *SPACES], ids=lambda row: row[0])

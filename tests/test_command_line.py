@@ -5,9 +5,11 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -361,13 +363,15 @@ def test_a_winner_that_was_ended_early_can_be_trained_in_full(fork: Callable, tm
     assert refused.stderr == "error: until=3: a single trial is trained to at least 1 and at most r_max=2\n"
 
 
-@pytest.mark.parametrize("option", ["--help", "--cfg"])
-def test_looking_loads_nothing_heavy(option: str, repo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("program", "option"), [("train.py", "--help"), ("train.py", "--cfg"), ("halving", "--help")])
+def test_looking_loads_nothing_heavy(program: str, option: str, repo: Path, tmp_path: Path) -> None:
+    installed = "__import__('halving.__main__').__main__.main()"
+    checked_out = f"runpy.run_path({str(repo / 'train.py')!r}, run_name='__main__')"
     code = (
         "import contextlib, runpy, sys\n"
-        f"sys.argv = ['train.py', {option!r}, *{['job'] if option == '--cfg' else []!r}]\n"
+        f"sys.argv = [{program!r}, {option!r}, *{['job'] if option == '--cfg' else []!r}]\n"
         "with contextlib.suppress(SystemExit):\n"
-        f"    runpy.run_path({str(repo / 'train.py')!r}, run_name='__main__')\n"
+        f"    {installed if program == 'halving' else checked_out}\n"
         "heavy = {'torch', 'torchvision', 'wandb', 'scipy', 'sklearn', 'numpy', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
@@ -375,7 +379,8 @@ def test_looking_loads_nothing_heavy(option: str, repo: Path, tmp_path: Path) ->
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "[]\n")
-    assert ("python train.py scheduler=sha" if option == "--help" else "r_max: ${fidelity.r_max}") in result.stdout
+    called = "halving" if program == "halving" else "python train.py"
+    assert (f"  {called} scheduler=sha eta=3\n" if option == "--help" else "r_max: ${fidelity.r_max}") in result.stdout
 
 
 def test_the_resolved_config_is_shown(run: Callable) -> None:
@@ -487,3 +492,110 @@ def test_what_a_budget_leaves_paused_is_said_and_goes_on(fork: Callable, tmp_pat
     assert "7 evaluations, 1 paused (a higher budget takes it up again): 7 epochs" in result.stdout
     assert fork("resume=run", "budget.evaluations=9", cwd=tmp_path).returncode == 0
     assert [trial.state for trial in halving.load(tmp_path / "run").trials] == ["completed"] * 3
+
+
+HALVING = "src/halving/__main__.py"
+
+
+def test_halving_does_from_any_directory_what_the_scripts_do(fork: Callable, tmp_path: Path) -> None:
+    result = fork(*SMALL, "scheduler=sha", "hydra.run.dir=study", cwd=tmp_path, program=HALVING)
+    assert result.returncode == 0, result.stderr
+    best = halving.load(tmp_path / "study").best
+    said = fork("study", "explain", "study", "--trial", str(best.trial), cwd=tmp_path, program=HALVING)
+    assert (said.returncode, said.stderr) == (0, "") and "completed: reached the last rung, 3" in said.stdout
+    (tmp_path / "study" / "report.html").unlink()
+    assert fork("study", "report", "study", cwd=tmp_path, program=HALVING).stdout == "study/report.html\n"
+    assert "</html>" in (tmp_path / "study" / "report.html").read_text("utf-8")
+    missing = fork("study", "check", "nowhere", cwd=tmp_path, program=HALVING)
+    assert missing.returncode == 1 and missing.stderr.startswith("error: nowhere: no journal.jsonl there")
+    again = fork("-cp", "study", "-cn", "best", "hydra.run.dir=again", cwd=tmp_path, program=HALVING)
+    assert again.returncode == 0, again.stderr
+    assert_same(halving.load(tmp_path / "again").summary, halving.load(tmp_path / "study").summary)
+
+
+def test_what_is_installed_has_all_of_conf(repo: Path) -> None:
+    """An editable install and PYTHONPATH see the link, an sdist and a wheel hold the files in its place."""
+    project = tomllib.loads((repo / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["scripts"] == {"halving": "halving.__main__:main"}
+    package = repo / "src" / "halving"
+    held = {
+        path.resolve()
+        for pattern in project["tool"]["setuptools"]["package-data"]["halving"]
+        for path in package.glob(pattern)
+    }
+    assert held == {*(repo / "conf").rglob("*.yaml"), package / "report" / "report.html"}
+
+
+def test_data_lie_where_one_types_if_there_is_no_checkout(fork: Callable, repo: Path, tmp_path: Path) -> None:
+    shutil.copytree(repo / "src" / "halving", tmp_path / "site" / "halving")
+    installed, cwd = str(tmp_path / "site" / "halving" / "__main__.py"), tmp_path / "here"
+    cwd.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "HALVING_DATA"}
+    result = subprocess.run(
+        [sys.executable, installed, "--cfg", "job", "--resolve", "-p", "data_dir"],
+        cwd=cwd, env=environment | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.stdout == f"{cwd / 'data'}\n", result.stderr
+
+
+def test_a_dimension_is_replaced_by_one_override(fork: Callable, tmp_path: Path) -> None:
+    wide = "space.data={batch_size: {_target_: scipy.stats.randint, low: 10, high: 30}}"
+    run_dir = tmp_path / "study"
+    result = fork(
+        *SMALL, "scheduler=sha", "scheduler.n=6", "space.optimizer.lr=[0.1,0.2]", wide, f"hydra.run.dir={run_dir}"
+    )
+    assert result.returncode == 0, result.stderr
+    study = halving.load(run_dir)
+    values = [tuple(trial.configuration.values()) for trial in study.trials[1:]]
+    assert len(values) == 5 and all(lr in (0.1, 0.2) and 10 <= size < 30 for lr, size in values)
+    more = fork(f"resume={run_dir}", "scheduler.rounds=2", "space.optimizer.lr=[0.1,0.2]")
+    assert more.returncode == 0, more.stderr
+    assert len(halving.load(run_dir).trials) == 12
+    other = fork(f"resume={run_dir}", "scheduler.rounds=3", "space.optimizer.lr=[0.1,0.3]")
+    assert other.returncode == 1 and "space.optimizer.lr: [0.1, 0.2] in the study, [0.1, 0.3]" in other.stderr
+
+
+def test_a_dimension_is_replaced_in_each_job_of_a_multirun(fork: Callable, tmp_path: Path) -> None:
+    uniform = "{_target_: scipy.stats.uniform, loc: 0.3, scale: 0.1}"
+    dimensions = (f"space.optimizer.lr=[0.1,0.2],{uniform}", "space.optimizer.momentum=[0.0,0.9]", "~space.data")
+    result = fork("-m", *dimensions, *SMALL, "scheduler=sha", f"hydra.sweep.dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    for job, low, high in (("0", 0.1, 0.2), ("1", 0.3, 0.4)):
+        trials = halving.load(tmp_path / job).trials[1:]
+        assert trials and all(low <= trial.configuration["optimizer.lr"] <= high for trial in trials)
+        assert {trial.configuration["optimizer.momentum"] for trial in trials} <= {0.0, 0.9}
+
+
+def test_a_home_directory_is_found_wherever_a_path_is_given(
+    fork: Callable, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, cwd = tmp_path / "Zuhause größer", tmp_path / "cwd"
+    home.mkdir()
+    cwd.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    first = fork(*SMALL, "scheduler=sha", "hydra.run.dir=~/study", cwd=cwd)
+    assert first.returncode == 0, first.stderr
+    trials = halving.load("~/study").trials
+    more = fork("resume=~/study", "scheduler.rounds=2", "hydra.job.chdir=true", cwd=cwd)
+    assert more.returncode == 0, more.stderr
+    assert len(halving.load(home / "study").trials) == 2 * len(trials)
+    # Relative ones are relative to where it was typed, although the job works elsewhere.
+    near = ("searcher.initial=[~/study,../Zuhause größer/study]", "hydra.job.chdir=true", "hydra.run.dir=there")
+    assert fork(*SMALL, "scheduler=sha", *near, cwd=cwd).returncode == 0
+    header = json.loads((cwd / "there" / "journal.jsonl").read_text("utf-8").splitlines()[0])
+    assert header["settings"]["unresolved"]["searcher"]["initial"] == [str(home / "study")] * 2
+    assert fork("resume=there", "hydra.job.chdir=true", cwd=cwd).returncode == 0
+    sweep = fork(*SMALL, "-m", "seed=0,1", "hydra.sweep.dir=~/sweep", cwd=cwd)
+    assert sweep.returncode == 0 and (home / "sweep" / "1" / "summary.json").is_file()
+    assert fork("study", "explain", "~/study", "--trial", "0", program=HALVING, cwd=cwd).returncode == 0
+    proxy = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+    airfoil = ("data=airfoil", "model=mlp", "hydra.job.chdir=true")
+    for data, where in (("~/data", home / "data"), ("data", cwd / "data")):
+        for arguments, env in (
+            ((f"data_dir={data}",), {}),
+            ((), {"HALVING_DATA": data}),
+            ((f"data.data_dir={data}",), {}),
+        ):
+            result = fork(*airfoil, *arguments, cwd=cwd, **proxy, **env)
+            assert f"there is no {where / 'airfoil_self_noise.dat'} " in result.stderr
+    assert not [path for path in tmp_path.rglob("*") if "~" in path.name]

@@ -124,6 +124,36 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_users_file_wins_over_ours_of_that_name(fork: Callable, mine: Path) -> None:
+    """As tiny.yaml is called mlp.yaml here; the study, its resumption and the printed command must find the same."""
+    (mine / "conf" / "model" / "tiny.yaml").rename(mine / "conf" / "model" / "mlp.yaml")
+    for source in (("--config-dir", "conf"), ("-cd=conf",), (f"hydra.searchpath=[file://{mine / 'conf'}]",)):
+        shown = fork(*source, "model=mlp", "--cfg", "job", "-p", "model", cwd=mine)
+        assert "_target_: mine.Tiny" in shown.stdout, shown.stderr
+    own = ("--config-dir", "conf", "model=mlp", "data=rings", "trusted_packages=[mine]")
+    small = (
+        "scheduler=sha",
+        "space=none",
+        "+space.optimizer.lr=[0.1,0.2,0.4]",
+        "r_max=3",
+        "tracker=none",
+        "executor.threads=1",
+    )
+    study = fork(*own, *small, "hydra.run.dir=study", cwd=mine)
+    assert study.returncode == 0, study.stderr
+    more = fork("resume=study", "budget.evaluations=100", "trusted_packages=[mine]", cwd=mine)
+    assert more.returncode == 0, more.stderr
+    summary = json.loads((mine / "study" / "summary.json").read_text("utf-8"))
+    again = fork(*shlex.split(summary["command"])[2:], "hydra.run.dir=again", cwd=mine)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((mine / "again" / "summary.json").read_text("utf-8"))["best_error"] == summary["best_error"]
+
+
+def test_a_primary_config_is_looked_for_where_the_user_says_first(fork: Callable, mine: Path) -> None:
+    (mine / "conf" / "config.yaml").write_text("defaults: [base, _self_]\nname: theirs\n", encoding="utf-8")
+    assert "name: theirs" in fork("--config-dir", "conf", "--cfg", "job", cwd=mine).stdout
+
+
 def test_own_model_and_data(run: Callable, repo: Path, mine: Path) -> None:
     summary = studied(
         run, mine, "model=tiny", "data=rings", "scheduler=sha", "+space.model.width=[4,8,16]", "optimizer.lr=0.5"
@@ -163,7 +193,7 @@ def test_a_label_without_an_output_is_refused_before_anything_trains(run: Callab
 
 
 def test_own_objective(run: Callable, repo: Path, mine: Path) -> None:
-    summary = studied(run, mine, "experiment=valley")
+    summary = studied(run, mine, "experiment=valley", "executor=process", "executor.workers=1")
     x = summary["best_configuration"]["fidelity.configuration.x"]
     assert summary["best_error"] == pytest.approx((x - 0.3) ** 2 + 1 / 3, abs=1e-12)
     # It starts anew at every rung: three trials for 1 and one for 3 units, where all in full had taken 9.
@@ -228,7 +258,7 @@ def studied(run: Callable, mine: Path, *arguments: str) -> dict:
             "trusted_packages=[mine]",
             f"hydra.run.dir={run_dir}",
         ),
-        PYTHONPATH=str(mine),
+        cwd=mine,  # whose modules can be imported without PYTHONPATH, as they are trusted
     )
     assert result.returncode == 0, result.stderr
     return json.loads((run_dir / "summary.json").read_text("utf-8"))
@@ -247,3 +277,11 @@ def retrained(command: str, repo: Path, mine: Path) -> dict:
     )
     assert result.returncode == 0, result.stderr
     return json.loads((run_dir / "summary.json").read_text("utf-8"))
+
+
+def test_what_lies_where_one_types_is_imported_only_if_somebody_trusts(fork: Callable, mine: Path) -> None:
+    words = ("--config-dir", "conf", "experiment=valley", "r_max=3", "tracker=none")
+    assert "fidelity.function: mine.valley lies outside the trusted packages" in fork(*words, cwd=mine).stderr
+    trusting = {"HALVING_TRUSTED_PACKAGES": "mine"}
+    named = fork(*words, "hydra.job.chdir=true", cwd=mine, **trusting)
+    assert named.returncode == 0, named.stderr

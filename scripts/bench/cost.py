@@ -33,6 +33,7 @@ from typing import Any
 
 from overhead import SCHEDULERS, no_op
 
+from halving.environment import expanded
 from halving.executors import Serial
 from halving.history import Header
 from halving.journal import FILE, Journal
@@ -219,7 +220,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=SYSTEMS, nargs="+", default=list(SYSTEMS))
     parser.add_argument("--trials", metavar="SYSTEM=N", nargs="+", default=[], help="another number of timed trials")
-    parser.add_argument("--dir", type=Path, help="where files are written (default: the system's temporary directory)")
+    parser.add_argument(
+        "--dir", type=expanded, help="where files are written (default: the system's temporary directory)"
+    )
     parser.add_argument("--study", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.study:

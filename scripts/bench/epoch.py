@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from halving.data import Data, fashion_mnist
 from halving.data.torchvision_shim import allow_import
+from halving.environment import expanded
 from halving.training.loop import place, train_epoch
 from halving.training.models.lenet import LeNet
 
@@ -73,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="pairs of epochs to time (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="threads for torch (default: 2)")
-    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("HALVING_DATA", "data")))
+    parser.add_argument("--data-dir", type=expanded, default=os.environ.get("HALVING_DATA", "data"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

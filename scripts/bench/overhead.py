@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from halving.environment import expanded
 from halving.executors import Serial
 from halving.history import Header
 from halving.journal import Journal
@@ -147,7 +148,9 @@ def decide(make: Callable[[Searcher, int], Scheduler], trials: int) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="pairs of studies to time (default: 3)")
-    parser.add_argument("--dir", type=Path, help="where the journals are written (default: the system's temporary one)")
+    parser.add_argument(
+        "--dir", type=expanded, help="where the journals are written (default: the system's temporary one)"
+    )
     parser.add_argument("--only", choices=SCHEDULERS, help="one scheduler instead of all")
     arguments = parser.parse_args()
 

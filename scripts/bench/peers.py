@@ -22,6 +22,7 @@ import numpy as np
 
 from halving import UserError
 from halving.curves import Curves, load, row_of
+from halving.environment import expanded
 from halving.schedulers import (
     ASHA,
     FIFO,
@@ -178,7 +179,7 @@ def compare(file: Path, seed: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("curves", type=Path, nargs="+")
+    parser.add_argument("curves", type=expanded, nargs="+")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from halving.composition import Parts, compose, plan_of
 from halving.conduct import Conduct
 from halving.config import checks, commands, trials, winner
+from halving.config.arguments import place
 from halving.config.resumption import merged, settle, settled, typed
 from halving.config.secrets import Secrets
 from halving.config.trust import trusted_packages
@@ -51,6 +52,8 @@ def run(cfg: DictConfig) -> None:
     hydra = commands.hydra_config()
     overrides = typed(commands.overrides(hydra))
     run_dir = Path(hydra.runtime.output_dir)
+    checks.check_base(cfg)
+    place(cfg)
     console = Terminal(quiet=hydra.mode == RunMode.MULTIRUN)
     with ExitStack() as opened:
         journal = _journal(run_dir, cfg)

@@ -1,7 +1,7 @@
 """From a config to the objects that a study consists of."""
 
 import os
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from halving.config import trials
+from halving.config import arguments, trials
 from halving.config.choices import Choices, composed
 from halving.config.trust import trusted_packages
 from halving.curves import ROW
@@ -37,6 +37,8 @@ from halving.training.fidelities.table import Table
 from halving.training.memory import Memory
 from halving.trial import Configuration, Finished, Job
 from halving.tuner import Budget
+
+_THREADS = 1024  # with many more than there are cores, OpenMP crashes
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
     defaults = trials.defaults(cfg, space, choices)
     earlier = recorded.get("environment", {})
     placed = cfg.copy()
-    placed.device, placed.data_dir = _device(cfg.device), str(Path(cfg.data_dir).absolute())
+    placed.device, placed.data_dir = _device(cfg.device), str(arguments.placed(cfg.data_dir))
+    _device(config["data"].get("device") or cfg.device)
     settings, threads = _executor(config["executor"], cfg.device, placed.device, earlier.get("threads"))
     objective = Objective(placed, run_dir, threads, trusted_packages(), choices=choices)
-    initial = _initial(config["searcher"].pop("initial", ()), space, defaults, before)
+    initial = _initial(config["searcher"].pop("initial", None) or (), space, defaults, before)
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=initial)
     proposals = Recorded(searcher, _configurations(before))
     build = partial(_scheduler, cfg, proposals)
@@ -107,13 +110,15 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
         raise
 
 
-def _initial(run_dirs: Iterable[str], space: Space, defaults: Configuration, before: History) -> list[Configuration]:
+def _initial(run_dirs: Any, space: Space, defaults: Configuration, before: History) -> list[Configuration]:
     """Return what is proposed first: the config as it stands, then what earlier studies found.
 
     A study that goes on has these in its header: the others may be gone by now.
     """
     if before.header is not None and "initial" in before.header.settings:
         return list(before.header.settings["initial"])
+    if not isinstance(run_dirs, list | tuple):
+        raise UserError(f"searcher.initial={run_dirs}: give a list of run directories, such as searcher.initial=[here]")
     earlier = [load(run_dir).best.configuration for run_dir in run_dirs]
     return [defaults, *(transferred(configuration, space, defaults) for configuration in earlier)]
 
@@ -171,6 +176,8 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
         on_gpus = each * (len(settings["devices"]) or device.startswith("cuda"))
         if settings["workers"] is None:
             settings["workers"] = on_gpus or cores()
+    if threads is not None and threads > _THREADS:
+        raise UserError(f"executor.threads={threads}: a job has at most {_THREADS}")
     return settings, threads or earlier or default_threads(max(1, settings.get("workers", 1)))
 
 
@@ -272,4 +279,11 @@ def _device(name: str) -> str:
         raise UserError(f"device={name}: no such device; give auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={name}: there is no CUDA device here; device=auto takes what there is")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}: there are only cuda:0 to cuda:{torch.cuda.device_count() - 1} here")
+    try:
+        if device.type != "cuda":  # which would take its memory for this process too
+            torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch has a way of its own for each
+        raise UserError(f"device={name}: cannot be used here; device=auto takes what there is") from error
     return "cuda:0" if name == "cuda" else name

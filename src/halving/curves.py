@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from halving.environment import expanded
 from halving.errors import UserError
 from halving.trial import Configuration, Value
 
@@ -117,7 +118,7 @@ def load(path: str | Path) -> Curves:
     The CSV has one row per configuration; a first column `trial` only numbers them. Raises UserError, which names the
     file, if either is missing or is no such table.
     """
-    file = Path(path)
+    file = expanded(path)
     arrays = _read_arrays(file, "error", "resource")
     configurations = _read_configurations(file.with_suffix(".csv"))
     try:
@@ -131,7 +132,7 @@ def load(path: str | Path) -> Curves:
 
 def save(curves: Curves, path: str | Path) -> None:
     """Write a table as `load` reads it: the .npz at `path`, the CSV beside it."""
-    file = Path(path).with_suffix(".npz")
+    file = expanded(path).with_suffix(".npz")
     arrays: dict[str, Any] = {"error": curves.error.astype(np.float32), "resource": curves.resource}
     if curves.seconds is not None:
         arrays["seconds"] = curves.seconds.astype(np.float32)
@@ -168,7 +169,7 @@ def row_of(configuration: Configuration) -> int:
 
 
 def _resource(path: str) -> NDArray[Any]:
-    resource = _read_arrays(Path(path), "resource", only=("resource",))["resource"].ravel()
+    resource = _read_arrays(expanded(path), "resource", only=("resource",))["resource"].ravel()
     if not (len(resource) and np.issubdtype(resource.dtype, np.number)):
         raise UserError(f"{path}: resource holds no levels")
     return resource

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from halving.checkpoints import inside
 from halving.conduct import Conduct
 from halving.data.keys import key
+from halving.environment import expanded
 from halving.errors import UserError
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Header, History, Ladder, Resumed, Trial
@@ -113,7 +114,7 @@ class Study:
 
 def load(run_dir: str | Path) -> Study:
     """Read a study, finished or still running. Raises UserError if there is none or its journal is damaged."""
-    directory = Path(run_dir).expanduser().absolute()
+    directory = expanded(run_dir).absolute()
     history = replay(read(directory))
     return Study(history if owner(directory) else history.closed(), directory)
 
@@ -179,7 +180,7 @@ def tune(
         plan=plan,
         settings={"options": _told(scheduler, proposer, options), "space": cube.described, "initial": initial},
     )
-    directory = Path(run_dir).expanduser().absolute() if run_dir is not None else None
+    directory = expanded(run_dir).absolute() if run_dir is not None else None
     workers = executor(_Calls(function, seed))
     try:
         journal = _journal(directory, resume, header, allocator) if directory is not None else None

@@ -3,9 +3,15 @@
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from halving.config.schema import ROOT_KEYS
+from halving.config.schema import GROUPS, ROOT_KEYS
 from halving.config.suggestions import nearest
 from halving.errors import UserError
+
+
+def check_base(cfg: DictConfig) -> None:
+    """Raise UserError if a primary config leaves out what every one begins with."""
+    if lacking := [key for key in ROOT_KEYS if key not in cfg]:
+        raise UserError(f"the config has no {lacking[0]}: begin the defaults of its primary file with base")
 
 
 def check(cfg: DictConfig) -> None:
@@ -22,6 +28,9 @@ def check(cfg: DictConfig) -> None:
         if cause is not None:  # a resolver's own words
             raise cause from None
         raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
+    for group in GROUPS:
+        if group not in ("space", "tracker") and not isinstance(cfg[group].get("_target_"), str):
+            raise UserError(f"{group}._target_: must name what builds it, as the options of {group} do")
     from halving.schedulers.base import check_ladder  # the package loads scipy, which --help does without
 
     check_ladder(cfg.eta, cfg.r_min, cfg.r_max)

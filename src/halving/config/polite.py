@@ -7,10 +7,12 @@ import re
 import sys
 from collections.abc import Callable
 from functools import wraps
+from itertools import dropwhile
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -18,19 +20,27 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from halving.config import commands, multirun, trust
+from halving.config.arguments import directories, placed, read, remember
 from halving.config.checks import first_line
 from halving.config.resumption import register_resolvers, repeat
 from halving.config.secrets import RedactingFilter, Secrets
 from halving.config.suggestions import nearest, nearest_option
 from halving.environment import wait_passively
 from halving.errors import UserError
-from halving.terminal import printable
+from halving.terminal import one_line, printable
 
 log = logging.getLogger(__name__)
 
+_REFUSALS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "; give another hydra.run.dir"),
+}
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_PACKAGE = Path(__file__).parents[1]
+_theirs: list[str] = []  # config directories that were typed
 _UNKNOWN_KEY = re.compile(r"is not in struct|Key '.*' not in '")
 
 
@@ -48,23 +58,26 @@ def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]
             os.environ[_FULL_ERROR] = "1"
             trust.remember()
             wait_passively()
-            try:
-                sys.argv[1:] = repeat(sys.argv[1:])
-                main()
-            except KeyboardInterrupt:
-                sys.exit(130)
-            except UserError as error:
-                sys.exit(printable(f"error: {error}"))
-            except (HydraException, OmegaConfBaseException) as error:
-                if _is_from_a_job(error):
+            with one_line():
+                try:
+                    remember()
+                    sys.argv[1:] = repeat(read(sys.argv[1:]))
+                    _theirs[:] = directories(sys.argv[1:])
+                    main()
+                except KeyboardInterrupt:
+                    sys.exit(130)
+                except (UserError, BrokenPipeError):
                     raise
-                sys.exit(printable(f"error: {_explained(error)}"))
-            finally:
-                if before is None:
-                    del os.environ[_FULL_ERROR]
-                else:
-                    os.environ[_FULL_ERROR] = before
-                multirun.print_table()
+                except Exception as error:
+                    if _is_ours(error):
+                        raise
+                    sys.exit(printable(f"error: {_explained(error)}"))
+                finally:
+                    if before is None:
+                        del os.environ[_FULL_ERROR]
+                    else:
+                        os.environ[_FULL_ERROR] = before
+                    multirun.print_table()
 
         return run
 
@@ -78,6 +91,7 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     def run(cfg: DictConfig) -> None:
         logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
         multirun.forget_failure()
+        trust.let_in(HydraConfig.get().runtime.cwd)
         secrets = _kept_out(cfg)
         try:
             task(cfg)
@@ -90,11 +104,13 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
                 sys.exit(f"error: {message}")
             raise
         except OSError as error:
-            message = f"cannot write {error.filename or 'to the disk'}: {error.strerror}; make room"
-            if error.errno != errno.ENOSPC or HydraConfig.get().mode != RunMode.RUN:
+            remedy = _REFUSALS.get(error.errno or 0)
+            message = f"cannot write {error.filename or 'to the disk'}: {error.strerror}{remedy or ''}"
+            if remedy is None or HydraConfig.get().mode != RunMode.RUN:
                 multirun.note_failure(message)
                 raise
-            sys.exit(f"error: {message}")
+            log.error("%s", message, exc_info=error)
+            sys.exit(printable(f"error: {message}"))
         except SystemExit as error:
             if error.code:
                 raise
@@ -126,14 +142,24 @@ def _kept_out(cfg: DictConfig) -> Secrets:
 
 
 def register(conf: Path) -> None:
-    """Keep `conf` on the search path, and let configs name what lies beside it as `${repository:...}`."""
+    """Keep `conf` on the search path, behind the directories that were typed.
+
+    Configs name what lies beside it as `${repository:...}`, or, if that is no checkout, what lies where one typed.
+    """
 
     class KeepConf(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             search_path.append("halving", f"file://{conf}")
+            ours = next(each for each in search_path.get_path() if str(each.path).removeprefix("file://") == str(conf))
+            for path in _theirs:
+                search_path.prepend("typed", path, SearchPathQuery(str(ours.provider)))
 
     Plugins.instance().register(KeepConf)
-    OmegaConf.register_new_resolver("repository", lambda path: str(conf.parent / path), replace=True)
+    checkout = (conf.parent / "train.py").is_file()
+    OmegaConf.register_new_resolver(
+        "repository", lambda path: str(conf.parent / path if checkout else placed(path)), replace=True
+    )
+    OmegaConf.register_new_resolver("program", commands.line, replace=True)
     OmegaConf.register_new_resolver("first_level", _first_level, replace=True)
     OmegaConf.register_new_resolver("last_level", _last_level, replace=True)
     register_resolvers()
@@ -171,7 +197,21 @@ def _explained(error: Exception) -> str:
         return f"{unknown[1]}: no such group{nearest_option(unknown[1], _groups())}"
     if detail := next((c for c in causes if isinstance(c, OmegaConfBaseException) and c.full_key), None):
         return f"{detail.full_key}: {first_line(detail)}"
-    return first_line(error).rstrip(".")
+    where = next((f"{file}: " for file in map(_config_file, reversed(causes)) if file), "")
+    match error:
+        case OSError():
+            return f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
+        case MarkedYAMLError() if error.problem_mark is not None:
+            return f"{where}{error.problem} in line {error.problem_mark.line + 1}"
+        case _:
+            why = f": {first_line(error.__cause__)}" if isinstance(error.__cause__, ValueError) else ""
+            return f"{where}{first_line(error).rstrip('.')}{why}"
+
+
+def _config_file(error: BaseException) -> str | None:
+    """Return the file that Hydra was reading."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "load_config")
+    return next((frame.f_locals["full_path"] for frame in frames if "full_path" in frame.f_locals), None)
 
 
 def _groups() -> tuple[str, ...]:
@@ -189,11 +229,12 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _is_from_a_job(error: BaseException) -> bool:
-    frame = error.__traceback__
-    while frame is not None:
-        code = frame.tb_frame.f_code
-        if code.co_name == "return_value" and Path(code.co_filename).parts[-3:] == ("hydra", "core", "utils.py"):
-            return True
-        frame = frame.tb_next
-    return False
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error comes from a job, or is none of Hydra's and from this package, as Hydra called it."""
+    codes = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
+    files = [Path(code.co_filename) for code in codes]
+    if any("hydra" in file.parts and code.co_name == "return_value" for code, file in zip(codes, files, strict=True)):
+        return True
+    called = dropwhile(lambda file: "hydra" not in file.parts, files)
+    known = isinstance(error, HydraException | OmegaConfBaseException)
+    return not known and any(file.is_relative_to(_PACKAGE) for file in called)

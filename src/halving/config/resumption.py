@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halving.config import commands
+from halving.config.arguments import placed
 from halving.config.commands import config_source, line, override, read
 from halving.config.schema import ROOT_KEYS, Config
 from halving.config.secrets import REDACTED, redacted_paths
@@ -43,7 +44,7 @@ def repeat(arguments: list[str]) -> list[str]:
     named = [read(item) for item in arguments if item.startswith("resume=")]
     if not named or not isinstance(named[-1], str) or {"-m", "--multirun"}.intersection(arguments):
         return arguments
-    settings = _recorded_settings(Path(named[-1]) / FILE)
+    settings = _recorded_settings(placed(named[-1]) / FILE)
     keys = {_key(item) for item in arguments}
     replaced = tuple(keys) + tuple(f"{group}." for group in keys.intersection(_MAY_CHANGE))
     recorded = [
@@ -84,6 +85,7 @@ def _recorded_settings(journal: Path) -> Mapping[str, Any]:
 
 def register_resolvers() -> None:
     """Let Hydra's run directories be those of the study that `resume` names."""
+    OmegaConf.register_new_resolver("folder", _folder, replace=True)
     OmegaConf.register_new_resolver("run_or_new", _run_or_new, replace=True)
     OmegaConf.register_new_resolver("sweep_or_new", _sweep_or_new, replace=True)
     OmegaConf.register_new_resolver("job_or_number", _job_or_number, replace=True)
@@ -121,10 +123,17 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
     return result
 
 
+def _folder(name: str) -> str:
+    """Return the folder below outputs/ that a study's name gives."""
+    if any(part.strip() in ("", ".", "..") or part.startswith("~") for part in name.split("/")):
+        raise UserError(f"name={name}: names a folder below outputs/, and the W&B project; give a word")
+    return name
+
+
 def _run_or_new(resume: str | None, new: str) -> str:
     if resume is None:
         return new
-    path = Path(resume).absolute()
+    path = placed(resume)
     if (path / SWEEP).is_file() and not (path / FILE).is_file():
         hydra = OmegaConf.load(path / SWEEP).hydra
         raise UserError(f"resume: {resume} is a multirun; repeat it: {sweep_command(hydra, resume)}")
@@ -134,15 +143,15 @@ def _run_or_new(resume: str | None, new: str) -> str:
 
 
 def _sweep_or_new(resume: str | None, new: str) -> str:
-    return str(Path(resume).absolute()) if resume is not None and (Path(resume) / SWEEP).is_file() else new
+    return str(placed(resume)) if resume is not None and (placed(resume) / SWEEP).is_file() else new
 
 
 def _job_or_number(resume: str | None, number: int, *, _root_: DictConfig) -> str:
     if resume is None:
         return str(number)
-    if not (Path(resume) / SWEEP).is_file():
+    if not (placed(resume) / SWEEP).is_file():
         return _run_or_new(resume, "")
-    sweep = Path(resume).absolute()
+    sweep = placed(resume)
     if (sweep, number) not in _directories:
         _directories[sweep, number] = _earlier(sweep, _plain(_root_)) or _free(sweep)
     return _directories[sweep, number]

@@ -29,6 +29,12 @@ def remember() -> None:
     _arguments, _environment = sys.argv[1:], trusted_in_environment()
 
 
+def let_in(directory: str) -> None:
+    """Let what somebody trusts be imported from a directory, here and in workers; what is installed goes first."""
+    if trusted_packages() and directory not in sys.path:
+        sys.path.append(directory)
+
+
 def trusted_packages() -> tuple[str, ...]:
     """Return the packages that the command line and the environment of this process trust beyond our own."""
     return (*typed(_arguments), *_environment)

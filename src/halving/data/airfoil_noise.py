@@ -15,6 +15,7 @@ from halving.data.base import Data, Validation, moments, stratified_order
 from halving.data.download import impatient, keep
 from halving.data.keys import key
 from halving.data.option import option
+from halving.environment import expanded
 from halving.errors import UserError
 
 FILE = "airfoil_self_noise.dat"
@@ -44,7 +45,7 @@ def airfoil(
     """
     return option(
         load,
-        Path(data_dir),
+        expanded(data_dir),
         shape=shape,
         outputs=outputs,
         batch_size=batch_size,

@@ -21,6 +21,7 @@ from halving.data.base import Data, Validation
 from halving.data.download import impatient, keep
 from halving.data.option import option
 from halving.data.torchvision_shim import allow_import
+from halving.environment import expanded
 from halving.errors import UserError
 
 Name = Literal["FashionMNIST", "MNIST", "CIFAR10"]
@@ -60,7 +61,7 @@ def fashion_mnist(
     return option(
         load_idx,
         "FashionMNIST",
-        Path(data_dir),
+        expanded(data_dir),
         shape=shape,
         outputs=outputs,
         batch_size=batch_size,
@@ -90,7 +91,7 @@ def mnist(
     return option(
         load_idx,
         "MNIST",
-        Path(data_dir),
+        expanded(data_dir),
         shape=shape,
         outputs=outputs,
         batch_size=batch_size,
@@ -123,7 +124,7 @@ def cifar10(
     """
     return option(
         load_cifar10,
-        Path(data_dir),
+        expanded(data_dir),
         shape=shape,
         outputs=outputs,
         batch_size=batch_size,

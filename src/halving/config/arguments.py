@@ -1,0 +1,133 @@
+"""What was typed, as Hydra shall read it: paths from where it was typed, and dimensions that replace others."""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from halving.config.schema import GROUPS
+from halving.environment import expanded
+from halving.errors import UserError
+
+_DIRECTORIES = ("-cp", "--config-path", "-cd", "--config-dir")
+_VALUED = ("-cn", "--config-name", "-c", "--cfg", "-p", "--package", "--experimental-rerun")
+_PATHS = re.compile(
+    r"\+{0,2}(?:(?:data\.)?data_dir|resume|executor\.curves|searcher\.initial|hydra\.(?:(?:run|sweep)\.dir|searchpath))="
+)
+_HOME = re.compile(r"""(?<![^=\[,'"\s])((?:file://)?)(~[^/,'"\]]*)""")
+_PLAIN = re.compile(r"([^=]+)=([^'\"\[\]{}(),]+)")  # Hydra reads letters beyond ASCII in quotes only
+_GROUP = re.compile(rf"\+?(?:{'|'.join((*GROUPS, 'experiment'))})=")
+_DIMENSION = re.compile(r"(?:\+\+)?(space\.[^=]+)=.*[\[{]")
+
+
+_typed_in: Path | None = None
+
+
+def remember() -> None:
+    """Note where the command was typed, as Hydra may change the directory later. Raises UserError if it is gone."""
+    global _typed_in
+    try:
+        _typed_in = Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the directory in which this was typed has been deleted; change to another") from error
+
+
+def placed(path: str) -> Path:
+    """Return a path with `~` expanded, and if it is relative, from where the command was typed."""
+    return (_typed_in or Path.cwd()) / expanded(path)
+
+
+def place(cfg: DictConfig) -> None:
+    """Make the paths in a config absolute; what is an interpolation stays one."""
+    for key in ("data_dir", "data.data_dir", "executor.curves", "searcher.initial", "resume"):
+        parent, _, name = key.rpartition(".")
+        node = cfg[parent] if parent else cfg
+        if name in node and not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
+            match node[name]:
+                case str(path) if path:
+                    node[name] = str(placed(path))
+                case ListConfig() as paths:
+                    node[name] = [str(placed(path)) if isinstance(path, str) else path for path in paths]
+                case _:
+                    pass
+
+
+def read(words: Iterable[str]) -> list[str]:
+    """Return a command line's options, then its overrides, with `~` expanded and config directories made absolute.
+
+    A group that is null has the option none. A dimension that is a list or a distribution takes the place of the one
+    in the space, where Hydra would merge the two.
+
+    Raises UserError for what is no text.
+    """
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if re.search(r"[\ud800-\udfff]", word):
+            raise UserError(f"cannot read {word!r}: it is not written in {sys.getfilesystemencoding()}")
+        if option in _DIRECTORIES:
+            options += (option, *map(_directory, [value] if equals else islice(rest, 1)))
+        elif word.startswith("-"):
+            options += (word, *(islice(rest, 1) if word in _VALUED else ()))
+        else:
+            overrides += _override(word)
+    return options + overrides
+
+
+def directories(words: Sequence[str]) -> list[str]:
+    """Return the config directories that a command line adds, the first to look in first."""
+    found = [f"file://{word}" for option, word in pairwise(words) if option in _DIRECTORIES[2:]]
+    for word in words:
+        if word.startswith("hydra.searchpath=") and isinstance(paths := _value(word), list):
+            found += map(str, paths)
+    return found
+
+
+def _override(word: str) -> list[str]:
+    if _PATHS.match(word):
+        word = _HOME.sub(lambda found: f"{found[1]}{expanded(found[2])}", word)
+    if not word.isascii() and (plain := _PLAIN.fullmatch(word)):
+        return [f"{plain[1]}={QuotedString(plain[2], Quote.single).with_quotes()}"]
+    if _GROUP.match(word):
+        return [re.sub(r"(?<=[=,])null(?=,|$)", "none", word)]
+    if (dimension := _DIMENSION.match(word)) and _replaces(word):
+        return [f"++{dimension[1]}=null", f"++{word.lstrip('+')}"]
+    return [word]
+
+
+def _directory(text: str) -> str:
+    return text if "://" in text else str(placed(text))
+
+
+def _replaces(override: str) -> bool:
+    """Whether an override of a dimension gives one, or choices of a sweep: `{b: 0.5}` only changes what is there."""
+    value = _value(override)
+    return all(map(_is_dimension, value.list if isinstance(value, ChoiceSweep) else [value]))
+
+
+def _value(override: str) -> Any:
+    try:
+        return OverridesParser.create().parse_override(override).value()
+    except OverrideParseException:  # Hydra will say so
+        return None
+
+
+def _is_dimension(value: Any) -> bool:
+    match value:
+        case list():
+            return True
+        case {"_target_": _} | {"_choice_": _}:
+            return True
+        case dict():
+            return any(map(_is_dimension, value.values()))
+        case _:
+            return False
