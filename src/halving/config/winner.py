@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from halving.config.arguments import place
 from halving.config.commands import line, override, search_path
 from halving.config.schema import ROOT_KEYS
 from halving.config.secrets import Secrets, yaml_text
@@ -52,6 +53,7 @@ def retrains(overrides: Sequence[str], best: DictConfig, hydra: DictConfig) -> b
     """Whether the running job's config files make a trial's config, `best`, of a command's overrides."""
     try:
         found = compose(hydra.job.config_name, [*search_path(hydra), *overrides])
+        place(found)
         return all(_resolved(found, key) == _resolved(best, key) for key in _RETRAINED)
     except (HydraException, OmegaConfBaseException):
         return False
