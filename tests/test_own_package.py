@@ -217,7 +217,7 @@ def test_what_fails_in_the_winners_test_loses_nothing_else(run: Callable, mine: 
     assert result.stderr.startswith(
         "error: the study has ended, but the winner's test failed: RuntimeError: out of luck;"
     )
-    assert "trial=" in result.stdout and f"resume={mine / 'run'} tries again" in result.stderr
+    assert "trial=" in result.stdout and f"resume={mine / 'run'} tries again; see" in result.stderr
     told = json.loads((mine / "run/summary.json").read_text("utf-8"))
     assert told["end"] == "finished" and told["command"] and told["test_error"] is None
     assert (mine / "run/best.yaml").is_file() and "out of luck" in (mine / "run/report.html").read_text("utf-8")

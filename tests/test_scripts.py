@@ -259,7 +259,7 @@ def test_a_tracker_that_is_off_says_so_and_rebuild_makes_up_for_it(fork: Callabl
     assert any("W&B's project is a-b, as it takes neither /" in line for line in lines[:2])
     off = [line for line in lines if "tracker Wandb is switched off" in line]
     assert len(off) == 2 and all("WANDB_MODE" in line for line in off)
-    assert f"python scripts/study.py rebuild {run_dir} " in off[-1]
+    assert off[-1].endswith(f"python -m halving study rebuild {run_dir}")
     assert "upload:" not in result.stdout
     assert f"{len(halving.load(run_dir).trials) + 1} offline W&B runs" in rebuild(run_dir)
     assert all(run[0]["run_group"] == "a-b-study" for run in mirrored(run_dir).values())

@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_written_is_named_and_the_study_returned(
     study = halving.tune(bowl, LR, r_max=3, run_dir=tmp_path)
     assert study.best.last.resource == 3
     assert "results.csv could not be written" in caplog.text
-    assert f"python scripts/study.py rebuild {tmp_path}" in caplog.text
+    assert f"python -m halving study rebuild {tmp_path}" in caplog.text
     assert halving.load(tmp_path).summary == study.summary == json.loads((tmp_path / "summary.json").read_text())
     with pytest.raises(halving.UserError, match=r"^results\.csv could not be written"):
         rebuild(tmp_path)

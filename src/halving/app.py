@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ from halving.history import Ended, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
 from halving.objective import Objective
 from halving.report.conclusion import conclusion
-from halving.report.derived import not_written, write_all
+from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
 from halving.study import first_failure, nothing_left, planned_cost
 from halving.targets import check_trusted, instantiate, locate
@@ -106,12 +105,9 @@ def run(cfg: DictConfig) -> None:
         tuner.replay(events)
         conduct.run(first, lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts.objective))
     for line in trackers.off:
-        tell(
-            f"{line}. The journal has all: python scripts/study.py rebuild {run_dir} writes tables and W&B runs from it"
-        )
+        tell(f"{line}. The journal has all, and tables and W&B runs are made from it by: {rebuilding(run_dir)}")
     if conduct.signals:
-        again = commands.line(commands.override("resume", str(run_dir)))
-        console.print(f"\ninterrupted; go on with: {again}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"\ninterrupted; go on with: {_again(run_dir)}", soft_wrap=True, highlight=False, markup=False)
         sys.exit(128 + conduct.signals[0])
     notes: list[str] = []
     if parts.searcher.exhausted:
@@ -126,8 +122,7 @@ def _journal(run_dir: Path, cfg: DictConfig) -> Journal:
     journal = Journal(run_dir)
     problem = ""
     if journal.events and cfg.resume is None:
-        again = shlex.quote(commands.override("resume", str(run_dir)))
-        problem = f"{run_dir} already holds a study; go on with it by {again}, or take another run dir"
+        problem = f"{run_dir} already holds a study; go on with it by: {_again(run_dir)}; or take another run dir"
     if not journal.events and cfg.resume is not None and (Path(cfg.resume) / FILE).is_file():
         same = Path(cfg.resume).absolute() == run_dir
         problem = (
@@ -162,6 +157,11 @@ def _settings(
     }
 
 
+def _again(run_dir: Path) -> str:
+    """Return the command that goes on with a study."""
+    return commands.line(commands.override("resume", str(run_dir)))
+
+
 def _note(console: Terminal, notes: Iterable[str]) -> None:
     for note in notes:
         log.info(note)
@@ -194,7 +194,7 @@ def _conclude(
             console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
     failures = [not_written(problems, run_dir)] if problems else []
     if history.ended is not None and history.ended.failure:
-        failures.append(f"{history.ended.failure}; python train.py resume={run_dir} tries again")
+        failures.append(f"{history.ended.failure}; {_again(run_dir)} tries again")
     if failures:
         raise UserError(f"the study has ended, but {'; '.join(failures)}; see {run_dir / 'train.log'}")
 

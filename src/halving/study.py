@@ -3,6 +3,7 @@
 import inspect
 import logging
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
@@ -291,7 +292,8 @@ def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler
     if recorded is not None and not resume:
         problem = f"{directory} already holds a study; give resume=True, another run_dir, or load this one"
     elif recorded is not None and "unresolved" in recorded.settings:
-        problem = f"{directory} holds a study of the command line; go on with it by: python train.py resume={directory}"
+        problem = f"{directory} holds a study of the command line; go on with it by: "
+        problem += shlex.join(["python", "-m", "halving", f"resume={directory}"])
     elif recorded is not None and (differences := _differences(recorded, header, scheduler)):
         problem = (
             "resume: this would be another study, and the journal does not follow from its configuration:\n  "

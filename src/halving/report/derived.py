@@ -60,8 +60,12 @@ def write_all(history: History, run_dir: Path) -> list[str]:
 
 def not_written(problems: Iterable[str], run_dir: Path) -> str:
     """Return what to say of files that could not be written, and how to write them later."""
-    later = f"the journal is whole; write them later by: python scripts/study.py rebuild {shlex.quote(str(run_dir))}"
-    return "; ".join((*problems, later))
+    return "; ".join((*problems, f"the journal is whole; write them later by: {rebuilding(run_dir)}"))
+
+
+def rebuilding(run_dir: Path) -> str:
+    """Return the command that makes all that follows from a journal anew, wherever it is typed."""
+    return shlex.join(["python", "-m", "halving", "study", "rebuild", str(run_dir)])
 
 
 def _report(history: History, problems: list[str]) -> str:
