@@ -583,7 +583,8 @@ def test_a_home_directory_is_found_wherever_a_path_is_given(
     near = ("searcher.initial=[~/study,../Zuhause größer/study]", "hydra.job.chdir=true", "hydra.run.dir=there")
     assert fork(*SMALL, "scheduler=sha", *near, cwd=cwd).returncode == 0
     header = json.loads((cwd / "there" / "journal.jsonl").read_text("utf-8").splitlines()[0])
-    assert header["settings"]["unresolved"]["searcher"]["initial"] == [str(home / "study")] * 2
+    earlier = header["settings"]["unresolved"]["searcher"]["initial"]
+    assert [Path(path).resolve() for path in earlier] == [home / "study"] * 2 and earlier[1].startswith(str(cwd))
     assert fork("resume=there", "hydra.job.chdir=true", cwd=cwd).returncode == 0
     sweep = fork(*SMALL, "-m", "seed=0,1", "hydra.sweep.dir=~/sweep", cwd=cwd)
     assert sweep.returncode == 0 and (home / "sweep" / "1" / "summary.json").is_file()

@@ -232,7 +232,7 @@ def test_what_fails_in_the_winners_test_loses_nothing_else(run: Callable, mine: 
 
 def test_it_has_to_be_trusted_first(fork: Callable, mine: Path) -> None:
     for choice, path in (("model=tiny", "model._target_: mine.Tiny"), ("experiment=valley", "fidelity.function: mine")):
-        result = fork("--config-dir", str(mine / "conf"), choice, "tracker=none", PYTHONPATH=str(mine))
+        result = fork("--config-dir", str(mine / "conf"), choice, "tracker=none", cwd=mine)
         assert result.returncode == 1
         assert result.stderr.startswith(f"error: {path}") and "type trusted_packages=[mine] on" in result.stderr
 
@@ -270,7 +270,7 @@ def retrained(command: str, repo: Path, mine: Path) -> dict:
         f"{command} hydra.run.dir={shlex.quote(str(run_dir))}",
         shell=True,
         cwd=repo,
-        env=environment(PYTHONPATH=str(mine)),
+        env=environment(PYTHONPATH=os.pathsep.join(filter(None, (str(mine), os.environ.get("PYTHONPATH"))))),
         capture_output=True,
         text=True,
         check=False,

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from halving.config.schema import GROUPS
@@ -22,7 +22,8 @@ _PATHS = re.compile(
     r"\+{0,2}(?:(?:data\.)?data_dir|resume|executor\.curves|searcher\.initial|hydra\.(?:(?:run|sweep)\.dir|searchpath))="
 )
 _HOME = re.compile(r"""(?<![^=\[,'"\s])((?:file://)?)(~[^/,'"\]]*)""")
-_PLAIN = re.compile(r"([^=]+)=([^'\"\[\]{}(),]+)")  # Hydra reads letters beyond ASCII in quotes only
+_QUOTES = re.compile("['\"]")
+_LETTERS = re.compile(r"(?:^|(?<=[\[,]))[^\[\]{}(),]*[^\x00-\x7f][^\[\]{}(),]*(?=[\],]|$)")  # Hydra wants them quoted
 _GROUP = re.compile(rf"\+?(?:{'|'.join((*GROUPS, 'experiment'))})=")
 _DIMENSION = re.compile(r"(?:\+\+)?(space\.[^=]+)=.*[\[{]")
 
@@ -95,12 +96,13 @@ def directories(words: Sequence[str]) -> list[str]:
 def _override(word: str) -> list[str]:
     if _PATHS.match(word):
         word = _HOME.sub(lambda found: f"{found[1]}{expanded(found[2])}", word)
-    if not word.isascii() and (plain := _PLAIN.fullmatch(word)):
-        return [f"{plain[1]}={QuotedString(plain[2], Quote.single).with_quotes()}"]
+    if not word.isascii() and not _QUOTES.search(word):
+        key, equals, value = word.partition("=")
+        return [key + equals + _LETTERS.sub(lambda found: QuotedString(found[0], Quote.single).with_quotes(), value)]
     if _GROUP.match(word):
         return [re.sub(r"(?<=[=,])null(?=,|$)", "none", word)]
     if (dimension := _DIMENSION.match(word)) and _replaces(word):
-        return [f"++{dimension[1]}=null", f"++{word.lstrip('+')}"]
+        return [f"++{dimension[1]}=null", word.lstrip("+")]  # a sweep takes the last of equal keys, prefix and all
     return [word]
 
 
@@ -117,7 +119,7 @@ def _replaces(override: str) -> bool:
 def _value(override: str) -> Any:
     try:
         return OverridesParser.create().parse_override(override).value()
-    except OverrideParseException:  # Hydra will say so
+    except HydraException:  # Hydra will say so
         return None
 
 
