@@ -41,7 +41,7 @@ UNREADABLE = [
     ("optimizer.lr=[", "cannot read", "optimizer.lr=["),
     ("optimizer=null", "optimizer=none", "no such option", "sgd"),
     ("=3", "Config group override"),
-    ("lr", "cannot read", "'lr'"),
+    ("lr", "cannot read the override 'lr': it is no option, and not written key=value"),
     ("budget=null", "budget", "not Optional"),
     ("seed=1e3", "seed", "1000.0", "Integer"),
     ("eta=inf", "eta", "inf", "Integer"),

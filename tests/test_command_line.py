@@ -13,6 +13,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,7 @@ def test_a_single_trial_prints_its_error_with_an_interval(fork: Callable, tmp_pa
     low, high = binomtest(round(error * 288), 288).proportion_ci(method="wilson")
     assert f"validation error {error:.4f} (95 %: {low:.4f} to {high:.4f})" in single.stdout
     assert f"files: {single.run_dir}" in single.stdout
+    assert ": single, seed 0\n" in single.stdout  # nothing is drawn
     assert single.summary["trials"] == 1 and single.summary["resource_spent"] == 3
 
 
@@ -383,6 +385,10 @@ def test_looking_loads_nothing_heavy(program: str, option: str, repo: Path, tmp_
     assert (f"  {called} scheduler=sha eta=3\n" if option == "--help" else "r_max: ${fidelity.r_max}") in result.stdout
 
 
+def test_its_version_is_shown(fork: Callable) -> None:
+    assert fork("--version").stdout.splitlines()[0] == f"halving {version('halving')}"
+
+
 def test_the_resolved_config_is_shown(run: Callable) -> None:
     config = yaml.safe_load(run("--cfg", "job", "--resolve", "fidelity.r_max=9", HALVING_DATA="/d").stdout)
     assert (config["r_max"], config["epochs"], config["scheduler"]["r_max"], config["data_dir"]) == (9, 9, 9, "/d")
@@ -412,6 +418,21 @@ def test_a_budget_of_seconds_becomes_a_plan_that_is_said(fork: Callable, tmp_pat
     assert "r_min=1 and max_trials=" in plan
     refused = fork("scheduler=sha", "plan=auto", *small, cwd=tmp_path)
     assert refused.stderr == "error: plan=auto: what should it fit? Give budget.seconds=600\n"
+
+
+@pytest.mark.parametrize("mode", [(), ("-m",)])
+def test_ctrl_c_while_a_compiled_module_is_imported_is_no_bug(
+    mode: tuple[str, ...], fork: Callable, repo: Path, tmp_path: Path
+) -> None:
+    """Such a module turns it into an ImportError."""
+    program = (repo / "train.py").read_text("utf-8").replace("Path(__file__)", f"Path({str(repo / 'train.py')!r})")
+    imported = "    raise ImportError('initialization failed') from KeyboardInterrupt()\n"
+    (tmp_path / "train.py").write_text(
+        program.replace("    from halving.app import run\n", imported).replace('"conf"', repr(str(repo / "conf")))
+    )
+    result = fork(*mode, *SMALL, program=str(tmp_path / "train.py"), cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (130, "")
+    assert ("interrupted; go on with: " in result.stdout) == bool(mode)
 
 
 def test_ctrl_c_leaves_a_whole_journal_and_its_tables(fork: Callable, repo: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_what_a_page_says_to_run_runs(fork: Run, place: Path, path: Path) -> Non
     for name, content in page.files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(content, encoding="utf-8")
-    if any("<run dir>" in command or "<multirun dir>" in command for command in page.commands):
+    if any("<run dir>" in command for command in page.commands):
         _run(fork, "python train.py scheduler=sha eta=3", place)
     for command in dict.fromkeys(page.commands):
         _run(fork, command, place)
@@ -102,18 +102,18 @@ def test_what_a_page_says_to_run_runs(fork: Run, place: Path, path: Path) -> Non
 
 def _run(fork: Run, command: str, place: Path) -> None:
     command = re.sub(r"pip install [^&]+&& ", "", command)  # whoever runs this has installed it
-    journals = sorted(place.glob("outputs/*/*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
-    sweeps = sorted(place.glob("outputs/*/multirun/*"))
-    command = command.replace("<run dir>", str(journals[-1].parent) if journals else "<run dir>")
-    command = command.replace("<multirun dir>", str(sweeps[-1]) if sweeps else "<multirun dir>")
+    for word, kind in (("<run dir>", "*/*/journal.jsonl"), ("<multirun dir>", "*/multirun/*/multirun.yaml")):
+        if word in command:  # the first that there was
+            command = command.replace(word, str(min(place.glob(f"outputs/{kind}")).parent))
     words = shlex.split(command)
     match words:
         case ["pytest", *_]:
             return
         case ["python", "train.py", *arguments]:
             keys = {word.lstrip("+~").partition("=")[0] for word in arguments}
-            own = keys & {"resume", "-cp", "--cfg"}
-            more = () if own else [word for word in _SMALL if word.partition("=")[0] not in keys]
+            own = keys & {"resume", "-cp", "--cfg"} and "-m" not in keys  # a multirun is repeated word by word
+            taken = keys | {key.replace("data", "data.train_samples") for key in keys}  # data of one's own may lack it
+            more = () if own else [word for word in _SMALL if word.partition("=")[0] not in taken]
             done = fork(*arguments, *more, cwd=place)
         case _:
             done = subprocess.run(words, cwd=place, env=environment(), capture_output=True, text=True, timeout=300)

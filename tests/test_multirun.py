@@ -209,7 +209,7 @@ def test_each_job_says_how_it_ended_and_how_long_the_rest_takes(fork: Fork, tmp_
     errors = [float(row["error"]) for row in rows[:3]]
     lines = [line for line in result.stdout.splitlines() if line.startswith("job ") and "begins" not in line]
     for seed, (error, line) in enumerate(zip(errors, lines, strict=False)):
-        said = rf"job {seed} \(optimizer.lr=0.1 seed={seed}\): val_error {error:.4f} after 1 epoch in \d+ s"
+        said = rf"job {seed} \(optimizer.lr=0.1 seed={seed}\): val_error {error:.4f}, 1 epoch in \d+ s"
         assert re.fullmatch(rf"{said} \[{seed + 1} of 6 jobs, about \d+ s left\]", line)
     assert lines[3].startswith(
         "job 3 (optimizer.lr=-1.0 seed=0): failed: optimizer: Invalid learning rate: -1.0 [4 of 6"
@@ -217,7 +217,7 @@ def test_each_job_says_how_it_ended_and_how_long_the_rest_takes(fork: Fork, tmp_
     assert lines[5].endswith("[6 of 6 jobs]")
     table = result.stdout[result.stdout.index("over seeds") :].splitlines()
     mean, error = statistics.mean(errors), statistics.stdev(errors) / 3**0.5
-    assert table[0].split() == ["over", "seeds", "mean", "val_error", "seeds"]
+    assert table[0].split() == ["over", "seeds", "mean", "val_error", "±", "standard", "error", "seeds"]
     assert table[1].split() == ["optimizer.lr=0.1", f"{mean:.4f}", "±", f"{error:.4f}", "3"]
     assert table[2].split() == ["optimizer.lr=-1.0", "0", "3", "not", "finished"]
     assert "all jobs: " in result.stdout and "notes='a b'" in result.stdout

@@ -95,7 +95,7 @@ class RememberSweep(Callback):
             said = f"failed: {_failure(directory)}"
             self._failed.append((self._started[-1][1], said))
         else:
-            said = f"{row['metric']} {row['error']:.4f} after {count(row['epochs'], row['unit'])}"
+            said = f"{row['metric']} {row['error']:.4f}, {count(row['epochs'], row['unit'])}"
             said += ", done before" if known else f" in {duration(seconds)}"
         self._say(f"{said}{self._left()}")
 
@@ -234,7 +234,8 @@ def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:
         console.print(f"all jobs: {' '.join(sorted(of_all))}", highlight=False, soft_wrap=True)
     console.print(table)
     if means := _means(rows, of_all):
-        over = Table("over seeds", f"mean {metric}", "seeds", "", box=None, pad_edge=False, header_style="bold")
+        mean = f"mean {metric} ± standard error"
+        over = Table("over seeds", mean, "seeds", "", box=None, pad_edge=False, header_style="bold")
         for cells in means:
             over.add_row(*cells)
         console.print()

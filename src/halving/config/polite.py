@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib.metadata import version
 from itertools import dropwhile
 from pathlib import Path
 from traceback import walk_tb
@@ -63,12 +64,16 @@ def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]
                     remember()
                     sys.argv[1:] = repeat(read(sys.argv[1:]))
                     _theirs[:] = directories(sys.argv[1:])
+                    if "--version" in sys.argv[1:]:
+                        print("halving", version("halving"))  # before Hydra's own
                     main()
                 except KeyboardInterrupt:
                     sys.exit(130)
                 except (UserError, BrokenPipeError):
                     raise
                 except Exception as error:
+                    if _is_interrupt(error):
+                        sys.exit(130)
                     if _is_ours(error):
                         raise
                     sys.exit(printable(f"error: {_explained(error)}"))
@@ -118,6 +123,8 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             multirun.note_failure(message)
             raise RuntimeError(message) from error
         except Exception as error:
+            if _is_interrupt(error):
+                raise KeyboardInterrupt from error
             multirun.note_failure(secrets.redact(f"{type(error).__name__}: {error}"))
             raise
 
@@ -191,7 +198,9 @@ def _explained(error: Exception) -> str:
             path = str(cause.full_key)
             return f"unknown key {path}{nearest(path, root if isinstance(root, DictConfig) else OmegaConf.create())}"
         if isinstance(cause, OverrideParseException):
-            return f"cannot read the override {cause.override!r}: {first_line(cause)}"
+            why = next(line for line in str(cause).splitlines() if not line.startswith("Error parsing override"))
+            why = why if "=" in cause.override else "it is no option, and not written key=value"
+            return f"cannot read the override {cause.override!r}: {why}"
     unknown = re.match(r"Could not override '([^']+)'", str(error))
     if unknown and "No match in the defaults list" in str(error):
         return f"{unknown[1]}: no such group{nearest_option(unknown[1], _groups())}"
@@ -227,6 +236,11 @@ def _causes(error: BaseException) -> list[BaseException]:
         found.append(current)
         current = current.__cause__ or current.__context__
     return found
+
+
+def _is_interrupt(error: Exception) -> bool:
+    """Whether Ctrl-C came while a compiled module was imported, which makes an ImportError of it."""
+    return isinstance(error, ImportError) and any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error))
 
 
 def _is_ours(error: BaseException) -> bool:
