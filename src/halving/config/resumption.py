@@ -103,7 +103,7 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
     if refused := _refused(differences, keys):
         raise UserError(
             "resume: this would be another study:\n" + _listed(refused, "study") + "\n"
-            f"only {', '.join(_MAY_CHANGE[:-1])} may change, and {' and '.join(_MAY_GROW)} may grow"
+            f"only {', '.join(_MAY_CHANGE[:-2])} may change, and {' and '.join(_MAY_GROW)} may grow"
         )
     result = stored.copy()
     OmegaConf.set_struct(result, False)
