@@ -90,7 +90,7 @@ RULES = [
     ("data.batch_size=-1", "data.batch_size=-1", "at least 1"),
     ("data.batch_size=1.5", "data.batch_size=1.5", "whole number"),
     ("data.batch_size=abc", "data.batch_size=abc", "which is none"),
-    ("budget.seconds=-1", "budget.seconds=-1", "more than 0"),
+    ("budget.seconds=-1", "budget.seconds=-1", "number above 0"),
     ("metric=nope", "metric=nope", "val_error"),
     ("executor.threads=1000000", "executor.threads=1000000", "at most 1024"),
     ("searcher.initial=3", "searcher.initial=3", "list of run directories"),

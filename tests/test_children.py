@@ -197,9 +197,11 @@ def test_ctrl_c_in_a_terminal_is_answered_at_once_and_fails_no_trial(executor: s
     assert [event.outcome.failed for event in events if isinstance(event, Finished)] == [False] * (
         executor == "process"
     )
-    study = halving.tune(
-        lambda c, r: 1.0, {"x": [1, 2]}, halving.FIFO, r_max=1, max_trials=2, run_dir=run_dir, resume=True
-    )
+
+    def function(configuration: dict[str, Any], resource: int) -> float:
+        return 1.0
+
+    study = halving.tune(function, {"x": [1, 2]}, halving.FIFO, r_max=1, max_trials=2, run_dir=run_dir, resume=True)
     assert sum(isinstance(event, Start) for event, _ in read(run_dir)) == 2
     assert [trial.state for trial in study.trials] == ["completed"] * 2
 

@@ -35,7 +35,7 @@ class Budget:
     most: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in ("evaluations", "patience"):
+        for name in ("evaluations", "patience", "reach"):
             if (value := getattr(self, name)) is not None:
                 whole(f"budget.{name}", value)
         for name in ("resource", "seconds"):

@@ -33,7 +33,7 @@ def draw_dimensions(figure: Figure, history: History) -> None:
     for i, name in enumerate(header.dimensions):
         axes = place(figure, 48 + i % COLUMNS * step, 66 + i // COLUMNS * 225, step - 42, 150)
         _draw_dimension(axes, name, history, last, scale)
-        axes.set_title(_tail(titles[name], 30), pad=10)
+        axes.set_title(_tail(_lettered(titles[name]), 30), pad=10)
         axes.tick_params(axis="y", labelleft=i % COLUMNS == 0)
     _legend(figure, scale, levels, header.unit)
 
@@ -131,7 +131,12 @@ def _text(value: Value) -> str:
     found = real(value)
     if found is not None:
         return number(value if isinstance(value, int) else found)
-    return str(override_text(value)).encode(errors="backslashreplace").decode()  # fonts know no undecoded bytes
+    return _lettered(str(override_text(value)))
+
+
+def _lettered(text: str) -> str:
+    """Return a text with undecoded bytes, which fonts do not know, as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _tail(text: str, length: int) -> str:
