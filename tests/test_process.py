@@ -262,7 +262,10 @@ def test_nor_does_it_with_processes(caplog: pytest.LogCaptureFixture) -> None:
         chaos(seed, Process(Chaotic(seed), 2), family(seed), caplog)
 
 
-@pytest.mark.parametrize(("option", "value"), [("workers", 0), ("retries", -1), ("trial_timeout", 0.0)])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("workers", 0), ("workers", 10**6), ("retries", -1), ("trial_timeout", 0.0), ("trial_timeout", "1")],
+)
 def test_impossible_settings_are_refused(option: str, value: float) -> None:
     with pytest.raises(UserError, match=f"executor.{option}={value}"):
         Process(Plain(), **{"workers": 1, option: value})  # type: ignore[arg-type]

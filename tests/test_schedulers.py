@@ -164,6 +164,7 @@ def test_two_rounds_of_the_books_ladder_cost_68_epochs_in_30_evaluations() -> No
         ({"r_min": 28}, "r_min=28 is more than r_max=27"),
         ({"n": 0}, "n=0"),
         ({"rounds": 0}, "rounds=0"),
+        ({"rounds": 10**30}, f"rounds={10**30}: must be at most 100000"),
     ],
 )
 def test_ladder_that_cannot_be_climbed_is_refused(options: dict[str, Any], message: str) -> None:

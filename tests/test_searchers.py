@@ -431,7 +431,14 @@ def test_expected_improvement_is_the_integral_and_never_underflows() -> None:
     ("make", "message"),
     [
         (lambda: GridSearcher(MIXED, points=0), "searcher.points=0: must be an integer of at least 1 value"),
+        (lambda: GridSearcher(MIXED, points=10**30), f"searcher.points={10**30}: must be at most 100000"),
         (lambda: LocalSearcher(MIXED, p=1.5), "searcher.p=1.5: a probability"),
+        (lambda: LocalSearcher(MIXED, p=True), "searcher.p=True: a probability"),
+        (lambda: AnnealingSearcher(MIXED, temperature="hot"), "searcher.temperature=hot: must be positive"),  # type: ignore
+        (lambda: AnnealingSearcher(MIXED, temperature=math.nan), "searcher.temperature=nan: must be positive"),
+        (lambda: BOHBSearcher(MIXED, widening=-1.0), "searcher.widening=-1.0: must be more than 0"),
+        (lambda: BOHBSearcher(MIXED, fraction=None), "searcher.fraction=None: a share"),  # type: ignore
+        (lambda: OptunaSearcher(MIXED, sampler=["tpe"]), "searcher.sampler=.'tpe'.: there is tpe"),  # type: ignore
         (lambda: AnnealingSearcher(MIXED, cooling=1.0), "searcher.cooling=1.0"),
         (lambda: EvolutionSearcher(MIXED, population=3, tournament=4), "searcher.tournament=4"),
         (lambda: BOHBSearcher(MIXED, good=1.0), "searcher.good=1.0: a share"),

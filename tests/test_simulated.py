@@ -269,7 +269,14 @@ def test_what_happens_at_one_instant_is_known_before_the_next_decision() -> None
 
 @pytest.mark.parametrize(
     "options",
-    [{"workers": 0}, {"stragglers": -0.1}, {"seconds_to_failure": 0.0}, {"retries": -1}, {"pause_seconds": nan}],
+    [
+        {"workers": 0},
+        {"stragglers": -0.1},
+        {"stragglers": "some"},
+        {"seconds_to_failure": 0.0},
+        {"retries": -1},
+        {"pause_seconds": nan},
+    ],
 )
 def test_numbers_out_of_range_are_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"executor.{next(iter(options))}"):

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import rv_discrete
 from sklearn.datasets import make_regression
 from sklearn.ensemble import GradientBoostingRegressor
 
 import halving
 from halving.rebuilding import rebuild
 from halving.report import figures
+from halving.searchers import BOHBSearcher
 
 LR = {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.001, "b": 1.0}}
 
@@ -109,6 +111,9 @@ def test_ready_scheduler_initial_configuration_and_budget_are_used() -> None:
 
 
 def test_a_used_run_dir_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(halving.UserError, match=r"run_dir=.*file/below: a study cannot be written there"):
+        halving.tune(bowl, LR, r_max=1, run_dir=tmp_path / "file/below")
     halving.tune(bowl, LR, r_max=1, run_dir=tmp_path)
     before = (tmp_path / "journal.jsonl").read_bytes()
     for _ in range(2):
@@ -197,6 +202,7 @@ def penalised(penalty: float) -> Callable[[dict[str, Any], int], float]:
         (lambda c, r: c["x"] / r, {"x": {"_target_": "scipy.stats.loguniform", "a": 1e-200, "b": 1e200}}, False),
         (lambda c, r: c["y"], {"y": [-sys.float_info.max, 5e-324, 0.0, 1.0, 2.0, 3.0, 4.0, sys.float_info.max]}, True),
         (lambda c, r: 1e308, {"n": [1, 10**400], "x": [1.0, math.inf], "z": [1.0, 1.0 + 2**-52]}, False),
+        (lambda c, r: c["x"], {"x": {"_target_": "scipy.stats.loguniform", "a": 1e-320, "b": 1e-310}}, False),
         (lambda c, r: -0.0, {"\udcff": ["a", "a\udcff"], "größe": ["größe", "大きさ"]}, False),
     ],
 )
@@ -275,10 +281,16 @@ def test_what_ended_a_study_is_not_hidden_by_what_follows(tmp_path: Path) -> Non
         ({"scheduler": halving.FIFO, "max_trials": 3}, "scheduler: SuccessiveHalving in the study, FIFO now"),
         ({"space": {"lr": [0.1, 0.2]}}, r"space: lr: loguniform\(a=0.001, b=1.0\) in the study, lr: \[0.1, 0.2\] now"),
         ({"function": lambda configuration, resource: 0.0}, "name: bowl in the study, <lambda> now"),
+        ({"searcher": partial(BOHBSearcher, good=0.5)}, "searcher.good: 0.15 in the study, 0.5 now"),
+        ({"space": {"lr": rv_discrete(values=([0.1, 0.2], [0.1, 0.9]))}}, r"weighted \[0.5, 0.5\] in the study"),
     ],
 )
 def test_another_study_is_refused_with_the_difference(change: dict[str, Any], difference: str, tmp_path: Path) -> None:
     begun = {"function": bowl, "space": LR, "r_max": 9}
+    if "weighted" in difference:
+        begun["space"] = {"lr": rv_discrete(values=([0.1, 0.2], [0.5, 0.5]))}
+    if "searcher" in change:
+        begun["searcher"] = BOHBSearcher
     halving.tune(**begun, run_dir=tmp_path, budget=halving.Budget(evaluations=5))
     before = (tmp_path / "journal.jsonl").read_bytes()
     with pytest.raises(halving.UserError, match=difference):
@@ -309,7 +321,7 @@ def test_numpys_numbers_are_numbers(tmp_path: Path) -> None:
             "lr": float, "width": int, "flag": bool, "act": str,
         }  # fmt: skip
         error = bowl(configuration, resource)
-        return (np.float32(error), np.array(error), torch.tensor(error))[configuration["width"] % 3]
+        return (np.float32(error), np.array([error]), torch.tensor(error))[configuration["width"] % 3]
 
     space = {
         "lr": np.logspace(-3, 0, 4), "width": [np.int64(3), np.uint8(4), 5], "flag": [np.True_, np.False_],
@@ -339,6 +351,8 @@ def test_numpys_numbers_are_numbers(tmp_path: Path) -> None:
     for seed in (-1, 0.5, "0", None):
         with pytest.raises(halving.UserError, match="must be an integer of at least 0"):
             halving.tune(bowl, LR, seed=seed)  # type: ignore
+    with pytest.raises(halving.UserError, match="maximize='no': must be True or False"):
+        halving.tune(bowl, LR, maximize="no")  # type: ignore
 
 
 @pytest.mark.parametrize(

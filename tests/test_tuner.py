@@ -184,8 +184,11 @@ def test_a_study_that_reaches_its_end_was_not_halted() -> None:
 
 @pytest.mark.parametrize("limit", ["evaluations", "resource", "seconds", "patience"])
 def test_a_budget_of_nothing_is_refused(limit: str) -> None:
-    with pytest.raises(UserError, match=f"budget.{limit}=0"):
-        Budget(**{limit: 0})
+    for nothing in (0, -1, True, "3", math.inf):
+        with pytest.raises(UserError, match=f"budget.{limit}={nothing}: must be"):
+            Budget(**{limit: nothing})
+    with pytest.raises(UserError, match=r"budget\.target=low: is no number"):
+        Budget(target="low")  # type: ignore
 
 
 def test_maximize_flips_once_and_the_best_is_the_greatest(tmp_path: Path) -> None:

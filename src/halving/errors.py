@@ -2,9 +2,12 @@
 
 import difflib
 import logging
-from collections.abc import Generator, Iterable
+import math
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from numbers import Integral
+from typing import Any
+
+from halving.trial import plain
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +34,28 @@ def noted(what: str, problems: list[str]) -> Generator[None]:
         log.error("%s", problems[-1], exc_info=not isinstance(error, UserError | OSError))
 
 
-def whole(name: str, value: object, least: int = 1, why: str = "") -> int:
-    """Return a count as an `int`. Raises UserError for less than `least` and for no integer, as are True, 2.5, 2.0."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+def whole(name: str, value: Any, least: int = 1, why: str = "", most: float = math.inf) -> int:
+    """Return a count as an `int`. Raises UserError out of its range and for no integer, as are True, 2.5, 2.0."""
+    count = plain(value)
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise UserError(f"{name}={value}: must be an integer of at least {least}{why}")
-    return int(value)
+    if count > most:
+        raise UserError(f"{name}={value}: must be at most {most}")
+    return int(count)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def real(name: str, value: Any, fits: Callable[[float], bool], what: str) -> float:
+    """Return a number. Raises UserError, which says `what` it must be, where it does not fit or is none, as is True."""
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not fits(number):
+        raise UserError(f"{name}={value}: {what}")
+    return number
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return "; did you mean a or b?" with the names nearest to `word`, or all of them where none is near."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(str(word), names, n=3, cutoff=0.6)
     if near:
         return f"; did you mean {' or '.join(near)}?"
     return f"; there is {', '.join(names)}" if names else ""

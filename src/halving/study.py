@@ -5,7 +5,7 @@ import logging
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from halving.checkpoints import inside
 from halving.conduct import Conduct
 from halving.data.keys import key
 from halving.environment import expanded
-from halving.errors import UserError
+from halving.errors import UserError, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Header, History, Ladder, Resumed, Trial
 from halving.journal import Journal, owner, read, replay
@@ -150,13 +150,14 @@ def tune(
     no trial survived; KeyboardInterrupt after a signal, once the journal is whole. A table or report that cannot be
     written at the end is named in the log, and the study returned.
     """
-    seed, maximize = plain(seed), bool(maximize)
-    if type(seed) is not int or seed < 0:
-        raise UserError(f"tune: seed={seed!r}: must be an integer of at least 0")
+    seed, maximize = whole("tune: seed", seed, 0), plain(maximize)
+    if not isinstance(maximize, bool):
+        raise UserError(f"tune: maximize={maximize!r}: must be True or False")
     cube = space if isinstance(space, Space) else Space.from_config(space)
     if initial is not None:
         initial = {name: plain(value) for name, value in initial.items()}
-    proposer = searcher(cube, seed=seed, initial=initial)
+    given = {"seed": seed, "initial": initial}
+    proposer = searcher(cube, **given)
     options = {name: plain(value) for name, value in options.items()}
     if callable(scheduler):
         check_call(scheduler, [proposer], options, False, "tune")
@@ -179,7 +180,14 @@ def tune(
         planned_cost=planned_cost(plan, _restarting),
         dimensions=cube.names,
         plan=plan,
-        settings={"options": _told(scheduler, proposer, options), "space": cube.described, "initial": initial},
+        settings={
+            "options": {
+                **_told(scheduler, proposer, options),
+                **_told(searcher, cube, given, "searcher.", tuple(given)),
+            },
+            "space": cube.described,
+            "initial": initial,
+        },
     )
     directory = expanded(run_dir).absolute() if run_dir is not None else None
     workers = executor(_Calls(function, seed))
@@ -285,10 +293,13 @@ def _restarting(since: int, until: int) -> float:
 
 
 def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler) -> Journal:
-    directory.mkdir(parents=True, exist_ok=True)
-    journal = Journal(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        journal = Journal(directory)
+    except OSError as error:
+        raise UserError(f"run_dir={directory}: a study cannot be written there: {error}") from error
     recorded = replay(journal.events).header
-    problem = ""
+    problem, grows = "", getattr(scheduler, "extended_by", "")
     if recorded is not None and not resume:
         problem = f"{directory} already holds a study; give resume=True, another run_dir, or load this one"
     elif recorded is not None and "unresolved" in recorded.settings:
@@ -298,7 +309,7 @@ def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler
         problem = (
             "resume: this would be another study, and the journal does not follow from its configuration:\n  "
             + "\n  ".join(f"{name}: {old} in the study, {new} now" for name, (old, new) in differences.items())
-            + "\nonly the budget and the executor may change, and rounds or max_trials may grow"
+            + f"\nonly the budget and the executor may change{f', and {grows} may grow' if grows else ''}"
         )
     if problem:
         journal.close()
@@ -323,17 +334,18 @@ def _differences(recorded: Header, now: Header, scheduler: Scheduler) -> dict[st
 
 
 def _told(
-    scheduler: Callable[..., Scheduler] | Scheduler, searcher: Searcher, options: Mapping[str, Any]
+    build: object, first: object, options: Mapping[str, Any], prefix: str = "", but: Sequence[str] = ()
 ) -> dict[str, Value]:
-    """Return the options of a scheduler class, defaults among them, as the journal keeps them; none of a ready one."""
-    if not callable(scheduler):
+    """Return the options of a class, defaults among them, as the journal keeps them; none of what is ready."""
+    if not callable(build):
         return {}
     try:
-        bound = inspect.signature(scheduler).bind(searcher, **options)
+        bound = inspect.signature(build).bind(first, **options)
+        bound.apply_defaults()
+        options = dict(list(bound.arguments.items())[1:])
     except ValueError:  # it tells no signature
-        return {name: _word(value) for name, value in options.items()}
-    bound.apply_defaults()
-    return {name: _word(value) for name, value in list(bound.arguments.items())[1:]}
+        pass
+    return {f"{prefix}{name}": _word(value) for name, value in options.items() if name not in but}
 
 
 def _word(value: Any) -> Value:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from halving.checkpoints import discard, named, sweep
-from halving.errors import UserError, whole
+from halving.errors import UserError, real, whole
 from halving.executors import Executor
 from halving.history import Event, Halted, History
 from halving.journal import Journal
@@ -39,10 +39,11 @@ class Budget:
             if (value := getattr(self, name)) is not None:
                 whole(f"budget.{name}", value)
         for name in ("resource", "seconds"):
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise UserError(f"budget.{name}={value}: must be a number above 0")
-        if self.target is not None and math.isnan(self.target):
-            raise UserError(f"budget.target={self.target}: is no number to reach")
+            if (value := getattr(self, name)) is not None:
+                real(f"budget.{name}", value, lambda x: 0 < x < math.inf, "must be a number above 0")
+        if self.target is not None:  # as Python has it, which can be negated
+            target = real("budget.target", self.target, lambda x: not math.isnan(x), "is no number to reach")
+            object.__setattr__(self, "target", target)
 
     def reached(
         self, history: History, committed: float, now: float, sign: int = 1, running: Iterable[Assignment] = ()

@@ -15,13 +15,14 @@ from multiprocessing.process import BaseProcess
 from secrets import token_hex
 
 from halving.environment import wait_passively
-from halving.errors import StorageError, UserError, whole
+from halving.errors import StorageError, UserError, real, whole
 from halving.executors import signals, tree
 from halving.executors.base import Objective, advance, failure
 from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 log = logging.getLogger(__name__)
 
+_WORKERS = 1024  # many more are a slip, which takes all of the machine's memory
 _START = 120.0  # seconds that a worker may take for its imports
 _PARTING = 10.0  # seconds that one may take for its end
 
@@ -89,9 +90,9 @@ class Process:
         trial_timeout: float | None = None,
         devices: Sequence[str] = (),
     ) -> None:
-        workers = whole("executor.workers", workers)
-        if trial_timeout is not None and not trial_timeout > 0:
-            raise UserError(f"executor.trial_timeout={trial_timeout}: must be more than 0 seconds")
+        workers = whole("executor.workers", workers, most=_WORKERS)
+        if trial_timeout is not None:
+            real("executor.trial_timeout", trial_timeout, lambda x: x > 0, "must be more than 0 seconds")
         self._objective = objective
         self._retries = whole("executor.retries", retries, 0)
         self._timeout = trial_timeout

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError, whole
+from halving.errors import real, whole
 from halving.executors.base import Objective, failure
 from halving.trial import Finished, Job, Restarted, Step
 
@@ -41,10 +41,9 @@ class Simulated:
             ("pause_seconds", pause_seconds),
             ("resume_seconds", resume_seconds),
         ):
-            if not value >= 0:
-                raise UserError(f"executor.{name}={value}: must be at least 0")
-        if seconds_to_failure is not None and not seconds_to_failure > 0:
-            raise UserError(f"executor.seconds_to_failure={seconds_to_failure}: must be more than 0 seconds")
+            real(f"executor.{name}", value, lambda x: 0 <= x < math.inf, "must be at least 0")
+        if seconds_to_failure is not None:
+            real("executor.seconds_to_failure", seconds_to_failure, lambda x: x > 0, "must be more than 0 seconds")
         self._objective = objective
         self._workers = whole("executor.workers", workers)
         self._stragglers = stragglers

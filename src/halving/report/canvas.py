@@ -193,7 +193,7 @@ def round_numbers(low: float, high: float) -> list[float]:
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= 4:
             break
-    return ticks[:: 1 + (len(ticks) - 1) // 7]
+    return ticks[:: max(1, -(-len(ticks) // 7))]
 
 
 def thinned(levels: Iterable[int], ratio: float) -> list[int]:

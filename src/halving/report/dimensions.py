@@ -97,7 +97,7 @@ def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
         ticks = [tick for tick in round_numbers(*ends) if not whole or tick.is_integer()]
         axes.set_xscale("log")
         axes.set_xlim(ends)
-        axes.xaxis.set_major_locator(FixedLocator(ticks[:: 1 + (len(ticks) - 1) // 4]))
+        axes.xaxis.set_major_locator(FixedLocator(ticks[:: max(1, -(-len(ticks) // 4))]))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(limits(low, high))

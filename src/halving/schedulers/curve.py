@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares  # pyright: ignore
 from scipy.special import stdtr  # pyright: ignore
 
-from halving.errors import UserError, whole
+from halving.errors import real, whole
 from halving.schedulers.early_stopping import Climber, EarlyStopping
 from halving.schedulers.successive_halving import ladder
 from halving.searchers import Searcher
@@ -71,10 +71,8 @@ class Curve(EarlyStopping):
         min_points: int = 4,
         max_trials: int | None = None,
     ) -> None:
-        if not 0 < threshold < 1:
-            raise UserError(f"scheduler.threshold={threshold}: a probability between 0 and 1")
         super().__init__(searcher, ladder(eta, r_min, r_max), max_trials)
-        self._threshold = threshold
+        self._threshold = real("scheduler.threshold", threshold, lambda x: 0 < x < 1, "a probability between 0 and 1")
         self._min_points = whole("scheduler.min_points", min_points, FEWEST, ", more than a curve has parameters")
         self._best = math.inf
 

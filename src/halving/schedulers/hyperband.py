@@ -4,7 +4,7 @@ from halving.errors import whole
 from halving.schedulers.base import check_ladder
 from halving.schedulers.bracket import Bracket
 from halving.schedulers.successive_halving import sizes
-from halving.schedulers.synchronous import BracketSequence
+from halving.schedulers.synchronous import MOST_ROUNDS, BracketSequence
 from halving.searchers import Searcher
 
 
@@ -38,7 +38,7 @@ class Hyperband(BracketSequence):
     def __init__(self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 81, rounds: int = 1) -> None:
         brackets = [
             Bracket(levels, sizes(levels, eta, n), eta)
-            for _ in range(whole("scheduler.rounds", rounds))
+            for _ in range(whole("scheduler.rounds", rounds, most=MOST_ROUNDS))
             for n, levels in allocation(eta, r_min, r_max)
         ]
         super().__init__(searcher, brackets)

@@ -8,6 +8,8 @@ from halving.schedulers.base import check_ladder
 from halving.schedulers.early_stopping import Climber, EarlyStopping
 from halving.searchers import Searcher
 
+_MOST_STEPS = 100_000
+
 
 class Median(EarlyStopping):
     """Stops a trial whose best error by step s is worse than the median of the ended trials' running averages by s.
@@ -29,7 +31,10 @@ class Median(EarlyStopping):
         max_trials: int | None = None,
     ) -> None:
         _, r_min, r_max = check_ladder(2, r_min, r_max)
-        super().__init__(searcher, (*range(r_min, r_max, whole("scheduler.step", step)), r_max), max_trials)
+        step = whole(
+            "scheduler.step", step, 1 + (r_max - r_min) // _MOST_STEPS, f" from r_min={r_min} to r_max={r_max}"
+        )
+        super().__init__(searcher, (*range(r_min, r_max, step), r_max), max_trials)
         self._min_trials = whole("scheduler.min_trials", min_trials)
         # For each step, in ascending order, what the ended trials that reached it averaged until then.
         self._averages: list[list[float]] = [[] for _ in self._levels]

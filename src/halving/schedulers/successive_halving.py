@@ -3,7 +3,7 @@
 from halving.errors import whole
 from halving.schedulers.base import check_ladder
 from halving.schedulers.bracket import Bracket
-from halving.schedulers.synchronous import BracketSequence
+from halving.schedulers.synchronous import MOST_ROUNDS, BracketSequence
 from halving.searchers import Searcher
 
 
@@ -46,5 +46,5 @@ class SuccessiveHalving(BracketSequence):
     ) -> None:
         levels = ladder(eta, r_min, r_max)
         n = None if n is None else whole("scheduler.n", n)
-        rounds = whole("scheduler.rounds", rounds)
+        rounds = whole("scheduler.rounds", rounds, most=MOST_ROUNDS)
         super().__init__(searcher, [Bracket(levels, sizes(levels, eta, n), eta) for _ in range(rounds)])

@@ -7,6 +7,8 @@ from halving.schedulers.bracket import Bracket, Promotion
 from halving.searchers import Searcher
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Verdict, Wait
 
+MOST_ROUNDS = 100_000  # each has its place in the plan
+
 
 class BracketSequence:
     """Runs brackets one after another.

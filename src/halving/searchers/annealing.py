@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError
+from halving.errors import real
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
 from halving.space import Space
@@ -27,13 +27,9 @@ class AnnealingSearcher(LearningSearcher):
     def __init__(
         self, space: Space, seed: int = 0, initial: Initial = None, temperature: float = 1.0, cooling: float = 0.93
     ) -> None:
-        if temperature <= 0:
-            raise UserError(f"searcher.temperature={temperature}: must be positive")
-        if not 0 < cooling < 1:
-            raise UserError(f"searcher.cooling={cooling}: a factor between 0 and 1")
         super().__init__(space, seed, initial)
-        self._temperature = temperature
-        self._cooling = cooling
+        self._temperature = real("searcher.temperature", temperature, lambda t: 0 < t < math.inf, "must be positive")
+        self._cooling = real("searcher.cooling", cooling, lambda x: 0 < x < 1, "a factor between 0 and 1")
         self._current: int | None = None
 
     def candidates(self, trial: int, rng: np.random.Generator) -> Iterator[Point]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError, whole
+from halving.errors import real, whole
 from halving.searchers.density import Density, category_counts, varied
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
@@ -20,7 +20,7 @@ class BOHBSearcher(LearningSearcher):
     proposals is drawn at random; the others are the best of `samples` draws from the good density, made `widening`
     times as wide. It is made for Hyperband, and cheap.
 
-    Raises UserError for a share outside [0, 1).
+    Raises UserError for a share outside [0, 1), samples below 1, or a widening that is not positive.
     """
 
     def __init__(
@@ -33,14 +33,13 @@ class BOHBSearcher(LearningSearcher):
         samples: int = 64,
         widening: float = 3.0,
     ) -> None:
-        for name, value in (("fraction", fraction), ("good", good)):
-            if not 0 <= value < 1:
-                raise UserError(f"searcher.{name}={value}: a share, at least 0 and below 1")
         super().__init__(space, seed, initial)
-        self._fraction = fraction
-        self._good = good
+        self._fraction, self._good = (
+            real(f"searcher.{name}", value, lambda x: 0 <= x < 1, "a share, at least 0 and below 1")
+            for name, value in (("fraction", fraction), ("good", good))
+        )
         self._samples = whole("searcher.samples", samples)
-        self._widening = widening
+        self._widening = real("searcher.widening", widening, lambda x: 0 < x < math.inf, "must be more than 0")
         self._counts = category_counts(space)
 
     def candidates(self, trial: int, rng: np.random.Generator) -> Iterator[Point]:

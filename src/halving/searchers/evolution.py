@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError, whole
+from halving.errors import UserError, real, whole
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
 from halving.space import Space
@@ -34,12 +34,10 @@ class EvolutionSearcher(LearningSearcher):
         population, tournament = whole("searcher.population", population), whole("searcher.tournament", tournament)
         if tournament > population:
             raise UserError(f"searcher.tournament={tournament}: must be at most searcher.population={population}")
-        if not 0 <= crossover <= 1:
-            raise UserError(f"searcher.crossover={crossover}: a probability, from 0 to 1")
         super().__init__(space, seed, initial)
         self._population = population
         self._tournament = tournament
-        self._crossover = crossover
+        self._crossover = real("searcher.crossover", crossover, lambda x: 0 <= x <= 1, "a probability, from 0 to 1")
 
     def candidates(self, trial: int, rng: np.random.Generator) -> Iterator[Point]:
         if len(self._errors) < self._population:

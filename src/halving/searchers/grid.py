@@ -17,11 +17,11 @@ class GridSearcher(DistinctSearcher):
     first and is not repeated. `size` is the number of combinations, and so is `len` as far as Python lets it; a budget
     that ends the study on the way leaves whole values of the first dimensions untried.
 
-    Raises UserError for points below 1.
+    Raises UserError for points out of range.
     """
 
     def __init__(self, space: Space, seed: int = 0, initial: Initial = None, points: int = 3) -> None:
-        points = whole("searcher.points", points, 1, " value per dimension")
+        points = whole("searcher.points", points, 1, " value per dimension", most=100_000)
         super().__init__(space, seed, initial)
         ordered = [space.dimensions[i] for i in space.order]
         self._ordered = [(each, [each.decode(u) for u in _axis(each, points)]) for each in ordered]

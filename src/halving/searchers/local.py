@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError
+from halving.errors import real
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
 from halving.space import Space
@@ -17,10 +17,8 @@ class LocalSearcher(LearningSearcher):
     """
 
     def __init__(self, space: Space, seed: int = 0, initial: Initial = None, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise UserError(f"searcher.p={p}: a probability, from 0 to 1")
         super().__init__(space, seed, initial)
-        self._p = p
+        self._p = real("searcher.p", p, lambda x: 0 <= x <= 1, "a probability, from 0 to 1")
 
     def candidates(self, trial: int, rng: np.random.Generator) -> Iterator[Point]:
         best = self.best()

@@ -40,7 +40,7 @@ class OptunaSearcher(LearningSearcher):
         sampler: Literal["tpe", "gp", "cmaes"] = "tpe",
         options: dict[str, Any] | None = None,
     ) -> None:
-        if sampler not in _SAMPLERS:
+        if sampler not in list(_SAMPLERS):
             raise UserError(f"searcher.sampler={sampler}: there is {', '.join(_SAMPLERS)}")
         super().__init__(space, seed, initial)
         self._optuna = _optuna(sampler)

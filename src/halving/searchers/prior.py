@@ -1,10 +1,11 @@
 """A user's prior and the incumbent beside random draws (PriorBand: Mallik et al. 2023)."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from halving.errors import UserError, whole
+from halving.errors import real, whole
 from halving.searchers.density import Density, category_counts
 from halving.searchers.distinct import Initial, Point
 from halving.searchers.learning import LearningSearcher
@@ -25,8 +26,9 @@ class PriorSearcher(LearningSearcher):
     """
 
     def __init__(self, space: Space, seed: int = 0, initial: Initial = None, eta: int = 3, width: float = 0.25) -> None:
-        if width <= 0:
-            raise UserError(f"searcher.width={width}: a standard deviation in the unit cube, above 0")
+        width = real(
+            "searcher.width", width, lambda x: 0 < x < math.inf, "a standard deviation in the unit cube, above 0"
+        )
         super().__init__(space, seed, initial)
         self._eta = whole("eta", eta, 2)
         self._categories_of = category_counts(space)

@@ -182,6 +182,8 @@ class Space:
 def _described(dimension: Dimension) -> str:
     values: Any = list(dimension.values) if isinstance(dimension, Choice) else dimension.distribution
     text = type(values).__name__ if type(values).__repr__ is object.__repr__ else str(values)
+    if isinstance(dimension, Choice) and dimension.weights:
+        text += f" weighted {list(dimension.weights)}"
     return f"{dimension.name}: {text}{''.join(f' if {condition}' for condition in dimension.conditions)}"
 
 

@@ -52,5 +52,6 @@ def call(
     """Evaluate a plain function for a job, with the global generators beginning at `seed`."""
     began = time.perf_counter()
     with nullcontext() if seed is None else seeded(seed):
-        error = float(function(configuration, job.until))
+        error: Any = function(configuration, job.until)
+    error = float(error.item() if hasattr(error, "item") else error)  # of an array, its one element
     return Finished(Outcome(job.trial, job.until, error), time.perf_counter() - began)
