@@ -285,3 +285,28 @@ def test_what_lies_where_one_types_is_imported_only_if_somebody_trusts(fork: Cal
     trusting = {"HALVING_TRUSTED_PACKAGES": "mine"}
     named = fork(*words, "hydra.job.chdir=true", cwd=mine, **trusting)
     assert named.returncode == 0, named.stderr
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_objective_may_leave_the_directory_and_delete_what_it_likes(
+    run: Callable, tmp_path: Path, gone: bool
+) -> None:
+    (tmp_path / "wanderer.py").write_text(
+        "import os, shutil, tempfile\n"
+        "began = os.getcwd()\n"
+        "def error(configuration, resource):\n"
+        "    os.chdir(place := tempfile.mkdtemp())\n"
+        "    os.rmdir(place)\n"
+        f"    shutil.rmtree(began, ignore_errors=True) if {gone} else None\n"
+        "    return 1 / resource\n"
+    )
+    (cwd := tmp_path / "cwd").mkdir()
+    result = run(
+        *("fidelity=function", "fidelity.function=wanderer.error", "trusted_packages=[wanderer]", "scheduler=sha"),
+        *("r_max=3", "tracker=none", f"hydra.run.dir={tmp_path / 'run'}"),
+        cwd=cwd,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"-cp {tmp_path / 'run'} -cn best" in result.stdout if gone else "scheduler=single" in result.stdout
+    assert json.loads((tmp_path / "run/summary.json").read_text())["end"] == "finished"

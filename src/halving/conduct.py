@@ -1,10 +1,11 @@
 """The frame around a study: signals on the way, and at its end workers, journal, tables and trackers."""
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,17 @@ from halving.tracking.base import Trackers
 from halving.tuner import Tuner
 
 _STOPPING = "stopping after the running epochs; a second Ctrl-C ends it at once"
+
+
+@contextmanager
+def _back_here() -> Generator[None]:
+    """Come back to the current directory, even one that has gone: an objective may have left it."""
+    here = os.open(os.curdir, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 @dataclass
@@ -44,7 +56,8 @@ class Conduct:
         """Run to the end; `last` says what it came to, unless a signal ended it."""
         self.tuner.record(first)
         self.begun = True
-        self.tuner.run()
+        with _back_here():
+            self.tuner.run()
         if not self.signals:
             self.tuner.record(last())
 

@@ -55,7 +55,7 @@ def retrains(overrides: Sequence[str], best: DictConfig, hydra: DictConfig) -> b
         found = compose(hydra.job.config_name, [*search_path(hydra), *overrides])
         place(found)
         return all(_resolved(found, key) == _resolved(best, key) for key in _RETRAINED)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, OSError):  # or its files have gone since it began
         return False
 
 
