@@ -254,7 +254,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_report(
     study = halving.tune(bowl, LR, r_max=3, run_dir=tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 3 and "ZeroDivisionError: no &lt;room&gt;" in page
-    assert study.best and "study.py rebuild" in caplog.text and "Traceback" in caplog.text
+    assert study.best and "study rebuild" in caplog.text and "Traceback" in caplog.text
 
 
 def test_what_ended_a_study_is_not_hidden_by_what_follows(tmp_path: Path) -> None:
