@@ -126,7 +126,7 @@ def test_another_constant_is_another_multirun(fork: Fork, tmp_path: Path) -> Non
     assert result.stderr.startswith("error: resume: this would be another multirun:\n")
     assert "optimizer.lr: 0.2 in the multirun, 0.3 on the command line" in result.stderr
     assert "model._target_: halving.training.models.softmax.Softmax in the multirun" in result.stderr
-    assert f"repeat this one: python train.py -m seed=0,1 {' '.join(SINGLE)} optimizer.lr=0.2" in result.stderr
+    assert f"train.py -m seed=0,1 {' '.join(SINGLE)} optimizer.lr=0.2" in result.stderr
     result = fork("-m", "seed=0,1", *SINGLE, "optimizer.lr=0.2,0.3", f"resume={sweep}")
     assert result.returncode == 0, result.stderr
     assert {name: journals(sweep)[name] for name in before} == before and len(journals(sweep)) == 4
@@ -199,6 +199,15 @@ def test_what_users_typed_is_not_markup(fork: Fork, tmp_path: Path) -> None:
         for text in ("job 0 (+space.notes=[relu,tanh])", "0    +space.notes=[relu,tanh]", "1    +space.notes=[/abs]"):
             assert text in result.stdout
     assert "name=':fire:'" in result.stdout and f"searcher.initial=[{tmp_path}/first/0]" in result.stdout
+
+
+def test_a_seed_counts_once_whatever_watches_it(fork: Fork, tmp_path: Path) -> None:
+    result = fork("-m", "seed=0,1", "tracker=none,csv", *TINY[:3], TINY[4], f"hydra.sweep.dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    errors = [float(row["error"]) for row in jobs(tmp_path) if "tracker=csv" in row["overrides"]]
+    table = result.stdout[result.stdout.index("over seeds") :].splitlines()
+    spread = f"{statistics.stdev(errors) / 2**0.5:.4f}"
+    assert table[1].split() == ["all", "jobs", f"{statistics.mean(errors):.4f}", "±", spread, "2"]
 
 
 def test_each_job_says_how_it_ended_and_how_long_the_rest_takes(fork: Fork, tmp_path: Path) -> None:

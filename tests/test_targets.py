@@ -34,11 +34,14 @@ def test_partial_binds_and_extra_arguments_win() -> None:
     assert instantiate({"_target_": "fractions.Fraction", "numerator": 1}, numerator=3, denominator=4) == Fraction(3, 4)
 
 
+_ABSENT = "model: cannot import 'absent.Model': No module named 'absent'; type this where the package lies, or put"
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"_target_": "fractions.Fractoin"}, "model: cannot import 'fractions.Fractoin'"),
-        ({"_target_": "no_such_package.Model"}, "model: cannot import 'no_such_package.Model'"),
+        ({"_target_": "absent.Model"}, _ABSENT),
         ({"_target_": "not a name"}, "model: cannot import"),
         ({"_target_": "math.pi"}, "model: 'math.pi' is not callable"),
         (

@@ -142,13 +142,13 @@ def _settings(
     """Return what the journal keeps of the command: a resumed study's own, with what was typed now in its place."""
     now = [settled(item, cfg) for item in overrides if not item.startswith("resume=")]
     recorded = dict(before.header.settings) if before.header is not None else {}
-    keys = {item.partition("=")[0] for item in now}
+    keys = set(map(commands.key_of, now))
     unresolved = OmegaConf.to_container(cfg, resolve=False)
     return {
         "unresolved": unresolved,
         "choices": asdict(parts.objective.choices),
         "config_hash": hashlib.sha256(json.dumps(unresolved, sort_keys=True).encode()).hexdigest(),
-        "overrides": [item for item in recorded.get("overrides", ()) if item.partition("=")[0] not in keys] + now,
+        "overrides": [item for item in recorded.get("overrides", ()) if commands.key_of(item) not in keys] + now,
         "source": recorded.get("source", commands.config_source(hydra)),
         "run_dir": str(run_dir),
         "initial": parts.initial,

@@ -89,7 +89,9 @@ def locate(target: str, where: str = "") -> Callable[..., Any]:
     try:
         found = pkgutil.resolve_name(target)
     except Exception as error:  # a module may raise anything while it is imported
-        raise UserError(f"{where or '_target_'}: cannot import {target!r}: {error}") from error
+        lacking = isinstance(error, ModuleNotFoundError) and error.name == target.partition(".")[0]
+        remedy = "; type this where the package lies, or put that directory in PYTHONPATH" if lacking else ""
+        raise UserError(f"{where or '_target_'}: cannot import {target!r}: {error}{remedy}") from error
     if not callable(found):
         raise UserError(f"{where or '_target_'}: {target!r} is not callable")
     return found

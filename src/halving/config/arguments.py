@@ -84,6 +84,11 @@ def read(words: Iterable[str]) -> list[str]:
     return options + overrides
 
 
+def as_typed(overrides: Iterable[str]) -> list[str]:
+    """Return overrides without what `read` puts before a dimension that replaces another."""
+    return [item for item, following in pairwise([*overrides, ""]) if _override(following)[0] != item]
+
+
 def directories(words: Sequence[str]) -> list[str]:
     """Return the config directories that a command line adds, the first to look in first."""
     found = [f"file://{word}" for option, word in pairwise(words) if option in _DIRECTORIES[2:]]

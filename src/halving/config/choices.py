@@ -1,6 +1,5 @@
 """Choices of config groups in a space: what Hydra composes for each combination of options."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +10,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from halving.config.checks import first_line
-from halving.config.commands import override, overrides, search_path
+from halving.config.commands import key_of, override, overrides, search_path
 from halving.config.resumption import settle
 from halving.config.schema import GROUPS, ROOT_KEYS
 from halving.config.suggestions import nearest_option
@@ -88,7 +87,7 @@ class _Command:
         self._config = str(hydra.job.config_name)
         self._task = overrides(hydra)
         self._path = search_path(hydra)
-        self._typed = {re.split("=", item.lstrip("+~"), maxsplit=1)[0] for item in self._task}
+        self._typed = set(map(key_of, self._task))
         self._bare = cache(self._bare_option)
 
     def composed(self, chosen: Mapping[str, str]) -> dict[str, Any]:

@@ -55,6 +55,11 @@ def escaped(text: str) -> str:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
+def key_of(override: str) -> str:
+    """Return the key that an override sets, or the group."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
 def read(text: str) -> Any:
     """Return the value of an override, which is the text of a quoted one; None where Hydra cannot read it."""
     try:

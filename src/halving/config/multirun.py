@@ -21,6 +21,8 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from halving.config.arguments import as_typed
+from halving.config.commands import key_of
 from halving.config.resumption import (
     SWEEP,
     begun_with,
@@ -179,7 +181,7 @@ def _planned(config: DictConfig) -> list[list[str]]:
 
 def _told(overrides: list[str]) -> list[str]:
     """Return a job's overrides as they may be shown."""
-    return Secrets.of({}, overrides).redact([item for item in overrides if not item.startswith("resume=")])
+    return Secrets.of({}, overrides).redact([item for item in as_typed(overrides) if not item.startswith("resume=")])
 
 
 def _size(directory: Path) -> int:
@@ -251,23 +253,26 @@ def _means(rows: list[dict[str, Any]], of_all: set[str]) -> list[tuple[str, str,
     for row in rows:
         others = (item for item in row["overrides"] if item not in of_all)
         groups.setdefault(tuple(sorted(it for it in others if not _neutral(it))), []).append(row)
-    seeds = {item for row in rows for item in row["overrides"] if item.lstrip("+").startswith("seed=")}
-    if len(seeds) < 2 or len(groups) == len(rows):
+    if len({seed for row in rows if (seed := _seed(row))}) < 2 or len(groups) == len(rows):
         return []
     means: list[tuple[str, str, str, str]] = []
     for others, of_group in groups.items():
-        errors = [row["error"] for row in of_group if row["state"] == "finished"]
+        errors = list({_seed(row): row["error"] for row in of_group if row["state"] == "finished"}.values())
         spread = f" ± {statistics.stdev(errors) / len(errors) ** 0.5:.4f}" if len(errors) > 1 else ""
         mean = f"{statistics.mean(errors):.4f}{spread}" if errors else ""
-        lacking = len(of_group) - len(errors)
+        lacking = len(set(map(_seed, of_group))) - len(errors)
         means.append(
             (" ".join(others) or "all jobs", mean, str(len(errors)), f"{lacking} not finished" if lacking else "")
         )
     return means
 
 
+def _seed(row: dict[str, Any]) -> str:
+    return next((item.lstrip("+") for item in reversed(row["overrides"]) if key_of(item) == "seed"), "")
+
+
 def _neutral(override: str) -> bool:
-    return override.lstrip("+~").partition("=")[0].partition(".")[0] in _NEUTRAL
+    return key_of(override).partition(".")[0] in _NEUTRAL
 
 
 def _one(rows: list[dict[str, Any]], name: str, default: str) -> str:

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halving.config import commands
-from halving.config.arguments import placed
-from halving.config.commands import config_source, line, override, read
+from halving.config.arguments import as_typed, placed
+from halving.config.commands import config_source, key_of, line, override, read
 from halving.config.schema import ROOT_KEYS, Config
 from halving.config.secrets import REDACTED, redacted_paths
 from halving.errors import UserError
@@ -45,10 +45,10 @@ def repeat(arguments: list[str]) -> list[str]:
     if not named or not isinstance(named[-1], str) or {"-m", "--multirun"}.intersection(arguments):
         return arguments
     settings = _recorded_settings(placed(named[-1]) / FILE)
-    keys = {_key(item) for item in arguments}
+    keys = {key_of(item) for item in arguments}
     replaced = tuple(keys) + tuple(f"{group}." for group in keys.intersection(_MAY_CHANGE))
     recorded = [
-        item for item in settings.get("overrides", ()) if not _named(_key(item), replaced) and REDACTED not in item
+        item for item in settings.get("overrides", ()) if not _named(key_of(item), replaced) and REDACTED not in item
     ]
     _repeated[:] = recorded
     options = {"-cp", "-cn", "-cd", "--config-path", "--config-name", "--config-dir"}
@@ -71,7 +71,7 @@ def settle(cfg: DictConfig) -> DictConfig:
 
 def settled(item: str, cfg: DictConfig) -> str:
     """Return an override with what `settle` made of it."""
-    key = _key(item)
+    key = key_of(item)
     return override(key, cfg[key]) if Config.__annotations__.get(key) is int and _FLEETING.search(item) else item
 
 
@@ -98,7 +98,7 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
     Raises UserError, which shows the differences, where they would make it another study.
     """
     overrides = list(overrides)
-    keys = [_key(item) for item in overrides]
+    keys = [key_of(item) for item in overrides]
     differences = _differences(_plain(stored), _plain(composed), _roots(overrides).difference(_MAY_CHANGE), keys)
     if refused := _refused(differences, keys):
         raise UserError(
@@ -136,7 +136,7 @@ def _run_or_new(resume: str | None, new: str) -> str:
     path = placed(resume)
     if (path / SWEEP).is_file() and not (path / FILE).is_file():
         hydra = OmegaConf.load(path / SWEEP).hydra
-        raise UserError(f"resume: {resume} is a multirun; repeat it: {sweep_command(hydra, resume)}")
+        raise UserError(f"resume: {resume} is a multirun; repeat it: {sweep_command(hydra, path)}")
     if not (path / FILE).is_file():
         raise UserError(f"resume: {resume} holds no study; give the directory that a run printed as its own")
     return str(path)
@@ -181,8 +181,8 @@ def check_sweep(cfg: DictConfig, sweep: Path) -> None:
         return
     (stored, overrides), words = begun[0], composed["hydra"]["overrides"]["task"]
     earlier = [set(own) for _, own in begun]
-    keys = [_key(item) for item in words]
-    varied = _swept(cfg.hydra).union(map(_key, set.union(*earlier) - set.intersection(*earlier)))
+    keys = [key_of(item) for item in words]
+    varied = _swept(cfg.hydra).union(map(key_of, set.union(*earlier) - set.intersection(*earlier)))
     differences = _differences(stored, composed, _roots([*words, *overrides]).difference(_MAY_CHANGE), keys)
     refused = {path: pair for path, pair in _refused(differences, keys).items() if not _typed_by(path, varied)}
     if refused and "experiment" not in varied:
@@ -199,7 +199,7 @@ def _earlier(sweep: Path, composed: Mapping[str, Any]) -> str | None:
     What the command sweeps over makes another job, and so does what may change where several jobs come into question.
     """
     words = composed["hydra"]["overrides"]["task"]
-    keys = [_key(item) for item in words]
+    keys = [key_of(item) for item in words]
     swept = _swept(OmegaConf.load(sweep / SWEEP).hydra)
     alike: list[str] = []
     for directory, (stored, overrides) in _begun(sweep).items():
@@ -236,7 +236,7 @@ def begun_with(directory: Path) -> Mapping[str, Any]:
     if not all(file.is_file() for file in files):
         return {}
     config, overrides = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
-    return {"unresolved": config, "overrides": [item for item in overrides if _key(item) != "resume"]}
+    return {"unresolved": config, "overrides": [item for item in overrides if key_of(item) != "resume"]}
 
 
 def sweep_words(hydra: DictConfig) -> list[str]:
@@ -253,17 +253,13 @@ def _swept(hydra: DictConfig) -> set[str]:
 def sweep_command(hydra: DictConfig, sweep: str | Path) -> str:
     """Return the command that goes on with a multirun, given Hydra's own settings of it."""
     own = [item for item in commands.overrides(hydra, "hydra") if not item.startswith(_OF_A_SWEEP)]
-    kept = [item for item in commands.overrides(hydra) if _key(item) != "resume"]
+    kept = [item for item in as_typed(commands.overrides(hydra)) if key_of(item) != "resume"]
     return line("-m", *config_source(hydra), *own, *kept, override("resume", str(sweep)))
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
 def _roots(overrides: Iterable[str]) -> set[str]:
     """Return the root keys that overrides change."""
-    roots = {_key(item).partition(".")[0] for item in overrides} - {"resume"}
+    roots = {key_of(item).partition(".")[0] for item in overrides} - {"resume"}
     return set(ROOT_KEYS) - {"resume"} if "experiment" in roots else roots
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halving.config.arguments import place
-from halving.config.commands import line, override, search_path
+from halving.config.commands import key_of, line, override, search_path
 from halving.config.schema import ROOT_KEYS
 from halving.config.secrets import Secrets, yaml_text
 from halving.trial import Value
@@ -101,5 +101,5 @@ def _resolved(cfg: DictConfig, key: str) -> Any:
 
 
 def _replaced(override: str, configuration: Mapping[str, Value], groups: Container[str]) -> bool:
-    key = re.split("=", override.lstrip("+~"), maxsplit=1)[0].partition("@")[0].replace("/", ".")
+    key = key_of(override).replace("/", ".")
     return key in configuration or key in groups or key.partition(".")[0] in _STUDY_ONLY
