@@ -180,12 +180,23 @@ def test_interrupted_is_interrupted(number: signal.Signals, status: int, fork: F
     assert (process.returncode, err) == (status, "")
     (sweep,) = (tmp_path / "outputs/study/multirun").iterdir()
     assert [row["state"] for row in jobs(sweep)] == ["finished", "interrupted", "not started"]
-    (command,) = re.findall(r"^interrupted; go on with: python train.py (.*)$", out, re.MULTILINE)
+    (command,) = re.findall(r"^interrupted; go on with: python \S*train.py (.*)$", out, re.MULTILINE)
     finished = journals(sweep)["seed_0"]
     result = fork(*command.replace("'", "").split(), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [row["state"] for row in jobs(sweep)] == ["finished"] * 3
     assert journals(sweep)["seed_0"] == finished
+
+
+def test_an_interrupt_that_an_import_makes_another_error_of_is_heeded(fork: Fork, tmp_path: Path) -> None:
+    interrupted = "import os, signal\n\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    signal.pause()\n"
+    torn = "except KeyboardInterrupt:\n    raise ImportError('torn') from None\n"
+    (tmp_path / "late.py").write_text(interrupted + torn, encoding="utf-8")
+    own = ("model._target_=late.Model", "trusted_packages=[late]", "hydra.sweep.dir=sweep")
+    result = fork("-m", "seed=0,1", *SINGLE, *own, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (130, "")
+    assert [row["state"] for row in jobs(tmp_path / "sweep")] == ["interrupted", "not started"]
+    assert "interrupted; go on with: " in result.stdout
 
 
 def test_what_users_typed_is_not_markup(fork: Fork, tmp_path: Path) -> None:

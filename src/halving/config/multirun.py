@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -59,6 +60,7 @@ class RememberSweep(Callback):
         self._ended: list[float | None] = []  # seconds, if it had not finished before
         self._failed: list[tuple[list[str], str]] = []
         self._before, self._began = 0, 0.0
+        self._signal = 0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.sweep = Path(config.hydra.sweep.dir).resolve()
@@ -73,8 +75,10 @@ class RememberSweep(Callback):
         if config.resume is not None and "resume" not in excluded:  # it would be part of the jobs' names
             option = f"hydra.job.config.override_dirname.exclude_keys=[{','.join([*excluded, 'resume'])}]"
             config.hydra.overrides.hydra.append(option)
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        if threading.current_thread() is threading.main_thread():
+            for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(number) == default:
+                    signal.signal(number, self._interrupt)
         _sweeps.append(self)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -90,6 +94,9 @@ class RememberSweep(Callback):
         if self.sweep is None:
             return
         directory = self._started[-1][0]
+        if self._signal:  # what the job was importing has made another error of it
+            (directory / _FAILURE).unlink(missing_ok=True)
+            self._interrupt(self._signal, None)
         row, seconds = _row(directory, self.sweep), time.monotonic() - self._began
         known = row["state"] == "finished" and self._before == _size(directory)
         self._ended.append(None if known else seconds)
@@ -100,6 +107,12 @@ class RememberSweep(Callback):
             said = f"{row['metric']} {row['error']:.4f}, {count(row['epochs'], row['unit'])}"
             said += ", done before" if known else f" in {duration(seconds)}"
         self._say(f"{said}{self._left()}")
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        from halving.executors.signals import AtOnce  # with numpy, which a mere look can do without
+
+        self._signal = number
+        raise AtOnce if number == signal.SIGINT else SystemExit(128 + number)
 
     def _say(self, text: str) -> None:
         directory, overrides = self._started[-1]
