@@ -584,7 +584,7 @@ def test_a_dimension_is_replaced_in_each_job_of_a_multirun(fork: Callable, tmp_p
     # Shown and told to repeat is what was typed, and the multirun is found from anywhere.
     repeated = fork(f"resume={tmp_path.name}", cwd=tmp_path.parent).stderr
     assert all("++" not in said for said in (result.stdout, (tmp_path / "jobs.csv").read_text("utf-8"), repeated))
-    assert repeated.endswith(f"{dimensions[2]} {' '.join(SMALL)} scheduler=sha resume={tmp_path}\n")
+    assert repeated.endswith(f"'~space.data' {' '.join(SMALL)} scheduler=sha resume={tmp_path}\n")
     for job, low, high in (("0", 0.1, 0.2), ("1", 0.3, 0.4)):
         trials = halving.load(tmp_path / job).trials[1:]
         assert trials and all(low <= trial.configuration["optimizer.lr"] <= high for trial in trials)
