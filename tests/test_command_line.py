@@ -381,7 +381,7 @@ def test_looking_loads_nothing_heavy(program: str, option: str, repo: Path, tmp_
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "[]\n")
-    called = "halving" if program == "halving" else "python train.py"
+    called = "halving" if program == "halving" else f"python {repo / 'train.py'}"
     assert (f"  {called} scheduler=sha eta=3\n" if option == "--help" else "r_max: ${fidelity.r_max}") in result.stdout
 
 
