@@ -6,7 +6,7 @@ import re
 import select
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,12 @@ def _unread() -> bool:
     poll.register(sys.stdout, 0)
     lost = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     if lost:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
     return lost
+
+
+def _print_nowhere() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminal(Console):
@@ -66,6 +70,15 @@ class Terminal(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            super().__exit__(*error)
+        except OSError as full:  # as is the disk that the output is redirected to
+            self.quiet = True
+            _print_nowhere()
+            with suppress(OSError):
+                print(f"cannot print any more, and go on in silence: {full.strerror}", file=sys.stderr, flush=True)
 
     def on_broken_pipe(self) -> None:
         """Go on in silence: a study is worth more than what `head` left unread."""
