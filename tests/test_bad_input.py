@@ -76,6 +76,10 @@ RULES = [
     ("epochs=0", "epochs=0", "at least 1"),
     ("optimizer.lr=-1.0", "learning rate", "-1.0"),
     ("optimizer.lr=-1", "learning rate", "-1"),
+    ("lr_schedule.warmup=abc", "lr_schedule.warmup=abc", "number of epochs"),
+    ("experiment=simulated", "executor.curves: a value must be given"),
+    ("~tracker", "has no tracker", "no ~tracker either"),
+    ("scheduler=sha searcher.initial=[3]", "searcher.initial=[3]", "list of run directories"),
     ("lr_schedule.warmup=-1", "lr_schedule.warmup=-1", "at least 0"),
     ("tracker=wandb tracker.mode=onlin", "tracker.mode=onlin", "online"),
     ("budget.evaluations=0", "budget.evaluations=0", "at least 1"),
@@ -103,6 +107,7 @@ RULES = [
 ]
 SPACES = [
     ("+space.optimizer.momentumm=[0.1]", "space.optimizer.momentumm", "did you mean optimizer.momentum"),
+    ("space.optimizer.lr.b=inf", "space.optimizer.lr", "b=inf", "no finite values"),
     ("+space.nowhere.at.all=[1]", "nowhere.at.all"),
     ("space.optimizer.lr.a=2.0", "space.optimizer.lr", "a=2.0, b=1.0", "reversed"),
     (
@@ -144,6 +149,13 @@ def test_one_line_says_which_file_cannot_be_read(row: tuple[str, ...], fork: Cal
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_run_directory_in_which_a_file_has_no_place_is_one_line(fork: Callable, tmp_path: Path) -> None:
+    (tmp_path / "run" / "journal.jsonl").mkdir(parents=True)
+    assert_refused(
+        fork("hydra.run.dir=run", "tracker=none", cwd=tmp_path), "journal.jsonl", "give another hydra.run.dir"
+    )
+
+
 def test_a_primary_config_without_base_is_told_so(fork: Callable, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("defaults: [model: mlp, _self_]\nname: mine\n", encoding="utf-8")
     assert_refused(
@@ -151,7 +163,10 @@ def test_a_primary_config_without_base_is_told_so(fork: Callable, tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("arguments", ["tracker=null experiment=null", "-m tracker=null,csv experiment=null"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["tracker=null experiment=null", "tracker=[] seed=99999999999999999999", "-m tracker=null,csv experiment=null"],
+)
 def test_nothing_is_said_by_null_too(arguments: str, fork: Callable, tmp_path: Path) -> None:
     small = ("model=softmax", "data.train_samples=100", "r_max=1", "executor.threads=1")
     result = fork(*small, *arguments.split(), cwd=tmp_path)
@@ -177,6 +192,25 @@ def test_a_reader_that_leaves_does_not_end_the_study(repo: Path, tmp_path: Path)
     )
     assert (result.stdout.count("\n"), result.stderr) == (1, "")
     assert (tmp_path / "study" / "summary.json").is_file()
+
+
+SILENT = "cannot print any more, and go on in silence: No space left on device\n"
+
+
+def test_a_full_disk_behind_the_output_does_not_end_the_study(repo: Path, tmp_path: Path) -> None:
+    small = "model=softmax data.train_samples=100 r_max=3 tracker=none executor.threads=1 scheduler=sha"
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(repo / 'train.py'))} {small} hydra.run.dir=study"
+    result = subprocess.run(
+        f"{command} > /dev/full",
+        shell=True,
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, SILENT)
+    assert json.loads((tmp_path / "study" / "summary.json").read_text())["end"] == "finished"
 
 
 @pytest.mark.parametrize("row", [*RULES, *SPACES], ids=lambda row: row[0])
@@ -280,6 +314,7 @@ def test_a_model_of_images_refuses_features(fork: Callable) -> None:
     [
         ("scheduler=sha lr_schedule.warmup=2.0", "lr_schedule.warmup=2 lasts beyond r_min=1"),
         ("scheduler=single eta=3", "eta=3 has no effect on a single trial; scheduler=sha"),
+        ("scheduler=sha until=1", "until=1 has no effect on a study; it is how far scheduler=single trains"),
         ("scheduler=fifo eta=2", "eta=2 has no effect on this scheduler's decisions"),
     ],
 )

@@ -124,7 +124,9 @@ def test_batch_norm_meets_no_batch_of_one(tmp_path: Path) -> None:
 
     _, recipe = build(["model=softmax", "data.batch_size=1"], tmp_path)
     trainer = Trainer(replace(recipe(), model=lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784))))
-    with pytest.raises(UserError, match=r"batch norm cannot train on a batch of one example: data.batch_size=1, "):
+    with pytest.raises(
+        UserError, match=r"batch norm cannot train on a batch of one example: data.batch_size=1 of a training set of "
+    ):
         trainer.train_epoch(1)
 
 
@@ -132,6 +134,12 @@ def test_a_lazy_layer_that_nothing_reaches_is_named() -> None:
     model = nn.ModuleDict({"used": nn.LazyLinear(3), "forgotten": nn.LazyLinear(3)})
     model.forward = lambda inputs: model["used"](inputs)  # pyright: ignore
     with pytest.raises(UserError, match=r"model: forgotten.weight of a lazy layer has no shape yet"):
+        materialise(model, digits(batch_size=10))
+
+
+def test_a_lazy_model_that_fails_is_refused_as_any_other() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(16), nn.Linear(17, 10))
+    with pytest.raises(UserError, match=r"model: Sequential fails on inputs torch.float32 \[2, 1, 28, 28\] .* 17x10"):
         materialise(model, digits(batch_size=10))
 
 

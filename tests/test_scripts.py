@@ -277,6 +277,8 @@ def test_what_a_journal_says_does_not_command_the_terminal(repo: Path, tmp_path:
 
 def test_picture_is_drawn(repo: Path, run_dir: Path, tmp_path: Path) -> None:
     assert call(repo, "picture", run_dir, tmp_path / "study.png").returncode == 0
+    nowhere = call(repo, "picture", run_dir, tmp_path / "none" / "study.png")
+    assert nowhere.returncode == 1 and nowhere.stderr.startswith("error: ") and nowhere.stderr.count("\n") == 1
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
 

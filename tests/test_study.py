@@ -382,6 +382,8 @@ def test_what_a_notebook_shows_is_for_reading(tmp_path: Path) -> None:
     assert max(map(len, shown)) < 250 and not any("\n" in text for text in shown)
     assert f"trial {study.best.trial} is best: error {study.best.last.error:.6g} after 27 units" in repr(study)
     assert "27 trials, 40 evaluations" in repr(study)
+    one = halving.tune(bowl, LR, halving.schedulers.FIFO, r_max=1, max_trials=1)
+    assert "1 trial, 1 evaluation; trial 0 is best: " in repr(one) and " after 1 unit)" in repr(one)
     assert repr(halving.Space.from_config(LR)) == "Space(lr: loguniform(a=0.001, b=1.0))"
 
 
@@ -397,3 +399,5 @@ def test_a_study_as_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [set(row) <= set(columns) for row in rows] == [True] * 4
     assert min(row["error"] for row in rows if row["resource"] == 3) == study.best.last.error
     assert study.to_frame("curves") == (None, [])
+    with pytest.raises(halving.UserError, match="no table 'curve'; give evaluations or curves"):
+        study.to_frame("curve")  # pyright: ignore[reportArgumentType]

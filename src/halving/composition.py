@@ -117,7 +117,7 @@ def _initial(run_dirs: Any, space: Space, defaults: Configuration, before: Histo
     """
     if before.header is not None and "initial" in before.header.settings:
         return list(before.header.settings["initial"])
-    if not isinstance(run_dirs, list | tuple):
+    if not isinstance(run_dirs, list | tuple) or not all(isinstance(each, str) for each in run_dirs):
         raise UserError(f"searcher.initial={run_dirs}: give a list of run directories, such as searcher.initial=[here]")
     earlier = [load(run_dir).best.configuration for run_dir in run_dirs]
     return [defaults, *(transferred(configuration, space, defaults) for configuration in earlier)]

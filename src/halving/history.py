@@ -10,6 +10,12 @@ from halving.trial import Configuration, Epoch, Finished, Restarted, Resume, Sta
 INTERRUPTED = "interrupted"  # why a study halted, if a signal or the end of its process did it
 
 
+def count(n: float, nouns: str) -> str:
+    """Say how many, in the singular where it is one."""
+    number = str(int(n)) if float(n).is_integer() else f"{n:g}"
+    return f"{number} {nouns.removesuffix('s') if n == 1 else nouns}"
+
+
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """The levels of resource of one bracket and how many trials reach each, as far as is known beforehand."""
@@ -160,12 +166,12 @@ class History:
     ended: Ended | None = None
 
     def __repr__(self) -> str:
-        what = f"{len(self.trials)} trials, {len(self.finished)} evaluations"
+        what = f"{count(len(self.trials), 'trials')}, {count(len(self.finished), 'evaluations')}"
         if (header := self.header) is not None:
             what = f"{header.name}: {header.scheduler} with {header.searcher}, {what}"
             if (best := self.incumbent) is not None:
                 error = -best[1].error if header.maximize else best[1].error
-                at = f"after {best[1].resource} {header.unit}"
+                at = f"after {count(best[1].resource, header.unit)}"
                 what += f"; trial {best[0].trial} is best: {header.metric} {error:.6g} {at}"
         return f"History({what})"
 

@@ -84,6 +84,6 @@ def main(words: Sequence[str], program: str | None = None) -> None:
             options.add_argument("file", type=expanded)
         if command is explain:
             options.add_argument("--trial", type=int, required=True)
-    with one_line():
+    with one_line(OSError):
         arguments = parser.parse_args(words)
         arguments.command(arguments)

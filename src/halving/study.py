@@ -77,8 +77,10 @@ class Study:
     def to_frame(self, table: Literal["evaluations", "curves"] = "evaluations") -> Any:
         """Return a pandas DataFrame: a row per evaluation, as in results.csv, or per epoch, as in `curves`.
 
-        Raises UserError where pandas is not installed.
+        Raises UserError for another table, and where pandas is not installed.
         """
+        if table not in ("evaluations", "curves"):
+            raise UserError(f"to_frame: there is no table {table!r}; give evaluations or curves")
         try:
             from pandas import DataFrame  # pyright: ignore
         except ImportError as error:

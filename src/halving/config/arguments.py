@@ -63,8 +63,8 @@ def place(cfg: DictConfig) -> None:
 def read(words: Iterable[str]) -> list[str]:
     """Return a command line's options, then its overrides, with `~` expanded and config directories made absolute.
 
-    A group that is null has the option none. A dimension that is a list or a distribution takes the place of the one
-    in the space, where Hydra would merge the two.
+    A group that is null or an empty list has the option none. A dimension that is a list or a distribution takes the
+    place of the one in the space, where Hydra would merge the two.
 
     Raises UserError for what is no text.
     """
@@ -105,7 +105,7 @@ def _override(word: str) -> list[str]:
         key, equals, value = word.partition("=")
         return [key + equals + _LETTERS.sub(lambda found: QuotedString(found[0], Quote.single).with_quotes(), value)]
     if _GROUP.match(word):
-        return [re.sub(r"(?<=[=,])null(?=,|$)", "none", word)]
+        return [re.sub(r"(?<=[=,])(null|\[\])(?=,|$)", "none", word)]
     if (dimension := _DIMENSION.match(word)) and _replaces(word):
         return [f"++{dimension[1]}=null", word.lstrip("+")]  # a sweep takes the last of equal keys, prefix and all
     return [word]

@@ -1,5 +1,7 @@
 """The rules that a composed configuration must keep, checked before anything runs."""
 
+import re
+
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -11,7 +13,8 @@ from halving.errors import UserError
 def check_base(cfg: DictConfig) -> None:
     """Raise UserError if a primary config leaves out what every one begins with."""
     if lacking := [key for key in ROOT_KEYS if key not in cfg]:
-        raise UserError(f"the config has no {lacking[0]}: begin the defaults of its primary file with base")
+        key = lacking[0]
+        raise UserError(f"the config has no {key}: begin the defaults of its primary file with base; no ~{key} either")
 
 
 def check(cfg: DictConfig) -> None:
@@ -27,6 +30,8 @@ def check(cfg: DictConfig) -> None:
             cause = cause.__context__
         if cause is not None:  # a resolver's own words
             raise cause from None
+        if lacking := re.search(r"interpolation: Missing mandatory value: (\S+)", first_line(error)):
+            raise UserError(f"{lacking[1]}: a value must be given: {lacking[1]}=...") from error
         raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
     for group in GROUPS:
         if group not in ("space", "tracker") and not isinstance(cfg[group].get("_target_"), str):
@@ -44,6 +49,10 @@ def check(cfg: DictConfig) -> None:
         (cfg.plan is None or cfg.budget.seconds is not None, "plan=auto: what should it fit? Give budget.seconds=600"),
         (cfg.seed >= 0, f"seed={cfg.seed}: must not be negative"),
         (cfg.trial >= 0, f"trial={cfg.trial}: must not be negative"),
+        (
+            isinstance(cfg.lr_schedule.get("warmup") or 0, int | float),
+            f"lr_schedule.warmup={cfg.lr_schedule.get('warmup')}: must be a number of epochs",
+        ),
     )
     for kept, message in rules:
         if not kept:
@@ -67,6 +76,8 @@ def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:
             else f"eta={cfg.eta} has no effect on this scheduler's decisions; where no budget is given, it still sets "
             "how much the study spends"
         )
+    if any(item.startswith("until=") for item in overrides) and "${until}" not in scheduler:
+        found.append(f"until={cfg.until} has no effect on a study; it is how far scheduler=single trains its trial")
     if _ends_early(cfg):
         found.append(f"until={cfg.until} ends the training before r_max={cfg.r_max}; until={cfg.r_max} trains in full")
     return found

@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 
 _REFUSALS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "; give another hydra.run.dir"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR), "; give another hydra.run.dir"
+    ),
 }
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _PACKAGE = Path(__file__).parents[1]

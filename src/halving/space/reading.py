@@ -93,9 +93,9 @@ def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
             f"space.{name}: {leaf!r} is not a distribution; give one of scipy.stats as a mapping with _target_, "
             "or a list of values"
         ) from error
-    if not low <= high or np.isnan(median):
+    if not low <= high or not np.isfinite(median):
         raise UserError(
-            f"space.{name}: {_described(leaf)} has an empty support; "
+            f"space.{name}: {_described(leaf)} has no finite values; "
             "are its bounds reversed, or is a parameter out of range?"
         )
     whole = hasattr(distribution, "pmf")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from halving.history import Evaluation, Header
+from halving.history import count as count
 from halving.trial import Configuration
 
 
@@ -21,12 +22,6 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "-"
     return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3g}"
-
-
-def count(n: float, nouns: str) -> str:
-    """Say how many, in the singular where it is one."""
-    number = str(int(n)) if float(n).is_integer() else f"{n:g}"
-    return f"{number} {nouns.removesuffix('s') if n == 1 else nouns}"
 
 
 def shown(header: Header, error: float) -> str:

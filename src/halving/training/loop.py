@@ -1,6 +1,8 @@
 """The inner loops: one epoch of training, one evaluation."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from itertools import chain
 from typing import TypeVar
 
@@ -11,6 +13,8 @@ from torch.nn.parameter import is_lazy
 
 from halving.data.base import Data, Split, spans
 from halving.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -27,18 +31,39 @@ def place(model: Model, device: str | torch.device) -> Model:
 def materialise(model: nn.Module, data: Data) -> None:
     """Give the lazy layers of `model`, on the CPU, their shapes: by a pass over two examples where it has any.
 
-    Raises UserError for one that the pass does not reach.
+    Raises UserError for one that the pass does not reach, and where the pass fails.
     """
 
     def lazy() -> list[str]:
         return [name for name, each in chain(model.named_parameters(), model.named_buffers()) if is_lazy(each)]
 
     if lazy():
-        inputs, _ = next(data.batches(data.train, size=2))
-        with torch.no_grad():
+        inputs, targets = next(data.batches(data.train, size=2))
+        with torch.no_grad(), meeting(model, inputs, targets):
             model.eval()(inputs.cpu())
     if left := lazy():
         raise UserError(f"model: {left[0]} of a lazy layer has no shape yet: the forward pass does not reach it")
+
+
+@contextmanager
+def meeting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Generator[None]:
+    """Raise UserError for whatever a model, which is the user's, raises where it first meets examples."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        log.info("the model fails on the first examples", exc_info=True)
+        raise UserError(
+            f"model: {type(model).__name__} fails on inputs {kind_of(inputs)} with targets {kind_of(targets)}: "
+            f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}; "
+            "train.log has the traceback"
+        ) from error
+
+
+def kind_of(tensor: Tensor) -> str:
+    """Say type and shape of a tensor."""
+    return f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def train_epoch(

@@ -1,6 +1,5 @@
 """What is looked at before anything trains: every example's kind, and what the model makes of two of them."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,13 +7,12 @@ import torch
 from torch import Tensor
 
 from halving.data.base import Data, Split
+from halving.data.keys import key
 from halving.errors import UserError
-from halving.training.loop import mean_loss
+from halving.training.loop import kind_of, mean_loss, meeting
 from halving.training.randomness import seeded
 from halving.training.recipe import Recipe
 from halving.training.trainer import Trainer
-
-log = logging.getLogger(__name__)
 
 CHANNELS_FIRST = "; these look like (n, h, w, c), and channels come first: inputs.permute(0, 3, 1, 2) puts them there"
 
@@ -31,23 +29,13 @@ def rehearse(recipe: Recipe) -> None:
             raise UserError(f"data: the {name} set has {problem}")
     model = Trainer(recipe).model.eval()
     inputs, targets = next(data.batches(data.train, size=2))
-    with seeded(recipe.seed, recipe.device), torch.no_grad():
-        try:
-            outputs: Any = model(inputs)
-            if isinstance(outputs, Tensor) and data.classification and outputs.ndim > 1:
-                for name, split in _splits(data).items():
-                    if problem := _unfit(split, data, outputs.shape[1], "the model's outputs are "):
-                        raise UserError(f"data: the {name} set has {problem}")
-            mean_loss(outputs, targets)
-        except UserError:
-            raise
-        except Exception as error:  # the model is the user's
-            log.info("the model fails on two examples", exc_info=True)
-            raise UserError(
-                f"model: {type(model).__name__} fails on inputs {_kind(inputs)} with targets {_kind(targets)}: "
-                f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}; "
-                "train.log has the traceback"
-            ) from error
+    with seeded(key(recipe.seed), recipe.device), torch.no_grad(), meeting(model, inputs, targets):
+        outputs: Any = model(inputs)
+        if isinstance(outputs, Tensor) and data.classification and outputs.ndim > 1:
+            for name, split in _splits(data).items():
+                if problem := _unfit(split, data, outputs.shape[1], "the model's outputs are "):
+                    raise UserError(f"data: the {name} set has {problem}")
+        mean_loss(outputs, targets)
 
 
 def _splits(data: Data) -> dict[str, Split]:
@@ -74,9 +62,9 @@ def _objection(split: Split, data: Data, shape: Sequence[int] | None) -> str:
     if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
         return "NaN or infinite inputs; clean the data first"
     if data.classification and targets.dtype != torch.int64:
-        return f"targets {_kind(targets)}; classes are torch.int64 (n,), numbers are for classification=False"
+        return f"targets {kind_of(targets)}; classes are torch.int64 (n,), numbers are for classification=False"
     if not data.classification and not (targets.is_floating_point() and bool(targets.isfinite().all())):
-        return f"targets {_kind(targets)}; give finite floating-point numbers (n, 1)"
+        return f"targets {kind_of(targets)}; give finite floating-point numbers (n, 1)"
     return ""
 
 
@@ -99,7 +87,3 @@ def _unfit(split: Split, data: Data, outputs: int | None, said: str) -> str:
     if low >= 0 and high < outputs:
         return ""
     return f"the class {low if low < 0 else high}, but {said}{outputs}: then classes are 0 to {outputs - 1}"
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}"

@@ -76,8 +76,8 @@ class Trainer:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise UserError(
-                    f"model: batch norm cannot train on a batch of one example: data.batch_size={data.batch_size}, "
-                    f"{len(data.train)} training examples; give 2 or more of both"
+                    f"model: batch norm cannot train on a batch of one example: data.batch_size={data.batch_size} of a "
+                    f"training set of {len(data.train)}; give 2 or more of both"
                 ) from error
         seconds = time.perf_counter() - began
         with self._seeded(_EVALUATION, epoch):
