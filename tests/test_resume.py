@@ -144,7 +144,7 @@ def test_a_study_of_a_python_function_goes_on_in_python(fork: Fork, undisturbed:
     halving.tune(lambda c, r: c["x"], {"x": [1.0, 2.0]}, r_max=1, run_dir=tmp_path / "run")
     result = fork("resume=run", cwd=tmp_path)
     assert result.returncode == 1 and "holds a study of a Python function" in result.stderr
-    with pytest.raises(halving.UserError, match=f"python train.py resume={undisturbed}"):
+    with pytest.raises(halving.UserError, match=f"python -m halving resume={undisturbed}"):
         halving.tune(lambda c, r: c["x"], {"x": [1.0, 2.0]}, r_max=1, run_dir=undisturbed, resume=True)
 
 
