@@ -4,7 +4,7 @@ import csv
 import math
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -185,8 +185,9 @@ class InOrder:
 ERRORS = np.array([[0.9, 0.5, 0.4], [0.8, nan, nan], [0.7, 0.6, 0.5], [nan, nan, nan]])
 
 
-def trains(job: Job) -> Generator[Step]:
+def trains(jobs: Sequence[Job]) -> Generator[Step]:
     """Trial t has the errors of row t, a second an epoch; NaN ends it, as in training. Trial 4 crashes."""
+    (job,) = jobs
     if job.trial == 4:
         raise OSError("no such file")
     curve: list[float] = []

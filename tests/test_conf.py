@@ -111,7 +111,7 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
             assert [instantiate(item, "tracker") for item in options] or option == "none"
         case "experiment":
             skip_without_files(config["data"]["_target_"].rpartition(".")[2])
-            recipe = Recipe.from_config(config, tmp_path)
+            recipe = Recipe.from_config(config)
             assert recipe.model()(torch.zeros(1, *config["data"]["shape"])).shape == (1, config["data"]["outputs"])
             assert trials.defaults(OmegaConf.create(config), space).keys() == set(space.names)
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
+from halving.checkpoints.store import Store
 from halving.config import trials
 from halving.config.polite import register
 from halving.data import Data, digits
 from halving.targets import instantiate
-from halving.training.memory import Memory
-from halving.training.recipe import Recipe
+from halving.training.fidelities.base import Setting
 from halving.trial import Epoch, Finished, Job
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -67,18 +66,18 @@ def drawn(**settings: Any) -> Data:
     return replace(digits(**settings), seed=int(1000 * draw()))
 
 
-def build(overrides: list[str], run_dir: Path) -> tuple:
+def build(overrides: list[str], run_dir: Path) -> tuple[Any, Setting]:
+    torch.set_num_threads(1)
     register(CONF)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         small = SMALL[:4] if any(item.startswith("model=") for item in overrides) else SMALL
         config = trials.plain(compose("config", [*small, *overrides]))
-    return instantiate(config["fidelity"]), partial(Recipe.from_config, config, run_dir)
+    return instantiate(config["fidelity"]), Setting(config, Store(run_dir))
 
 
 def train(overrides: list[str], run_dir: Path, since: int, until: int) -> Finished:
-    torch.set_num_threads(1)
-    fidelity, recipe = build(overrides, run_dir)
-    *_, finished = fidelity.run(recipe, Job(0, {}, since, until), Memory())
+    fidelity, setting = build(overrides, run_dir)
+    *_, finished = fidelity.run(setting, Job(0, {}, since, until))
     return finished
 
 
@@ -123,9 +122,9 @@ def test_the_same_seed_gives_the_same_errors_whatever_was_drawn_before(tmp_path:
         random.seed(before)
         np.random.seed(before)
         torch.manual_seed(before)
-        fidelity, recipe = build(OWN_GENERATORS, tmp_path / str(before))
-        *_, finished = fidelity.run(recipe, Job(0, {}, 0, 2), Memory())
-        outcomes.append((finished.outcome, fidelity.test(recipe, 0, 2)))
+        fidelity, setting = build(OWN_GENERATORS, tmp_path / str(before))
+        *_, finished = fidelity.run(setting, Job(0, {}, 0, 2))
+        outcomes.append((finished.outcome, fidelity.test(setting, Job(0, {}, 0, 2))))
         expected = random.Random(before).random(), np.random.RandomState(before).rand()
         assert (random.random(), np.random.rand()) == expected
         assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(before))
@@ -140,8 +139,8 @@ def test_an_objective_draws_by_seed_trial_and_resource(tmp_path: Path) -> None:
     own = ["fidelity=function", "fidelity.function=test_exact_resume.noise"]
 
     def error(until: int, *more: str) -> float:
-        fidelity, recipe = build([*own, *more], tmp_path)
-        (finished,) = fidelity.run(recipe, Job(0, {}, 0, until), Memory())
+        fidelity, setting = build([*own, *more], tmp_path)
+        (finished,) = fidelity.run(setting, Job(0, {}, 0, until))
         return finished.outcome.error
 
     assert error(2) == error(2)
@@ -149,9 +148,9 @@ def test_an_objective_draws_by_seed_trial_and_resource(tmp_path: Path) -> None:
 
 
 def test_the_schedule_spans_the_full_training_and_not_the_rung(tmp_path: Path) -> None:
-    fidelity, recipe = build(["lr_schedule=cosine", "optimizer.lr=1.0"], tmp_path)
-    to_rung = [e.metrics["lr"] for e in fidelity.run(recipe, Job(0, {}, 0, 2), Memory()) if not isinstance(e, Finished)]
-    to_end = [e.metrics["lr"] for e in fidelity.run(recipe, Job(1, {}, 0, 4), Memory()) if not isinstance(e, Finished)]
+    fidelity, setting = build(["lr_schedule=cosine", "optimizer.lr=1.0"], tmp_path)
+    to_rung = [e.metrics["lr"] for e in fidelity.run(setting, Job(0, {}, 0, 2)) if not isinstance(e, Finished)]
+    to_end = [e.metrics["lr"] for e in fidelity.run(setting, Job(1, {}, 0, 4)) if not isinstance(e, Finished)]
     assert to_rung == to_end[:2]
     assert to_end[3] < 0.1 < to_rung[1]
 
@@ -173,11 +172,11 @@ def flipped(content: bytes) -> bytes:
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_noticed_and_made_up_for(damage: str, tmp_path: Path) -> None:
     damaging, message = DAMAGE[damage]
-    fidelity, recipe = build(["optimizer=sgd"], tmp_path)
-    list(fidelity.run(recipe, Job(0, {}, 0, 1), Memory()))
-    list(fidelity.run(recipe, Job(7, {}, 0, 1), Memory()))
+    fidelity, setting = build(["optimizer=sgd"], tmp_path)
+    list(fidelity.run(setting, Job(0, {}, 0, 1)))
+    list(fidelity.run(setting, Job(7, {}, 0, 1)))
     damaging(tmp_path / "checkpoints/0/1.pt", tmp_path / "checkpoints/7/1.pt")
-    restarted, *epochs, _ = fidelity.run(recipe, Job(0, {}, 1, 4), Memory())
+    restarted, *epochs, _ = fidelity.run(setting, Job(0, {}, 1, 4))
     assert (restarted.trial, restarted.since) == (0, 0)
     assert re.search(message, restarted.reason)
     assert [epoch.epoch for epoch in epochs] == [2, 3, 4]
@@ -188,31 +187,31 @@ def test_a_damaged_checkpoint_is_noticed_and_made_up_for(damage: str, tmp_path: 
 
 def test_a_checkpoint_of_another_configuration_is_not_trained_on(tmp_path: Path) -> None:
     train(["optimizer=sgd"], tmp_path, 0, 1)
-    fidelity, recipe = build(["optimizer=sgd", "optimizer.lr=0.3"], tmp_path)
-    restarted, *_ = fidelity.run(recipe, Job(0, {}, 1, 2), Memory())
+    fidelity, setting = build(["optimizer=sgd", "optimizer.lr=0.3"], tmp_path)
+    restarted, *_ = fidelity.run(setting, Job(0, {}, 1, 2))
     assert "1.pt is not the checkpoint asked for: its config" in restarted.reason
 
 
 def test_an_older_whole_checkpoint_serves_where_the_newest_is_damaged(tmp_path: Path) -> None:
-    fidelity, recipe = build(["optimizer=sgd", "executor.checkpoint_every=1"], tmp_path)
-    list(fidelity.run(recipe, Job(0, {}, 0, 1), Memory()))
-    steps = fidelity.run(recipe, Job(0, {}, 1, 4), Memory())
+    fidelity, setting = build(["optimizer=sgd", "executor.checkpoint_every=1"], tmp_path)
+    list(fidelity.run(setting, Job(0, {}, 0, 1)))
+    steps = fidelity.run(setting, Job(0, {}, 1, 4))
     assert [next(steps).epoch, next(steps).epoch, next(steps).epoch] == [2, 3, 4]  # and 3.pt is written
     newest = tmp_path / "checkpoints/0/3.pt"
     newest.write_bytes(flipped(newest.read_bytes()))
-    restarted, *epochs, _ = fidelity.run(recipe, Job(0, {}, 1, 4), Memory())
+    restarted, *epochs, _ = fidelity.run(setting, Job(0, {}, 1, 4))
     assert restarted.since == 1 and "3.pt is damaged" in restarted.reason
     assert [epoch.epoch for epoch in epochs] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_interrupted_training_goes_on_where_it_was(stop_after: int, tmp_path: Path) -> None:
-    fidelity, recipe = build(["optimizer=adam", "model.dropout=0.3"], tmp_path)
-    steps = fidelity.run(recipe, Job(0, {}, 0, 4), Memory())
+    fidelity, setting = build(["optimizer=adam", "model.dropout=0.3"], tmp_path)
+    steps = fidelity.run(setting, Job(0, {}, 0, 4))
     before = [next(steps) for _ in range(stop_after)]
     steps.close()
     assert [file.name for file in (tmp_path / "checkpoints/0").iterdir()] == [f"{stop_after}.pt"]
-    *epochs, finished = fidelity.run(recipe, Job(0, {}, 0, 4), Memory())
+    *epochs, finished = fidelity.run(setting, Job(0, {}, 0, 4))
     assert epochs[:stop_after] == before  # known from the checkpoint, the seconds that they took included
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4]
     straight, expected = fidelity_run_straight(tmp_path / "straight")
@@ -226,11 +225,10 @@ def fidelity_run_straight(run_dir: Path) -> tuple[dict[str, torch.Tensor], objec
 
 
 def test_a_trial_in_memory_equals_one_read_from_disk(tmp_path: Path) -> None:
-    fidelity, recipe = build(["optimizer=adam", "model.dropout=0.3"], tmp_path)
-    memory = Memory()
-    list(fidelity.run(recipe, Job(0, {}, 0, 2), memory))
+    fidelity, setting = build(["optimizer=adam", "model.dropout=0.3"], tmp_path)
+    list(fidelity.run(setting, Job(0, {}, 0, 2)))
     (tmp_path / "checkpoints/0/2.pt").unlink()  # nothing to read
-    *epochs, _ = fidelity.run(recipe, Job(0, {}, 2, 4), memory)
+    *epochs, _ = fidelity.run(setting, Job(0, {}, 2, 4))
     assert all(isinstance(epoch, Epoch) for epoch in epochs)
     straight, _ = fidelity_run_straight(tmp_path / "straight")
     assert all(torch.equal(value, straight[key]) for key, value in weights(tmp_path).items())

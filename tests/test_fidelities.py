@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Callable
-from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import fmean
@@ -18,13 +17,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from halving import study
+from halving.checkpoints.store import State, Store
 from halving.config import trials
 from halving.config.polite import register
 from halving.data.base import Data, split_data
 from halving.errors import UserError
 from halving.targets import instantiate
+from halving.training.fidelities.base import Setting
 from halving.training.loop import evaluate
-from halving.training.memory import Memory
 from halving.training.recipe import Recipe
 from halving.trial import Epoch, Finished, Job
 
@@ -32,18 +32,18 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 SMALL = ["data.train_samples=90", "data.validation=30", "data.batch_size=25", "device=cpu", "model=mlp", "epochs=2"]
 
 
-def build(run_dir: Path, *overrides: str) -> tuple[Any, Callable[[], Recipe]]:
+def build(run_dir: Path, *overrides: str) -> tuple[Any, Setting]:
     GlobalHydra.instance().clear()
     register(CONF)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = trials.plain(compose("config", [*SMALL, *overrides]))
-    return instantiate(config["fidelity"]), partial(Recipe.from_config, config, run_dir)
+    return instantiate(config["fidelity"]), Setting(config, Store(run_dir))
 
 
 def train(run_dir: Path, since: int, until: int, *overrides: str) -> tuple[list[Epoch], Finished]:
     torch.set_num_threads(1)
-    fidelity, recipe = build(run_dir, *overrides)
-    *epochs, finished = fidelity.run(recipe, Job(0, {}, since, until), Memory())
+    fidelity, setting = build(run_dir, *overrides)
+    *epochs, finished = fidelity.run(setting, Job(0, {}, since, until))
     return epochs, finished
 
 
@@ -153,8 +153,8 @@ def test_a_warm_start_begins_with_the_paused_weights(warm_start: bool, tmp_path:
     train(tmp_path, 0, 1, *still)
     begun = state(tmp_path, 1)["model"]
     paused = {name: weight + 0.125 for name, weight in begun.items()}
-    _, recipe = build(tmp_path, *still)
-    recipe().save(0, 1, {"model": paused})
+    _, setting = build(tmp_path, *still)
+    setting.store.save(0, 1, setting.recipe().config, State({"model": paused}))
     train(tmp_path, 1, 3, *still)
     assert equal(state(tmp_path, 3)["model"], paused if warm_start else begun)
 
@@ -182,14 +182,14 @@ def test_folds_resumed_equal_folds_evaluated_straight(tmp_path: Path) -> None:
 
 def test_the_test_of_folds_is_the_mean_over_their_models(tmp_path: Path) -> None:
     train(tmp_path, 0, 3, "fidelity=folds", "r_max=4")
-    fidelity, recipe = build(tmp_path, "fidelity=folds", "r_max=4")
-    made = recipe()
+    fidelity, setting = build(tmp_path, "fidelity=folds", "r_max=4")
+    made = setting.recipe()
     errors: list[float] = []
     for weights in state(tmp_path, 3)["models"]:
         model = made.model()
         model.load_state_dict(weights)
         errors.append(evaluate(model, made.data, made.data.test)[1])
-    found = fidelity.test(recipe, 0, 3)
+    found = fidelity.test(setting, Job(0, {}, 0, 3))
     assert found["test_error"] == pytest.approx(fmean(errors))
     assert (found["val_samples"], found["test_samples"]) == (90, len(made.data.test))  # 3 folds of 4 of 90 + 30
 
@@ -211,15 +211,15 @@ def test_width_multiplies_channels(model: str, widths: dict[int, int], tmp_path:
         first = next(weight for name, weight in kept["model"].items() if name.endswith("weight"))
         assert len(first) == width == kept["arguments"]["width"]
         assert (finished.outcome.error, finished.outcome.curve) == (epochs[0].metrics["val_error"], ())
-        fidelity, recipe = build(tmp_path, *wide)
-        assert 0 <= fidelity.test(recipe, 0, resource)["test_error"] <= 1
+        fidelity, setting = build(tmp_path, *wide)
+        assert 0 <= fidelity.test(setting, Job(0, {}, 0, resource))["test_error"] <= 1
 
 
 def test_a_model_without_width_is_refused_and_those_with_one_are_named(tmp_path: Path) -> None:
     options = {path.stem: OmegaConf.load(path) for path in (CONF / "model").glob("*.yaml")}
-    fidelity, recipe = build(tmp_path, "fidelity=width", "model=softmax")
+    fidelity, setting = build(tmp_path, "fidelity=width", "model=softmax")
     with pytest.raises(UserError) as refused:
-        fidelity.prepare(recipe)
+        fidelity.prepare(setting)
     assert {name for name in options if f"model={name} " in str(refused.value)} == {
         name for name, option in options.items() if "width" in option
     }
@@ -234,9 +234,9 @@ def test_a_model_without_width_is_refused_and_those_with_one_are_named(tmp_path:
     ],
 )
 def test_what_cannot_be_cut_is_refused_before_training(overrides: list[str], message: str, tmp_path: Path) -> None:
-    fidelity, recipe = build(tmp_path, *overrides)
+    fidelity, setting = build(tmp_path, *overrides)
     with pytest.raises(UserError, match=message):
-        fidelity.prepare(recipe)
+        fidelity.prepare(setting)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +278,6 @@ def test_a_study_from_the_command_line(
     assert isinstance(model, nn.Module)
     ended = loaded.history.ended
     assert ended is not None
-    data = Recipe.from_config({**ended.config}, tmp_path).data
+    data = Recipe.from_config({**ended.config}).data
     if "fidelity=folds" not in overrides:
         assert evaluate(model, data, data.test)[1] == pytest.approx(summary["test_error"])

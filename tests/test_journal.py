@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -286,8 +286,9 @@ def test_reading_a_directory_without_a_journal_says_so(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def objective(job: Job) -> Iterator[Epoch | Finished]:
+def objective(jobs: Sequence[Job]) -> Iterator[Epoch | Finished]:
     """Two epochs a unit; some trials diverge and trial 4 raises."""
+    (job,) = jobs
     if job.trial == 4:
         raise ValueError("no such configuration")
     lr = float(job.configuration["lr"] or 0)

@@ -1,6 +1,6 @@
 """What plan=auto chooses, by hand."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -149,10 +149,10 @@ def test_what_is_timed_is_trained_each_time(tmp_path: Path) -> None:
     places: list[Path] = []
 
     class Noting(Objective):
-        def __call__(self, job: Job) -> Generator[Step]:
+        def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
             places.append(self.run_dir)
             assert not list(self.run_dir.iterdir()), "it would go on from the checkpoint that is there"
-            yield from super().__call__(job)
+            yield from super().__call__(jobs)
 
     conf = Path(__file__).resolve().parents[1] / "conf"
     register(conf)

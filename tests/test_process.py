@@ -175,7 +175,7 @@ def test_memory_of_the_device_is_not_asked_for_twice(tmp_path: Path, monkeypatch
     register(Path(__file__).resolve().parents[1] / "conf")
     with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
         cfg = compose("config", ["model=softmax", "data.train_samples=60", "device=cpu"])
-    monkeypatch.setattr(Trainer, "train_epoch", full)
+    monkeypatch.setattr(Trainer, "epoch", full)
     (finished,) = collect(Serial(Objective(cfg, tmp_path, 1)), jobs(1))
     assert isinstance(finished, Finished) and finished.outcome.failed
     assert finished.cause.startswith("out of memory on cpu: a smaller data.batch_size")

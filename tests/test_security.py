@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 import halving
 from halving.checkpoints import inside
+from halving.checkpoints.store import State, Store
 from halving.config.secrets import REDACTED, RedactingFilter, Secrets, is_secret
 from halving.config.trust import typed
 from halving.errors import UserError
@@ -27,7 +28,6 @@ from halving.report.conclusion import conclusion
 from halving.report.html import report_html
 from halving.terminal import Terminal, printable
 from halving.tracking.progress import Progress
-from halving.training.checkpoint import Checkpoint, load, save
 from halving.trial import Epoch, Finished, Outcome, Resume, Start, Verdict
 
 SMALL = ("r_max=1", "data.train_samples=60", "executor.threads=1")
@@ -166,19 +166,20 @@ class Bomb:
 
 @pytest.mark.parametrize("kind", ["pickle", "torch", "inside"])
 def test_a_malicious_checkpoint_raises_and_runs_nothing(tmp_path: Path, kind: str) -> None:
-    path, canary = tmp_path / "1.pt", tmp_path / "canary"
+    path, canary = tmp_path / "checkpoints/0/1.pt", tmp_path / "canary"
+    path.parent.mkdir(parents=True)
     match kind:
         case "pickle":
             path.write_bytes(pickle.dumps(Bomb(canary)))
         case "torch":
             torch.save(Bomb(canary), path)
         case _:
-            save(Checkpoint(0, 1, "c", {"model": {}}), path)
+            Store(tmp_path).save(0, 1, "c", State({"model": {}}))
             content = torch.load(path, weights_only=True)
             content["state"]["model"] = Bomb(canary)
             torch.save(content, path)
     with pytest.raises(UserError, match=r"1\.pt is damaged"):
-        load(path, 0, 1, "c")
+        Store(tmp_path).load(0, 1, "c")
     assert not canary.exists()
     torch.load(path, weights_only=False) if kind != "pickle" else pickle.loads(path.read_bytes())
     assert canary.exists(), "the bomb itself works"
@@ -238,7 +239,7 @@ def test_best_model_builds_only_what_is_trusted(tmp_path: Path, monkeypatch: pyt
     run_dir = tmp_path / "run"
     for model, allowed in ((target, None), ({"_target_": "collections.Counter"}, "collections")):
         config = CONFIG | {"model": model}
-        save(Checkpoint(0, 1, config_hash(config), {"model": {}}), run_dir / "checkpoints" / "0" / "1.pt")
+        Store(run_dir).save(0, 1, config_hash(config), State({"model": {}}))
         finished = Finished(Outcome(0, 1, 0.5), checkpoint="checkpoints/0/1.pt")
         journal(run_dir, HEADER, Start(0, {}, 1), finished, Ended(0, config=config))
         study = halving.load(run_dir)

@@ -81,7 +81,7 @@ CALLS = "halving.training.fidelities.function.Function"
         "scipy.optimize.minimize",
         # What a trusted module has imported is not its own.
         "halving.journal.os.system",
-        "halving.training.recipe.Path.write_text",
+        "halving.training.own.Path.write_text",
         "halving.searchers.random.np.load",
         "halving.training.trainer.time.sleep",
         "torch.nn.functional.torch.load",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -292,7 +292,8 @@ def test_a_scheduler_that_waits_for_nothing_is_a_bug_of_ours() -> None:
 
 
 def test_an_exception_in_the_objective_fails_that_trial_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
-    def objective(job: Job) -> Iterator[Epoch | Finished]:
+    def objective(jobs: Sequence[Job]) -> Iterator[Epoch | Finished]:
+        (job,) = jobs
         yield Epoch(job.trial, 1, {"val_error": 0.5})
         if job.trial == 1:
             raise ArithmeticError("no convergence")
@@ -326,7 +327,7 @@ def test_a_broken_tracker_does_not_stop_the_study(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_study_in_which_everything_fails_at_once_still_reaches_its_budget() -> None:
-    def raises(job: Job) -> Iterator[Epoch | Finished]:
+    def raises(jobs: Sequence[Job]) -> Iterator[Epoch | Finished]:
         raise OSError("no")
         yield
 
@@ -343,7 +344,8 @@ def test_a_wall_clock_that_jumps_changes_no_duration_and_no_budget(
     monkeypatch.setattr(time, "time", lambda: float(next(jumps)))
     monkeypatch.setattr(time, "time_ns", lambda: next(jumps) * 10**9)
 
-    def slow(job: Job) -> Generator[Step]:
+    def slow(jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         time.sleep(0.02)
         yield Finished(Outcome(job.trial, job.until, 0.5), seconds=0.02)
 

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,8 @@ class TimedJournal(Journal):
         self.fsyncs += 1
 
 
-def no_op(job: Job) -> Generator[Epoch | Finished]:
+def no_op(jobs: Sequence[Job]) -> Generator[Epoch | Finished]:
+    (job,) = jobs
     yield Epoch(job.trial, job.until, {"val_error": 0.5, "train_loss": 0.25})
     yield Finished(outcome(job.trial, job.since, job.until))
 

@@ -35,8 +35,6 @@ from halving.terminal import Terminal
 from halving.tracking.base import Tracker, Trackers
 from halving.tracking.progress import Progress
 from halving.tracking.wandb import Wandb
-from halving.training.fidelities.function import Function
-from halving.training.fidelities.table import Table
 from halving.tuner import Tuner
 
 log = logging.getLogger(__name__)
@@ -103,7 +101,7 @@ def run(cfg: DictConfig) -> None:
     )
     with Conduct(tuner, parts.executor, journal, trackers, run_dir) as conduct:
         tuner.replay(events)
-        conduct.run(first, lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts.objective))
+        conduct.run(first, lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts))
     for line in trackers.off:
         tell(f"{line}. The journal has all, and tables and W&B runs are made from it by: {rebuilding(run_dir)}")
     if conduct.signals:
@@ -210,7 +208,7 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
         seed=cfg.seed,
         r_max=cfg.r_max,
         unit=parts.fidelity.unit,
-        metric="error" if metric == "val_error" and isinstance(parts.fidelity, Function | Table) else metric,
+        metric=(parts.fidelity.measures if metric == "val_error" else "") or metric,
         maximize=cfg.metric.startswith("max:"),
         full_cost=parts.fidelity.cost(0, cfg.r_max),
         planned_cost=parts.budget.resource if planned is None else planned,
@@ -230,7 +228,7 @@ def _ended(
     secrets: Secrets,
     settings: Mapping[str, Any],
     history: History,
-    objective: Objective,
+    parts: Parts,
 ) -> Ended:
     """Test the winner, write best.yaml, and say how to train it again, to the resource that it had.
 
@@ -239,8 +237,9 @@ def _ended(
     if history.incumbent is None:
         return Ended(None)
     trial, evaluation = history.incumbent
-    if "curves" in cfg.executor:  # nothing was trained, so there is nothing to train again
+    if not parts.fidelity.trains:  # so there is nothing to train again
         return Ended(trial.trial)
+    objective = parts.objective
     stream = cfg.trial + trial.trial
     best = trials.overlay(cfg, trial.configuration, stream, objective.choices)
     best.executor.threads = objective.threads

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,7 +34,6 @@ from halving.targets import instantiate
 from halving.tracking.wording import count
 from halving.training.fidelities.base import Fidelity
 from halving.training.fidelities.table import Table
-from halving.training.memory import Memory
 from halving.trial import Configuration, Finished, Job
 from halving.tuner import Budget
 
@@ -60,8 +59,11 @@ class Parts:
 def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) -> Parts:
     """Build what a study consists of; `before` is what an earlier process has done of it."""
     config = trials.plain(cfg)
-    if "curves" in config["executor"]:
-        return _simulated(cfg, config, Objective(cfg, run_dir, 1, trusted_packages()), before)
+    fidelity: Fidelity | Table = instantiate(config["fidelity"], "fidelity")
+    if fidelity.trains is ("curves" in config["executor"]) or (cfg.plan is not None and not fidelity.trains):
+        raise UserError("executor=simulated needs fidelity=table and no plan; experiment=simulated sets both")
+    if not fidelity.trains:
+        return _simulated(cfg, config, cast(Table, fidelity), Objective(cfg, run_dir, 1, trusted_packages()), before)
     space = trials.space(cfg)
     recorded = before.header.settings if before.header is not None else {}
     choices = Choices(**recorded["choices"]) if "choices" in recorded else composed(cfg, space, hydra)
@@ -123,11 +125,10 @@ def _initial(run_dirs: Any, space: Space, defaults: Configuration, before: Histo
     return [defaults, *(transferred(configuration, space, defaults) for configuration in earlier)]
 
 
-def _simulated(cfg: DictConfig, config: dict[str, Any], objective: Objective, before: History) -> Parts:
+def _simulated(
+    cfg: DictConfig, config: dict[str, Any], fidelity: Table, objective: Objective, before: History
+) -> Parts:
     """Build a study on recorded curves: its jobs look rows up, and nothing is trained."""
-    fidelity = instantiate(config["fidelity"], "fidelity")
-    if not isinstance(fidelity, Table) or cfg.plan is not None:
-        raise UserError("executor=simulated needs fidelity=table and no plan; experiment=simulated sets both")
     fidelity.check(cfg.r_min, cfg.r_max)
     space = space_of(fidelity.curves, config["space"])
     settings = {key: value for key, value in config["executor"].items() if key not in ("curves", "reuse", "threads")}
@@ -205,8 +206,8 @@ def _fitted(cfg: DictConfig, objective: Objective, fidelity: Fidelity, configura
     seconds, curves = 0.0, False
     for _ in range(2):  # the first time pays for what is loaded and warmed up once
         with TemporaryDirectory() as directory:  # a new one: in the first's it would go on from the checkpoint
-            elsewhere = replace(objective, run_dir=Path(directory), memory=Memory())
-            *_, finished = elsewhere(Job(0, configuration, 0, cfg.r_min))
+            elsewhere = replace(objective, run_dir=Path(directory))
+            *_, finished = elsewhere((Job(0, configuration, 0, cfg.r_min),))
         assert isinstance(finished, Finished)
         if finished.outcome.failed:
             raise UserError(f"plan=auto: the configuration as it stands fails: {finished.cause}")

@@ -16,8 +16,12 @@ class UserError(Exception):
     """A mistake that its maker can mend: what was wrong, where, and what to do."""
 
 
-class StorageError(UserError):
-    """The disk refuses: no trial's fault, so that the study ends instead of failing one trial after another."""
+class StudyError(UserError):
+    """No trial's fault, and each would come to it: the study ends instead of failing one trial after another."""
+
+
+class StorageError(StudyError):
+    """The disk refuses."""
 
 
 @contextmanager

@@ -36,7 +36,7 @@ _EVENTS: dict[str, type[Event]] = {
 _TYPES = {event: name for name, event in _EVENTS.items()}
 _locks: set[int] = set()
 _COUNTS = ("trial", "bracket", "rung", "since", "until", "resource", "epoch", "best")
-_CHECKPOINT = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\.pt")
+_CHECKPOINT = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*(\.pt)?")
 
 
 class Journal:

@@ -1,22 +1,20 @@
 """What a study optimises: training one trial, as executors run it here or in other processes."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from halving.checkpoints.store import Store
 from halving.config import trials
 from halving.config.choices import Choices
 from halving.errors import UserError
 from halving.space import Space
 from halving.targets import check_trusted, instantiate
-from halving.training.fidelities.base import Fidelity
-from halving.training.memory import Memory
-from halving.training.recipe import Recipe
+from halving.training.fidelities.base import Fidelity, Setting
 from halving.trial import Configuration, Job, Step
 
 
@@ -31,14 +29,21 @@ class Objective:
     run_dir: Path
     threads: int
     trusted: tuple[str, ...] = ()
-    memory: Memory = field(default_factory=Memory, compare=False)
     choices: Choices = trials.NO_CHOICES
+    store: Store = field(init=False, compare=False)
 
-    def __call__(self, job: Job) -> Generator[Step]:
-        """Run a job. Raises MemoryError where the machine's memory is full, UserError where the device's is."""
-        fidelity, recipe = self._prepared(job.configuration, job.trial)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store", Store(self.run_dir))
+
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        """Run jobs. Raises MemoryError where the machine's memory is full, UserError where the device's is."""
+        for job in jobs:
+            yield from self._run(job)
+
+    def _run(self, job: Job) -> Generator[Step]:
+        fidelity, setting = self._prepared(job.configuration, job.trial)
         try:
-            yield from fidelity.run(recipe, job, self.memory)
+            yield from fidelity.run(setting, job)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"out of memory on {self.cfg.device}: a smaller data.batch_size or model needs less, and a lower "
@@ -51,8 +56,8 @@ class Objective:
 
     def prepare(self, configuration: Configuration) -> Fidelity:
         """Return the fidelity, after building everything once. Raises UserError for what could not run."""
-        fidelity, recipe = self._prepared(configuration, 0)
-        fidelity.prepare(recipe)
+        fidelity, setting = self._prepared(configuration, 0)
+        fidelity.prepare(setting)
         return fidelity
 
     def prepare_options(self, space: Space) -> None:
@@ -65,16 +70,16 @@ class Objective:
 
     def test(self, trial: int, configuration: Configuration, resource: int) -> dict[str, float]:
         """Return the test metrics of a finished trial."""
-        fidelity, recipe = self._prepared(configuration, trial)
-        return fidelity.test(recipe, trial, resource)
+        fidelity, setting = self._prepared(configuration, trial)
+        return fidelity.test(setting, Job(trial, dict(configuration), 0, resource))
 
     def config(self, configuration: Configuration, trial: int) -> dict[str, Any]:
         """Return a trial's plain resolved config."""
         return trials.plain(trials.overlay(self.cfg, configuration, self.cfg.trial + trial, self.choices))
 
-    def _prepared(self, configuration: Configuration, trial: int) -> tuple[Fidelity, partial[Recipe]]:
+    def _prepared(self, configuration: Configuration, trial: int) -> tuple[Fidelity, Setting]:
         torch.set_num_threads(self.threads)
         config = self.config(configuration, trial)
         check_trusted(config, self.trusted)
         fidelity: Fidelity = instantiate(config["fidelity"], "fidelity")
-        return fidelity, partial(Recipe.from_config, config, self.run_dir)
+        return fidelity, Setting(config, self.store)

@@ -6,15 +6,18 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from halving.checkpoints import inside
+from halving.checkpoints.store import State, Store
 from halving.conduct import Conduct
 from halving.data.keys import key
 from halving.environment import expanded
-from halving.errors import UserError, whole
+from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Header, History, Ladder, Resumed, Trial
 from halving.journal import Journal, owner, read, replay
@@ -24,9 +27,11 @@ from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
 from halving.targets import check_call, check_trusted, function_name, instantiate, trusted_in_environment
-from halving.tracking.base import Trackers
+from halving.terminal import Terminal
+from halving.tracking.base import Tracker, Trackers
 from halving.tracking.progress import Progress
 from halving.training.fidelities.function import call
+from halving.training.own import Running, Trainings, hashed, is_training
 from halving.trial import Configuration, Job, Step, Value, plain
 from halving.tuner import Budget, Tuner
 
@@ -99,20 +104,47 @@ class Study:
         Raises UserError if the study trained no model, has not ended, or the checkpoint is missing or damaged, and
         for a model from a package that is not trusted.
         """
-        from halving.training.checkpoint import load as load_checkpoint
         from halving.training.recipe import config_hash
 
         ended = self.history.ended
         best = self.best
-        if self.run_dir is None or ended is None or "model" not in ended.config or best.checkpoint is None:
+        if ended is None or "model" not in ended.config or best.checkpoint is None:
             raise UserError("this study has no best model: it trained none, or has not ended")
         check_trusted(ended.config["model"], (*trusted, *trusted_in_environment()), "model")
-        path = inside(self.run_dir, best.checkpoint)
-        resource = int(path.stem)
-        checkpoint = load_checkpoint(path, best.trial, resource, config_hash(ended.config))
-        model: nn.Module = instantiate(ended.config["model"], "model", **checkpoint.state.get("arguments", {}))
-        model.load_state_dict(checkpoint.state["model"])
+        values = self._best(config_hash(ended.config)).values
+        model: nn.Module = instantiate(ended.config["model"], "model", **values.get("arguments", {}))
+        model.load_state_dict(values["model"])
         return model.eval()
+
+    def best_state(self) -> dict[str, Any]:
+        """Return what the winner gave to `trial.keep`, by name: state dicts, their tensors on the CPU.
+
+        Raises UserError if it kept nothing, or its checkpoint is missing or damaged.
+        """
+        return dict(self._best(self._hashed()).values.get("kept", {}))
+
+    @property
+    def best_directory(self) -> Path:
+        """The files that the winner left in `trial.directory`. Raises UserError if there are none, or damaged ones."""
+        state = self._best(self._hashed())
+        if state.files is None:
+            raise UserError("the winner left no files in trial.directory; best_state() has what it kept")
+        return state.files
+
+    def _best(self, config: str) -> State:
+        best = self.best
+        if self.run_dir is None or best.checkpoint is None:
+            raise UserError("this study has no checkpoint of its winner: it kept none, or has no run_dir")
+        return Store(self.run_dir).load(best.trial, int(inside(self.run_dir, best.checkpoint).stem), config)
+
+    def _hashed(self) -> str:
+        from halving.training.recipe import config_hash
+
+        header, ended = self.history.header, self.history.ended
+        assert header is not None
+        if ended is not None and "fidelity" in ended.config:
+            return config_hash(ended.config)
+        return hashed(header.seed, self.best.trial, self.best.configuration)
 
 
 def load(run_dir: str | Path) -> Study:
@@ -123,7 +155,7 @@ def load(run_dir: str | Path) -> Study:
 
 
 def tune(
-    function: Callable[[Configuration, int], float],
+    function: Callable[[Configuration, int], float] | Callable[[Running], Any],
     space: Space | Mapping[str, Any],
     scheduler: Callable[..., Scheduler] | Scheduler = SuccessiveHalving,
     *,
@@ -131,30 +163,41 @@ def tune(
     seed: int = 0,
     initial: Configuration | None = None,
     budget: Budget | None = None,
+    metric: str = "error",
     maximize: bool = False,
+    test: Callable[[Running], Mapping[str, float]] | None = None,
     executor: Callable[[Objective], Executor] = Serial,
+    trackers: Sequence[Tracker] = (),
     run_dir: str | Path | None = None,
     resume: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
     **options: Any,
 ) -> Study:
-    """Minimise `function(configuration, resource) -> error` over a space.
+    """Minimise over a space what a training, or a plain function, measures.
+
+    A training is a function of one trial (`halving.training.own.Running`) that yields, or reports, its metrics after
+    each epoch; `metric` names the one that counts, `max:accuracy` or `maximize` a greatest one. It pauses and resumes
+    with what it gives to `trial.keep` or leaves in `trial.directory`. `test`, a function of a trial as well, measures
+    the winner. A plain function is one of `(configuration, resource) -> error`, and starts anew at every rung.
 
     `scheduler` is a class such as `SuccessiveHalving`, called with the searcher and `options` (eta, r_min, r_max,
-    ...), or a ready scheduler, which has a searcher of its own. The function starts anew at every rung; if it raises
-    or returns NaN, that trial fails and the study goes on. What it draws from the global generators of Python, NumPy
-    and torch follows from `seed`, trial and resource; afterwards they are as they were. With `run_dir` the study is
-    written there, for `load` and for the report; with `resume`, one that is there already goes on.
+    ...), or a ready scheduler, which has a searcher of its own. If the function raises or comes to NaN, that trial
+    fails and the study goes on. What it draws from the global generators of Python, NumPy and torch follows from
+    `seed` and trial (and, of a plain function, the resource); afterwards they are as they were. With `run_dir` the
+    study is written there, for `load` and for the report; with `resume`, one that is there already goes on.
     `executor=partial(Process, workers=4)` evaluates four at a time; the function must then be importable, and the
-    script guarded by `if __name__ == "__main__"`.
+    script guarded by `if __name__ == "__main__"`. `trackers` mirror the study; `progress` shows it, by default in a
+    terminal or notebook.
 
-    Raises UserError for a space or options that cannot be, a used `run_dir`, a study there that is another one, or if
-    no trial survived; KeyboardInterrupt after a signal, once the journal is whole. A table or report that cannot be
-    written at the end is named in the log, and the study returned.
+    Raises UserError for a space or options that cannot be, a used `run_dir`, a study there that is another one, a
+    training that keeps nothing or lacks the metric, or if no trial survived; KeyboardInterrupt after a signal, once the
+    journal is whole. A table or report that cannot be written at the end is named in the log, and the study returned.
     """
     seed, maximize = whole("tune: seed", seed, 0), plain(maximize)
     if not isinstance(maximize, bool):
         raise UserError(f"tune: maximize={maximize!r}: must be True or False")
+    metric, maximize = metric.removeprefix("max:"), maximize or metric.startswith("max:")
+    training = is_training(function)
     cube = space if isinstance(space, Space) else Space.from_config(space)
     if initial is not None:
         initial = {name: plain(value) for name, value in initial.items()}
@@ -169,6 +212,8 @@ def tune(
     plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
     if hasattr(allocator, "plan") and not plan and budget is None:
         raise UserError(f"tune: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget")
+    directory = expanded(run_dir).absolute() if run_dir is not None else None
+    cost = _resuming if training else _restarting
     r_max = int(max((level for ladder in plan for level in ladder.levels), default=_r_max(scheduler, options)))
     header = Header(
         name=getattr(function, "__name__", type(function).__name__),
@@ -176,10 +221,11 @@ def tune(
         searcher=type(proposer).__name__,
         seed=seed,
         r_max=r_max,
-        unit="units",
+        unit="epochs" if training else "units",
+        metric=metric,
         maximize=maximize,
         full_cost=r_max,
-        planned_cost=planned_cost(plan, _restarting),
+        planned_cost=planned_cost(plan, cost),
         dimensions=cube.names,
         plan=plan,
         settings={
@@ -189,29 +235,48 @@ def tune(
             },
             "space": cube.described,
             "initial": initial,
+            **({"run_dir": str(directory)} if directory is not None else {}),
         },
     )
-    directory = expanded(run_dir).absolute() if run_dir is not None else None
-    workers = executor(_Calls(function, seed))
-    try:
-        journal = _journal(directory, resume, header, allocator) if directory is not None else None
-    except BaseException:
-        workers.shutdown(graceful=False)
-        raise
-    events = tuple(journal.events) if journal is not None else ()
-    before = replay(events)
-    trackers = Trackers([Progress()] if progress else [], events)
-    tuner = Tuner(
-        allocator, workers, cost=_restarting, journal=journal, trackers=trackers, budget=budget, maximize=maximize
-    )
-    with Conduct(tuner, workers, journal, trackers, directory) as conduct:
-        tuner.replay(events)
-        first = Resumed(plan, header.planned_cost, header.settings) if events else header
-        conduct.run(first, lambda: _ended(tuner.history))
+    with ExitStack() as opened:
+        root = directory
+        if training and root is None:
+            root = Path(opened.enter_context(TemporaryDirectory(prefix="halving-")))
+        objective: Trainings | None = None
+        if training and root is not None:
+            objective = Trainings(cast(Callable[[Running], Any], function), Store(root), seed, metric, r_max, test)
+        workers = executor(objective or _Calls(cast(Callable[[Configuration, int], float], function), seed))
+        try:
+            journal = _journal(directory, resume, header, allocator) if directory is not None else None
+        except BaseException:
+            workers.shutdown(graceful=False)
+            raise
+        events = tuple(journal.events) if journal is not None else ()
+        before = replay(events)
+        if progress is None:
+            progress = Terminal().is_interactive
+        mirrors = Trackers([Progress()] * progress + list(trackers), events)
+        tuner = Tuner(
+            allocator,
+            workers,
+            cost=cost,
+            journal=journal,
+            trackers=mirrors,
+            budget=budget,
+            maximize=maximize,
+            root=root if training else None,
+        )
+        with Conduct(tuner, workers, journal, mirrors, directory) as conduct:
+            tuner.replay(events)
+            first = Resumed(plan, header.planned_cost, header.settings) if events else header
+            conduct.run(first, lambda: _ended(tuner.history, objective))
     if conduct.signals:
         raise KeyboardInterrupt
+    ended = tuner.history.ended
     if conduct.problems and directory is not None:
         log.warning(not_written([], directory))
+    if ended is not None and ended.failure:
+        log.warning(ended.failure)
     idle = len(tuner.history.finished) == len(before.finished) and not tuner.history.halted
     if before.ended is not None and idle and budget is not None:
         log.warning(nothing_left(tuner.history, allocator, options))
@@ -228,9 +293,17 @@ def _r_max(scheduler: Callable[..., Scheduler] | Scheduler, options: Mapping[str
     return parameter.default if parameter is not None and isinstance(parameter.default, int) else 1
 
 
-def _ended(history: History) -> Ended:
-    best = history.incumbent
-    return Ended(best[0].trial if best else None)
+def _ended(history: History, objective: Trainings | None) -> Ended:
+    """Name the winner, and test it where that is asked for; what fails of that is said in the end."""
+    if history.incumbent is None:
+        return Ended(None)
+    trial, evaluation = history.incumbent
+    problems: list[str] = []
+    measured: dict[str, float] = {}
+    if objective is not None:
+        with noted("the winner's test failed", problems):
+            measured = objective.test(trial.trial, trial.configuration, evaluation.resource)
+    return Ended(trial.trial, measured, failure="; ".join(problems))
 
 
 def planned_cost(plan: tuple[Ladder, ...], cost: Callable[[int, int], float]) -> float | None:
@@ -286,12 +359,17 @@ class _Calls:
     function: Callable[[Configuration, int], float]
     seed: int
 
-    def __call__(self, job: Job) -> Generator[Step]:
-        yield call(self.function, dict(job.configuration), job, key(self.seed, job.trial, job.until))
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        for job in jobs:
+            yield call(self.function, dict(job.configuration), job, key(self.seed, job.trial, job.until))
 
 
 def _restarting(since: int, until: int) -> float:
     return until
+
+
+def _resuming(since: int, until: int) -> float:
+    return until - since
 
 
 def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler) -> Journal:

@@ -12,6 +12,7 @@ from halving.errors import UserError, did_you_mean
 
 TRUSTED = ("halving", "torch", "torchvision", "scipy.stats")
 VARIABLE = "HALVING_TRUSTED_PACKAGES"
+COMMAND = "command"  # among trusted packages: what a configuration names as a command may be run
 
 # Where these define what a configuration builds. The rest of them also loads code, unpickles or writes files.
 _PARTS = (
@@ -28,14 +29,19 @@ _COMPILED = ("torch", "torch._C._nn")
 def check_trusted(config: Any, packages: Iterable[str] = (), where: str = "") -> None:
     """Refuse a plain configuration that names what lies outside the trusted packages, before any of it is imported.
 
-    Names are every `_target_`, and `function` beside a `_target_` of this package. Trusted are the parts of halving,
+    Names are every `_target_`, and functions beside a `_target_` of this package. Trusted are the parts of halving,
     torch, torchvision and scipy.stats that build what a study needs, and all of `packages`. A name must also lead to
-    what a trusted module defines: `halving.journal.os.system` does not.
+    what a trusted module defines: `halving.journal.os.system` does not. A command needs `COMMAND` among the packages.
 
     Raises UserError with the configuration path, and what to type to trust the name.
     """
     own = tuple(sorted(set(packages)))
     named = list(_names(config, where))
+    if COMMAND not in own and (command := _command(config)):
+        raise UserError(
+            f"fidelity.command: a file, and nobody at this command line, says to run {command!r}; if you trust it, "
+            f"type it again as fidelity.command=..., or trusted_packages=[{COMMAND}]"
+        )
     for path, target in named:
         if problem := _objection_to_name(target, own):
             raise UserError(f"{path}: {problem}; {_remedy(target)}")
@@ -135,7 +141,8 @@ def _names(node: Any, where: str) -> Iterator[tuple[str, str]]:
             if isinstance(target, str) and _within(target, ("halving",)):
                 positional = mapping.get("_args_")
                 first = list(cast(Iterable[Any], positional))[:1] if isinstance(positional, list | tuple) else []
-                for key, name in [("function", mapping.get("function")), *(("_args_[0]", name) for name in first)]:
+                functions = [(key, mapping.get(key)) for key in ("function", "test_function")]
+                for key, name in [*functions, *(("_args_[0]", name) for name in first)]:
                     if isinstance(name, str):
                         yield join(where, key), name
             for key, value in mapping.items():
@@ -145,6 +152,15 @@ def _names(node: Any, where: str) -> Iterator[tuple[str, str]]:
                 yield from _names(item, f"{where}[{i}]")
         case _:
             pass
+
+
+def _command(config: Any) -> object:
+    """Return the command that a config would run, if it has one."""
+    match config:
+        case {"fidelity": {"_target_": str(), "command": command}}:
+            return command
+        case _:
+            return None
 
 
 @cache

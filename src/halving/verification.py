@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halving.checkpoints import inside
+from halving.checkpoints.store import Store
 from halving.config.recorded import recorded
 from halving.config.secrets import REDACTED
 from halving.errors import UserError
@@ -60,7 +61,7 @@ def _checkpoints(run_dir: Path, history: History) -> Iterator[Finding]:
     if whole := sum(finding.ok for finding in found):
         yield Finding("checkpoints", True, f"{whole} whole")
     directory = run_dir / "checkpoints"
-    for path in sorted(directory.rglob("*")):
+    for path in sorted((*directory.glob("*"), *directory.glob("*/*"))):
         name = path.relative_to(run_dir).as_posix()
         trial = history.trials.get(int(path.parent.name)) if path.parent.name.isdigit() else None
         if path.is_dir() and path.parent == directory and not path.is_symlink():
@@ -76,16 +77,15 @@ def _can_go_on(history: History, trial: Trial) -> bool:
 
 
 def _checkpoint(run_dir: Path, history: History, trial: Trial) -> Finding:
-    from halving.training.checkpoint import load  # it loads torch, which a study without checkpoints does not need
-    from halving.training.recipe import config_hash
+    from halving.training.recipe import config_hash  # it loads torch, which a study without checkpoints does not need
 
     assert history.header is not None and trial.checkpoint is not None
     try:
-        path = inside(run_dir, trial.checkpoint)
+        inside(run_dir, trial.checkpoint)
         config = recorded(history.header, trial.configuration, trial.trial)
         if REDACTED in repr(config):
             raise UserError("cannot be compared with its configuration, which holds a secret that is not recorded")
-        load(path, trial.trial, _resource(trial), config_hash(config))
+        Store(run_dir).load(trial.trial, _resource(trial), config_hash(config))
     except UserError as error:
         return Finding(trial.checkpoint, False, str(error))
     return Finding(trial.checkpoint, True, f"trial {trial.trial} at {_resource(trial)}, whole")

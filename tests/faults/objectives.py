@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,7 +30,8 @@ class Plain:
 
     seconds: float = 0.0
 
-    def __call__(self, job: Job) -> Generator[Step]:
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         for epoch in range(job.since + 1, job.until + 1):
             time.sleep(self.seconds)
             yield Epoch(job.trial, epoch, {"val_error": quality(job)})
@@ -44,7 +45,8 @@ class Killed:
     directory: Path
     times: int
 
-    def __call__(self, job: Job) -> Generator[Step]:
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         left = self.directory / f"{job.trial}"
         deaths = self.directory / "deaths"
         for epoch in range(int(left.read_text()) + 1 if left.exists() else 1, job.until + 1):
@@ -60,7 +62,8 @@ class Killed:
 class Hungry:
     """Trial 1 asks for more memory than its process may have."""
 
-    def __call__(self, job: Job) -> Generator[Step]:
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         if job.trial == 1:
             resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
             bytearray(2**32)
@@ -71,7 +74,8 @@ class Hungry:
 class Hanging:
     """Trial 1 sleeps and ignores every polite request to end."""
 
-    def __call__(self, job: Job) -> Generator[Step]:
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         if job.trial == 1:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             while True:
@@ -85,7 +89,8 @@ class Chaotic:
 
     seed: int
 
-    def __call__(self, job: Job) -> Generator[Step]:
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         match int(np.random.default_rng([self.seed, job.trial, job.until]).integers(6)):
             case 0:
                 raise ValueError(f"trial {job.trial} does not like {job.until}")
@@ -101,7 +106,8 @@ class Chaotic:
 class FullDisk:
     """Finds no room for its checkpoint."""
 
-    def __call__(self, job: Job) -> Generator[Step]:
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         yield Epoch(job.trial, 1, {})
         raise StorageError("cannot write the checkpoint: make room")
 
@@ -112,7 +118,8 @@ class Patient:
 
     directory: Path
 
-    def __call__(self, job: Job) -> Generator[Step]:
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         epoch = 0
         try:
             while True:
@@ -187,7 +194,8 @@ class Brood:
     path: Path
     n = 5
 
-    def __call__(self, job: Job) -> Generator[Step]:
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
         note = f"echo $$ >> {self.path}; exec sleep 600"
         subprocess.Popen(["sh", "-c", note])
         subprocess.Popen(["sh", "-c", note], start_new_session=True)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from halving.errors import UserError
-from halving.targets import trusted_in_environment
+from halving.targets import COMMAND, trusted_in_environment
 
 _OVERRIDE = re.compile(r"\+{0,2}trusted_packages=")
+_COMMAND = re.compile(r"\+{0,2}fidelity\.command=")
 
 
 def typed(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -36,8 +37,12 @@ def let_in(directory: str) -> None:
 
 
 def trusted_packages() -> tuple[str, ...]:
-    """Return the packages that the command line and the environment of this process trust beyond our own."""
-    return (*typed(_arguments), *_environment)
+    """Return the packages that the command line and the environment of this process trust beyond our own.
+
+    A command that was typed is trusted, too.
+    """
+    command = (COMMAND,) if any(map(_COMMAND.match, _arguments)) else ()
+    return tuple(dict.fromkeys((*typed(_arguments), *command, *_environment)))
 
 
 _arguments, _environment = sys.argv[1:], trusted_in_environment()

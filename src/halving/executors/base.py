@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol
 
 from halving.errors import UserError
@@ -12,12 +12,13 @@ from halving.trial import Finished, Job, Outcome, Step
 
 
 class Objective(Protocol):
-    """What is optimised: works on a job and yields its epochs and, last, exactly one Finished. Picklable.
+    """What is optimised: works on jobs and yields, of each, its epochs and one Finished. Picklable.
 
-    Closing the generator before its end asks it to leave a checkpoint, if it can, from which the same job goes on.
+    An executor hands it as many as it may work on together. Closing the generator before its end asks it to leave
+    checkpoints, if it can, from which the same jobs go on.
     """
 
-    def __call__(self, job: Job) -> Generator[Step]: ...
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]: ...
 
 
 class Executor(Protocol):

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from secrets import token_hex
 
 from halving.environment import wait_passively
-from halving.errors import StorageError, UserError, real, whole
+from halving.errors import StudyError, UserError, real, whole
 from halving.executors import signals, tree
 from halving.executors.base import Objective, advance, failure
 from halving.trial import Epoch, Finished, Job, Restarted, Step
@@ -160,7 +160,7 @@ class Process:
         match message:
             case _Stop():
                 worker.stopped = True
-            case StorageError():
+            case StudyError():
                 raise message
             case Epoch() | Restarted() | Finished():
                 if isinstance(message, Finished):
@@ -222,7 +222,7 @@ class Process:
                 case _Ready():
                     worker.ready = True
                     self._set_due(worker)
-                case StorageError():
+                case StudyError():
                     raise message
                 case _Raised(dying=True):
                     worker.words = message.cause
@@ -321,13 +321,13 @@ def _work(pipe: Connection, mark: str, objective: Objective, device: str | None)
 def _run(pipe: Connection, objective: Objective, job: Job) -> bool:
     """Run one job and send its steps; return whether to go on."""
     try:
-        steps = objective(job)
+        steps = objective((job,))
         while (step := advance(steps)) is not None:
             pipe.send(step)
             if isinstance(step, Epoch) and pipe.poll():
                 steps.close()
                 return False
-    except StorageError as error:
+    except StudyError as error:
         pipe.send(error)
     except MemoryError as error:
         pipe.send(_Raised(f"its worker ran out of memory ({error})", "", dying=True))

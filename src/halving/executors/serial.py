@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator
 
-from halving.errors import StorageError
+from halving.errors import StudyError
 from halving.executors import signals
 from halving.executors.base import Objective, advance, failure
 from halving.trial import Job, Step
@@ -30,7 +30,7 @@ class Serial:
             return
         began = time.monotonic()
         try:
-            self._steps = self._objective(job)
+            self._steps = self._objective((job,))
             while (step := self._next(self._steps, job, began)) is not None:
                 yield step
         finally:
@@ -40,7 +40,7 @@ class Serial:
         try:
             return advance(steps)
         except BaseException as error:  # SystemExit, too, ends no more than the trial
-            if isinstance(error, StorageError) or signals.from_user(error):
+            if isinstance(error, StudyError) or signals.from_user(error):
                 raise
             log.exception("trial %d failed between %d and %d", job.trial, job.since, job.until)
             return failure(job, error, time.monotonic() - began)

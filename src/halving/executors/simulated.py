@@ -62,7 +62,7 @@ class Simulated:
 
     def submit(self, job: Job) -> None:
         self._running += 1
-        *steps, finished = self._objective(job)
+        *steps, finished = self._objective((job,))
         assert isinstance(finished, Finished)
         seconds = finished.seconds + self._pause_seconds + (self._resume_seconds if job.since else 0.0)
         if self._stragglers or self._seconds_to_failure is not None:

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -23,7 +23,41 @@ def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
         if torch is not None:
             all_gpus = device.startswith("cuda") or torch.cuda.is_initialized()
             restored.enter_context(torch.random.fork_rng(range(torch.cuda.device_count() if all_gpus else 0)))
-            torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        begin(seed)
         yield
+
+
+def begin(seed: int) -> None:
+    """Let the global generators begin at `seed`."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def captured() -> dict[str, Any]:
+    """Return the states of the global generators, in what a checkpoint may hold; CUDA's where it is in use."""
+    version, state, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    states: dict[str, Any] = {
+        "python": [version, list(state), gauss],
+        "numpy": [kind, [int(key) for key in keys], position, has_gauss, cached],
+    }
+    if torch := sys.modules.get("torch"):
+        states["torch"] = torch.get_rng_state()
+        states["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return states
+
+
+def restore(states: Mapping[str, Any]) -> None:
+    """Go back to what `captured` returned."""
+    version, state, gauss = states["python"]
+    random.setstate((version, tuple(state), gauss))
+    kind, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, cached))
+    if "torch" in states:
+        import torch
+
+        torch.set_rng_state(states["torch"])
+        if states["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(states["cuda"])

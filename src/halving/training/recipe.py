@@ -4,18 +4,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from halving.checkpoints import path
 from halving.data.base import BUILDING, Data
 from halving.data.keys import key
 from halving.errors import UserError
 from halving.targets import instantiate
-from halving.training.checkpoint import Checkpoint, load, save
 from halving.training.randomness import seeded
 
 METRICS = ("val_error", "val_loss", "train_error", "train_loss")
@@ -30,8 +27,8 @@ class Recipe:
 
     Keyword arguments to `model` replace the configured ones; `width` is the configured one, None where the model has
     none. A full training has `epochs` and spends `r_max`. `trial` is its random stream; `metric` names what is
-    optimised, `config` hashes what it is trained from, and checkpoints go below `run_dir`. `shape` and `outputs` are
-    what the configuration says of the data.
+    optimised, and `config` hashes what it is trained from. `shape` and `outputs` are what the configuration says of the
+    data.
     """
 
     data: Data
@@ -46,13 +43,12 @@ class Recipe:
     device: str
     metric: str
     config: str
-    run_dir: Path
     checkpoint_every: int | None = None
     shape: Sequence[int] | None = None
     outputs: int | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], run_dir: Path) -> "Recipe":
+    def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
         """Build from a plain resolved configuration.
 
         The data are built with the global generators seeded by the study's seed alone, the same for every trial.
@@ -78,21 +74,10 @@ class Recipe:
             device=config["device"],
             metric=measured(config["metric"], data),
             config=config_hash(config),
-            run_dir=run_dir,
             checkpoint_every=config["executor"].get("checkpoint_every"),
             shape=config["data"].get("shape"),
             outputs=config["data"].get("outputs"),
         )
-
-    def save(self, trial: int, resource: int, state: Mapping[str, Any]) -> str:
-        """Write a checkpoint and return its path below the run directory."""
-        below = path(trial, resource)
-        save(Checkpoint(trial, resource, self.config, state), self.run_dir / below)
-        return below
-
-    def load(self, trial: int, resource: int) -> Mapping[str, Any]:
-        """Return the state of a trial at a resource. Raises UserError if it is missing, damaged or another's."""
-        return load(self.run_dir / path(trial, resource), trial, resource, self.config).state
 
 
 def measured(metric: str, data: Data) -> str:

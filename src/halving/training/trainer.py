@@ -4,8 +4,8 @@ import math
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
 
+from halving.checkpoints.store import State
 from halving.data.keys import key
 from halving.errors import UserError
 from halving.training.dropout import Dropout
@@ -49,7 +49,7 @@ class Trainer:
         metric = self._recipe.metric
         curve: list[float] = []
         for epoch in epochs:
-            metrics = self.train_epoch(epoch)
+            metrics = self.epoch(epoch)
             yield Epoch(trial, epoch + shift, metrics)
             curve.append(metrics[metric])
             if cause := self.divergence(epoch, metrics):
@@ -63,7 +63,7 @@ class Trainer:
                 return f"diverged: {name} is {metrics[name]} after epoch {epoch}"
         return ""
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
+    def epoch(self, epoch: int) -> dict[str, float]:
         """Train epoch `epoch` (from 1) and validate; return the metrics. `seconds` leaves out the validation."""
         seed, trial, data = self._recipe.seed, self._recipe.trial, self._recipe.data
         began = time.perf_counter()
@@ -99,17 +99,24 @@ class Trainer:
         counts = {"test_samples": float(len(data.test)), "val_samples": float(len(data.validation))}
         return metrics | (counts if data.classification else {})
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return all that the next epoch depends on."""
         schedule = self._schedule.state() if isinstance(self._schedule, Plateau) else {}
-        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "lr_schedule": schedule}
+        parts = {"model": self.model, "optimizer": self._optimizer}
+        return State({name: part.state_dict() for name, part in parts.items()} | {"lr_schedule": schedule})
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Go back to a state."""
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(state.values["model"])
+        self._optimizer.load_state_dict(state.values["optimizer"])
         if isinstance(self._schedule, Plateau):
-            self._schedule.restore(state["lr_schedule"])
+            self._schedule.restore(state.values["lr_schedule"])
+
+    def aim(self, until: int) -> None:
+        """Train the same, whatever the rung."""
+
+    def close(self) -> None:
+        """Let nothing go: it holds memory alone."""
 
     def _rate(self, epoch: float) -> float:
         return self._lr * self._schedule(epoch)

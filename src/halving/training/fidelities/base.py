@@ -1,18 +1,36 @@
 """What a fidelity is: the axis along which a trial spends its resource."""
 
-from collections.abc import Callable, Generator
-from typing import Protocol
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from halving.training.memory import Memory
-from halving.training.recipe import Recipe
+from halving.checkpoints.store import Store
 from halving.trial import Job, Step
+
+if TYPE_CHECKING:
+    from halving.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a trial is trained from, and where it goes on from: its plain resolved config, and the study's store."""
+
+    config: Mapping[str, Any]
+    store: Store
+
+    def recipe(self) -> "Recipe":
+        """Return what our own loop trains from; an objective of another kind never loads data, or torch."""
+        from halving.training.recipe import Recipe
+
+        return Recipe.from_config(self.config)
 
 
 class Fidelity(Protocol):
     """Maps a resource to training.
 
-    `unit` names one unit; `resumable` says whether training goes on from where it paused or starts anew. The recipe
-    comes as a factory: an objective of another kind never loads data.
+    `unit` names one unit; `resumable` says whether training goes on from where it paused or starts anew. `measures`
+    names what is optimised unless the root's `metric` does, and is empty where that always does. `trains` is false of
+    what only looks things up, so that there is no winner to train again.
     """
 
     @property
@@ -21,21 +39,27 @@ class Fidelity(Protocol):
     @property
     def resumable(self) -> bool: ...
 
+    @property
+    def measures(self) -> str: ...
+
+    @property
+    def trains(self) -> bool: ...
+
     def cost(self, since: int, until: int) -> float:
         """Return what going from `since` to `until` spends, in units."""
         ...
 
-    def prepare(self, recipe: Callable[[], Recipe]) -> None:
+    def prepare(self, setting: Setting) -> None:
         """Raise UserError for what could not run, before anything does."""
         ...
 
-    def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
-        """Work on a job: yield its epochs and, last, one Finished. `memory` is what this process has of the last job.
+    def run(self, setting: Setting, job: Job) -> Generator[Step]:
+        """Work on a job: yield its epochs and, last, one Finished.
 
         Closed before its end, it leaves a checkpoint where training is resumable.
         """
         ...
 
-    def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
-        """Return the test metrics of a trial that has finished `resource`; nothing where there is no test set."""
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        """Return the test metrics of a trial that has finished `job`; nothing where there is no test set."""
         ...

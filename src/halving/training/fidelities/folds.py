@@ -2,17 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from halving.checkpoints import discard, path
+from halving.checkpoints import path
+from halving.checkpoints.store import State
 from halving.errors import UserError
-from halving.training.memory import Memory
+from halving.training.fidelities.base import Setting
+from halving.training.pausing import retrained
 from halving.training.recipe import Recipe
 from halving.training.rehearsal import rehearse
-from halving.training.restoration import reloaded, restored
 from halving.training.trainer import Trainer
 from halving.trial import Epoch, Finished, Job, Outcome, Step
 
@@ -38,12 +39,14 @@ class Folds:
     epochs: int = 10
     unit: str = "folds"
     resumable: bool = True
+    measures: str = ""
+    trains: bool = True
 
     def cost(self, since: int, until: int) -> float:
         return until - since
 
-    def prepare(self, recipe: Callable[[], Recipe]) -> None:
-        whole = recipe()
+    def prepare(self, setting: Setting) -> None:
+        whole = setting.recipe()
         rehearse(whole)
         if whole.r_max < 2:
             raise UserError(f"r_max={whole.r_max}: fidelity=folds needs at least 2 folds, one of them to train on")
@@ -54,10 +57,11 @@ class Folds:
                 f"{len(fold.train)} examples; give a smaller r_max"
             )
 
-    def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
+    def run(self, setting: Setting, job: Job) -> Generator[Step]:
         began = time.perf_counter()
-        whole = recipe()
-        at, kept = yield from restored(whole, job)
+        whole, store = setting.recipe(), setting.store
+        state = yield from store.newest(job, whole.config)
+        at, kept = state.resource, state.values
         errors: list[float] = list(kept.get("errors", ()))
         models: list[dict[str, Any]] = list(kept.get("models", ()))
         epochs: list[dict[str, float]] = list(kept["epochs"]) if at > job.since else []
@@ -80,17 +84,17 @@ class Folds:
             errors.append(after[-1])
             models.append(trainer.model.state_dict())
             if fold > job.since:
-                state = {"errors": errors, "models": models, "model": models[-1], "epochs": epochs}
-                whole.save(job.trial, fold, state)
-                discard(whole.run_dir, job.trial, (job.since, fold))
+                values = {"errors": errors, "models": models, "model": models[-1], "epochs": epochs}
+                store.save(job.trial, fold, whole.config, State(values))
+                store.discard(job.trial, job.since, fold)
         outcome = Outcome(job.trial, job.until, fmean(errors), curve=_means(errors, job.since))
         yield Finished(outcome, time.perf_counter() - began, path(job.trial, job.until))
 
-    def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
-        whole = recipe()
-        state = reloaded(whole, trial, resource, lambda job: self.run(recipe, job, Memory()))
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        whole = setting.recipe()
+        state = retrained(setting.store, job, whole.config, lambda job: self.run(setting, job))
         tests: list[dict[str, float]] = []
-        for fold, weights in enumerate(state["models"], start=1):
+        for fold, weights in enumerate(state.values["models"], start=1):
             trainer = _trainer(whole, fold)
             trainer.model.load_state_dict(weights)
             tests.append(trainer.test())

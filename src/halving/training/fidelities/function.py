@@ -8,6 +8,7 @@ from typing import Any
 
 from halving.data.keys import key
 from halving.targets import locate
+from halving.training.fidelities.base import Setting
 from halving.training.randomness import seeded
 from halving.trial import Finished, Job, Outcome, Step, Value
 
@@ -26,20 +27,22 @@ class Function:
     r_max: int = 27
     epochs: int = 27
     resumable: bool = False
+    measures: str = "error"
+    trains: bool = True
     seed: int | None = None
     trial: int = 0
 
     def cost(self, since: int, until: int) -> float:
         return until
 
-    def prepare(self, recipe: Any) -> None:
+    def prepare(self, setting: Setting) -> None:
         locate(self.function, "fidelity.function")
 
-    def run(self, recipe: Any, job: Job, memory: Any) -> Generator[Step]:
+    def run(self, setting: Setting, job: Job) -> Generator[Step]:
         seed = None if self.seed is None else key(self.seed, self.trial, job.until)
         yield call(locate(self.function, "fidelity.function"), dict(self.configuration), job, seed)
 
-    def test(self, recipe: Any, trial: int, resource: int) -> dict[str, float]:
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
         return {}
 
 

@@ -1,14 +1,13 @@
 """Training examples as the resource."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from halving.errors import UserError
+from halving.training.fidelities.base import Setting
 from halving.training.fidelities.full_training import train_in_full
-from halving.training.memory import Memory
-from halving.training.recipe import Recipe
+from halving.training.pausing import retrained
 from halving.training.rehearsal import rehearse
-from halving.training.restoration import reloaded, restored
 from halving.training.trainer import Trainer
 from halving.trial import Job, Step
 
@@ -32,6 +31,8 @@ class Samples:
     epochs: int = 10
     warm_start: bool = False
     unit: str = "data shares"
+    measures: str = ""
+    trains: bool = True
 
     @property
     def resumable(self) -> bool:
@@ -40,8 +41,8 @@ class Samples:
     def cost(self, since: int, until: int) -> float:
         return until
 
-    def prepare(self, recipe: Callable[[], Recipe]) -> None:
-        whole = recipe()
+    def prepare(self, setting: Setting) -> None:
+        whole = setting.recipe()
         rehearse(whole)
         if len(whole.data.train) < whole.r_max:
             raise UserError(
@@ -49,19 +50,19 @@ class Samples:
                 f"{len(whole.data.train)} examples; give a smaller r_max"
             )
 
-    def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
-        whole = recipe()
+    def run(self, setting: Setting, job: Job) -> Generator[Step]:
+        whole = setting.recipe()
         part = whole.data.subset(len(whole.data.train) * job.until // whole.r_max)
         trainer = Trainer(replace(whole, data=part))
         if self.warm_start and job.since:
-            at, state = yield from restored(whole, replace(job, until=job.since))
-            if at:
-                trainer.model.load_state_dict(state["model"])
-        yield from train_in_full(whole, trainer, job)
+            state = yield from setting.store.newest(replace(job, until=job.since), whole.config)
+            if state.resource:
+                trainer.model.load_state_dict(state.values["model"])
+        yield from train_in_full(whole, trainer, setting.store, job)
 
-    def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
-        trained = recipe()
-        trainer = Trainer(trained)
-        state = reloaded(trained, trial, resource, lambda job: self.run(recipe, job, Memory()))
-        trainer.model.load_state_dict(state["model"])
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        recipe = setting.recipe()
+        trainer = Trainer(recipe)
+        state = retrained(setting.store, job, recipe.config, lambda job: self.run(setting, job))
+        trainer.model.load_state_dict(state.values["model"])
         return trainer.test()

@@ -1,7 +1,7 @@
 """A table of recorded learning curves, in place of training."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,8 @@ class Table:
     curves: Curves
     resumable: bool = True
     epochs_too: bool = False
+    measures: str = "error"
+    trains: bool = False
 
     @property
     def unit(self) -> str:
@@ -33,14 +35,15 @@ class Table:
     def cost(self, since: int, until: int) -> float:
         return until - since if self.resumable else until
 
-    def __call__(self, job: Job) -> Generator[Step]:
-        finished = self.look_up(job)
-        if self.epochs_too:
-            row = row_of(job.configuration)
-            for level in range(self.curves.level(job.since) + 1, self.curves.level(finished.outcome.resource) + 1):
-                metrics = {"val_error": self._errors[row][level], "seconds": self._lap(row, level)}
-                yield Epoch(job.trial, int(self.curves.resource[level]), metrics)
-        yield finished
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        for job in jobs:
+            finished = self.look_up(job)
+            if self.epochs_too:
+                row = row_of(job.configuration)
+                for level in range(self.curves.level(job.since) + 1, self.curves.level(finished.outcome.resource) + 1):
+                    metrics = {"val_error": self._errors[row][level], "seconds": self._lap(row, level)}
+                    yield Epoch(job.trial, int(self.curves.resource[level]), metrics)
+            yield finished
 
     def look_up(self, job: Job) -> Finished:
         """Return what the job comes to."""

@@ -1,15 +1,15 @@
 """The width of the model as the resource."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
 
 from halving.errors import UserError
+from halving.training.fidelities.base import Setting
 from halving.training.fidelities.full_training import train_in_full
-from halving.training.memory import Memory
+from halving.training.pausing import retrained
 from halving.training.recipe import Recipe
 from halving.training.rehearsal import rehearse
-from halving.training.restoration import reloaded
 from halving.training.trainer import Trainer
 from halving.trial import Job, Step
 
@@ -31,12 +31,14 @@ class Width:
     epochs: int = 10
     unit: str = "width shares"
     resumable: bool = False
+    measures: str = ""
+    trains: bool = True
 
     def cost(self, since: int, until: int) -> float:
         return until
 
-    def prepare(self, recipe: Callable[[], Recipe]) -> None:
-        whole = recipe()
+    def prepare(self, setting: Setting) -> None:
+        whole = setting.recipe()
         rehearse(whole)
         if not isinstance(whole.width, int):
             raise UserError(
@@ -44,16 +46,17 @@ class Width:
                 f"model=cnn and model=lenet_modern and model=mlp have one"
             )
 
-    def run(self, recipe: Callable[[], Recipe], job: Job, memory: Memory) -> Generator[Step]:
-        whole = recipe()
+    def run(self, setting: Setting, job: Job) -> Generator[Step]:
+        whole = setting.recipe()
         width = width_at(whole, job.until)
-        yield from train_in_full(whole, _trainer(whole, width), job, arguments={"width": width})
+        trainer = _trainer(whole, width)
+        yield from train_in_full(whole, trainer, setting.store, job, arguments={"width": width})
 
-    def test(self, recipe: Callable[[], Recipe], trial: int, resource: int) -> dict[str, float]:
-        whole = recipe()
-        trainer = _trainer(whole, width_at(whole, resource))
-        state = reloaded(whole, trial, resource, lambda job: self.run(recipe, job, Memory()))
-        trainer.model.load_state_dict(state["model"])
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        whole = setting.recipe()
+        trainer = _trainer(whole, width_at(whole, job.until))
+        state = retrained(setting.store, job, whole.config, lambda job: self.run(setting, job))
+        trainer.model.load_state_dict(state.values["model"])
         return trainer.test()
 
 

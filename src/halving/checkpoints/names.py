@@ -1,4 +1,7 @@
-"""Where the checkpoints of a study lie, and which of them may go."""
+"""Where the checkpoints of a study lie, and which of them may go.
+
+One is a file `<trial>/<resource>.pt` or, where a training leaves files of its own, a directory `<trial>/<resource>`.
+"""
 
 import shutil
 from collections.abc import Iterable
@@ -8,10 +11,11 @@ from halving.errors import UserError
 from halving.history import History, Trial
 
 DIRECTORY = "checkpoints"
+WORKING = "working-"  # begins the name of a directory that a training works in, beside the trial's checkpoints
 
 
 def path(trial: int, resource: int) -> str:
-    """Return the path of a checkpoint below the run directory."""
+    """Return the path of a checkpoint that is a file, below the run directory."""
     return f"{DIRECTORY}/{trial}/{resource}.pt"
 
 
@@ -28,8 +32,10 @@ def inside(run_dir: Path, name: str) -> Path:
 
 def resources(run_dir: Path, trial: int) -> list[int]:
     """Return the resources at which a trial has checkpoints, the most first."""
-    found = (run_dir / DIRECTORY / str(trial)).glob("*.pt")
-    return sorted((int(file.stem) for file in found if file.stem.isdigit()), reverse=True)
+    found = (run_dir / DIRECTORY / str(trial)).glob("*")
+    return sorted(
+        {int(each.stem) for each in found if each.stem.isdigit() and each.suffix in ("", ".pt")}, reverse=True
+    )
 
 
 def named(trial: Trial) -> tuple[int, ...]:
@@ -38,15 +44,23 @@ def named(trial: Trial) -> tuple[int, ...]:
 
 
 def discard(run_dir: Path, trial: int, but: Iterable[int] = ()) -> None:
-    """Delete the checkpoints of a trial, except those at some resources; what else lies beside them goes as well."""
+    """Delete a trial's checkpoints, except those at some resources and what it works in; without these, everything."""
     directory = run_dir / DIRECTORY / str(trial)
-    kept = {f"{resource}.pt" for resource in but}
+    kept = {f"{resource}{suffix}" for resource in but for suffix in ("", ".pt")}
     if not kept:
         shutil.rmtree(directory, ignore_errors=True)
         return
-    for file in directory.glob("*"):
-        if file.name not in kept:
-            file.unlink(missing_ok=True)
+    for path in directory.glob("*"):
+        if path.name not in kept and not path.name.startswith(WORKING):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a directory with all that is in it; a link goes, and what it leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sweep(run_dir: Path, history: History) -> None:
@@ -56,5 +70,8 @@ def sweep(run_dir: Path, history: History) -> None:
         trial = history.trials.get(int(directory.name)) if directory.name.isdigit() else None
         if trial is None or (trial.state not in ("running", "paused") and (best is None or best[0] is not trial)):
             shutil.rmtree(directory, ignore_errors=True)
-        elif trial.state != "running":
+            continue
+        for path in directory.glob(f"{WORKING}*"):
+            remove(path)
+        if trial.state != "running":
             discard(run_dir, trial.trial, named(trial))

@@ -1,41 +1,25 @@
-"""A trial's state on disk: written so that no crash can leave half of it, read so that no damage goes unseen."""
+"""A checkpoint's content as one file: no crash can leave half of it, and no damage goes unseen."""
 
 import hashlib
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from halving.checkpoints.files import durable
 from halving.errors import StorageError, UserError
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What trial `trial` is after `resource` units; `config` is the hash of the configuration it was trained with."""
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Write a mapping durably, with its digest: a temporary file beside it, fsync, rename, fsync of the directory.
 
-    trial: int
-    resource: int
-    config: str
-    state: Mapping[str, Any]
-
-
-def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint durably: a temporary file beside it, fsync, rename, fsync of the directory.
-
-    Raises StorageError if the disk refuses; an older checkpoint is then untouched.
+    Raises StorageError if the disk refuses; an older file is then untouched.
     """
-    content = {
-        "trial": checkpoint.trial,
-        "resource": checkpoint.resource,
-        "config": checkpoint.config,
-        "state": checkpoint.state,
-    }
     serialised = io.BytesIO()
-    torch.save(content | {"digest": digest(content)}, serialised)
+    torch.save({**content, "digest": digest(content)}, serialised)
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,21 +28,14 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        durable(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror}; make room") from error
 
 
-def load(path: Path, trial: int, resource: int, config: str) -> Checkpoint:
-    """Read the checkpoint of `trial` at `resource`, trained with the configuration hashed as `config`.
-
-    Raises UserError, which names the file, if it is missing, damaged or another's.
-    """
+def read(path: Path) -> dict[str, Any]:
+    """Return what `write` wrote, on the CPU. Raises UserError, which names the file, if it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path}: no checkpoint there")
     try:
@@ -68,15 +45,7 @@ def load(path: Path, trial: int, resource: int, config: str) -> Checkpoint:
         raise UserError(f"{path} is damaged: it is no readable checkpoint ({type(error).__name__})") from error
     if digest(content) != expected:
         raise UserError(f"{path} is damaged: its content does not match its digest")
-    found = Checkpoint(**content)
-    for name, have, want in (
-        ("trial", found.trial, trial),
-        ("resource", found.resource, resource),
-        ("config", found.config, config),
-    ):
-        if have != want:
-            raise UserError(f"{path} is not the checkpoint asked for: its {name} is {have}, not {want}")
-    return found
+    return content
 
 
 def digest(content: Any) -> str:

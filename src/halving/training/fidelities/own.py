@@ -1,0 +1,84 @@
+"""A training of the user's under Hydra."""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from halving.data.keys import key
+from halving.errors import UserError
+from halving.targets import locate
+from halving.training.fidelities.base import Setting
+from halving.training.own import Own, Running, is_training
+from halving.training.pausing import Course, retrained, train
+from halving.training.recipe import config_hash
+from halving.trial import Job, Step, Value
+
+_OF_THE_FUNCTION = "fidelity.configuration."
+
+
+@dataclass(frozen=True)
+class OwnTraining:
+    """The resource is the epochs of `function(trial)`, which yields or reports their metrics, as `halving.tune` has it.
+
+    `trial.configuration` is `configuration` and, by their paths, whatever else is searched; `trial.config` is the whole
+    resolved config. `test_function`, a function of a trial too, measures the winner.
+    """
+
+    function: str
+    test_function: str | None = None
+    configuration: Mapping[str, Value] = field(default_factory=dict[str, Value])
+    unit: str = "epochs"
+    r_min: int = 1
+    r_max: int = 27
+    epochs: int = 27
+    resumable: bool = True
+    measures: str = ""
+    trains: bool = True
+
+    def cost(self, since: int, until: int) -> float:
+        return until - since
+
+    def prepare(self, setting: Setting) -> None:
+        if not is_training(self._located()):
+            raise UserError(
+                f"fidelity.function: {self.function} takes more than a trial; fidelity=function is for those that take "
+                "a configuration and a resource"
+            )
+        if self.test_function is not None:
+            locate(self.test_function, "fidelity.test_function")
+
+    def run(self, setting: Setting, job: Job) -> Generator[Step]:
+        yield from train(partial(self._begun, setting, job), setting.store, job, _course(setting))
+
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        if self.test_function is None:
+            return {}
+        own = self._begun(setting, job)
+        try:
+            own.restore(retrained(setting.store, job, _course(setting).config, lambda job: self.run(setting, job)))
+            return own.test(locate(self.test_function, "fidelity.test_function"))
+        finally:
+            own.close()
+
+    def _located(self) -> Callable[..., Any]:
+        return locate(self.function, "fidelity.function")
+
+    def _begun(self, setting: Setting, job: Job) -> Own:
+        config = setting.config
+        elsewhere = {n: value for n, value in job.configuration.items() if not n.startswith(_OF_THE_FUNCTION)}
+        trial = Running(
+            config["trial"],
+            {**self.configuration, **elsewhere},
+            key(config["seed"], config["trial"]),
+            job.until,
+            config=config,
+            _work=partial(setting.store.working, job.trial),
+        )
+        return Own(self._located(), trial, _course(setting).metric)
+
+
+def _course(setting: Setting) -> Course:
+    config = setting.config
+    every = config["executor"].get("checkpoint_every")
+    return Course(config["metric"].removeprefix("max:"), config["r_max"], config_hash(config), every)

@@ -1,0 +1,280 @@
+"""A training of the user's: a function of one argument that yields, or reports, the metrics of each epoch."""
+
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from halving.checkpoints.files import copy
+from halving.checkpoints.store import State, Store
+from halving.data.keys import key
+from halving.errors import StudyError, UserError
+from halving.training import randomness
+from halving.training.base import Exhausted
+from halving.training.pausing import Course, retrained, train
+from halving.training.rendezvous import Rendezvous
+from halving.trial import Configuration, Job, Step, plain
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Running:
+    """A trial as its training sees it.
+
+    It has gone `since` epochs and goes on to `until`, which is this rung and not the last: a learning-rate schedule
+    spans more. `seed` is the trial's own, from which Python's, NumPy's and torch's global generators have begun.
+    `config` is its whole resolved configuration where Hydra composed one.
+    """
+
+    number: int
+    configuration: Configuration
+    seed: int
+    until: int = 0
+    since: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    _work: Callable[[], Path] | None = field(default=None, repr=False)
+    _directory: Path | None = field(default=None, repr=False)
+    _values: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    _parts: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    _tell: Callable[[Any], None] | None = field(default=None, repr=False)
+
+    @property
+    def directory(self) -> Path:
+        """A directory for files to go on from: what lies there at the end of an epoch is there when the trial resumes.
+
+        Between two pauses it may be another one, so it is asked for and not remembered.
+        """
+        if self._directory is None:
+            assert self._work is not None
+            self._directory = self._work()
+        return self._directory
+
+    def keep(self, **parts: Any) -> int:
+        """Keep `parts` from pause to pause and return how many epochs are done: call it when all is built.
+
+        A part has `state_dict` and `load_state_dict`, or is a generator of Python, NumPy or torch. In a trial that goes
+        on they get the states that they paused with, and the global generators theirs, as building has drawn from them.
+
+        Raises UserError for what cannot be kept, or was not kept before.
+        """
+        for name, part in parts.items():
+            _state_of(name, part)
+        self._parts |= parts
+        if self.since:
+            kept = self._values.get("kept", {})
+            for name, part in parts.items():
+                if name not in kept:
+                    raise UserError(f"trial.keep({name}=...): the checkpoint at {self.since} has no such part")
+                _give_back(part, kept[name])
+            randomness.restore(self._values["random"])
+        return self.since
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Tell the metrics of one more epoch, as a yield does; does not return where the trial pauses.
+
+        Raises UserError in a function that yields.
+        """
+        if self._tell is None:
+            raise UserError("trial.report: this training yields its metrics; do one or the other")
+        self._tell(metrics)
+
+
+class Own:
+    """Trains by a user's function, whose random numbers, gradient mode and working directory are its own."""
+
+    def __init__(self, function: Callable[[Running], Any], running: Running, metric: str) -> None:
+        self._function = function
+        self._running = running
+        self._metric = metric
+        self._random: Mapping[str, Any] | None = None
+        self._gradients = True
+        self._steps: Any = None
+
+    def aim(self, until: int) -> None:
+        self._running.until = until
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        with self._own_world():
+            if self._steps is None:
+                self._steps = self._begun()
+            try:
+                told = next(self._steps)
+            except StopIteration:
+                raise Exhausted from None
+        return _metrics(told, self._metric, epoch)
+
+    def state(self) -> State | None:
+        parts = {name: _state_of(name, part) for name, part in self._running._parts.items()}
+        directory = self._running._directory
+        files = directory if directory is not None and any(directory.iterdir()) else None
+        if not parts and files is None:
+            return None
+        return State({"kept": parts, "random": self._random}, files)
+
+    def restore(self, state: State) -> None:
+        running = self._running
+        running.since, running._values, self._random = state.resource, state.values, state.values["random"]
+        if state.files is not None:
+            directory = running.directory
+            rmtree(directory)
+            copy(state.files, directory)
+
+    def test(self, function: Callable[[Running], Mapping[str, float]]) -> dict[str, float]:
+        """Return what another function measures of the trained trial."""
+        with self._own_world():
+            return {name: _number(name, value) for name, value in function(self._running).items()}
+
+    def close(self) -> None:
+        try:
+            if self._steps is not None:
+                with self._own_world():
+                    self._steps.close()
+        except Exception:  # what a function does at its end, after its trial's, changes nothing
+            log.warning("trial %d: its training raised when it was closed", self._running.number, exc_info=True)
+        if self._running._directory is not None:
+            rmtree(self._running._directory, ignore_errors=True)
+            self._running._directory = None
+
+    def _begun(self) -> Any:
+        if inspect.isgeneratorfunction(self._function):
+            return self._function(self._running)
+
+        def work(report: Callable[[Any], None]) -> Any:
+            self._running._tell = report
+            return self._function(self._running)
+
+        return Rendezvous(work)
+
+    @contextmanager
+    def _own_world(self) -> Iterator[None]:
+        """Let the global generators and the gradient mode be as this training left them, and then as they were."""
+        import torch
+
+        outside, gradients = randomness.captured(), torch.is_grad_enabled()
+        try:
+            if self._random is None:
+                randomness.begin(self._running.seed)
+            else:
+                randomness.restore(self._random)
+            torch.set_grad_enabled(self._gradients)
+            yield
+        finally:
+            self._random, self._gradients = randomness.captured(), torch.is_grad_enabled()
+            randomness.restore(outside)
+            torch.set_grad_enabled(gradients)
+
+
+def is_training(function: Callable[..., Any]) -> bool:
+    """Whether a function is a training, of one trial, rather than one of a configuration and a resource."""
+    try:
+        first, *others = inspect.signature(function).parameters.values()
+    except ValueError:  # it has none, or does not tell
+        return False
+    needed = [each for each in others if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    open_ended = any(each.kind is each.VAR_POSITIONAL for each in (first, *others))
+    return (
+        not needed and not open_ended and (not others or first.name == "trial" or inspect.isgeneratorfunction(function))
+    )
+
+
+def hashed(seed: int, trial: int, configuration: Configuration) -> str:
+    """Hash what a trial's checkpoint follows from, where no config says it."""
+    parts = [seed, trial, configuration]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """An objective of a user's training: every job trains its configuration on to `until`, from where it paused.
+
+    `test`, a function of a trial too, measures the winner, as its parts are kept and its files left.
+    """
+
+    function: Callable[[Running], Any]
+    store: Store
+    seed: int
+    metric: str
+    r_max: int
+    test_function: Callable[[Running], Mapping[str, float]] | None = None
+
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        for job in jobs:
+            yield from self._run(job)
+
+    def test(self, trial: int, configuration: Configuration, resource: int) -> dict[str, float]:
+        """Return what `test_function` measures of a trial after `resource`, if there is one."""
+        if self.test_function is None:
+            return {}
+        job = Job(trial, configuration, 0, resource)
+        own = self._begun(job)
+        try:
+            own.restore(retrained(self.store, job, self._course(job).config, self._run))
+            return own.test(self.test_function)
+        finally:
+            own.close()
+
+    def _run(self, job: Job) -> Generator[Step]:
+        yield from train(lambda: self._begun(job), self.store, job, self._course(job))
+
+    def _course(self, job: Job) -> Course:
+        return Course(self.metric, self.r_max, hashed(self.seed, job.trial, job.configuration))
+
+    def _begun(self, job: Job) -> Own:
+        work = partial(self.store.working, job.trial)
+        seed = key(self.seed, job.trial)
+        return Own(self.function, Running(job.trial, dict(job.configuration), seed, job.until, _work=work), self.metric)
+
+
+def _metrics(told: Any, metric: str, epoch: int) -> dict[str, float]:
+    """Return what was told as names and numbers; a single number is the metric."""
+    if not isinstance(told, Mapping):
+        told = {metric: told}
+    metrics = {str(name): _number(name, value) for name, value in told.items()}
+    if (said := metrics.pop("epoch", epoch)) != epoch:
+        raise StudyError(f"the training says that this is epoch {said:g}, where {epoch} follows: it goes on from since")
+    return metrics
+
+
+def _number(name: object, value: Any) -> float:
+    try:
+        return float(value.item() if hasattr(value, "item") else plain(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise StudyError(f"the training reports {name}={value!r}, which is no number") from error
+
+
+def _state_of(name: str, part: Any) -> Any:
+    """Return the state of what can be kept, in what a checkpoint may hold."""
+    match part:
+        case _ if hasattr(part, "state_dict") and hasattr(part, "load_state_dict"):
+            return part.state_dict()
+        case _ if hasattr(part, "bit_generator"):
+            return part.bit_generator.state
+        case _ if hasattr(part, "get_state") and hasattr(part, "set_state"):
+            return part.get_state()
+        case _ if hasattr(part, "getstate") and hasattr(part, "setstate"):
+            return part.getstate()
+        case _:
+            raise StudyError(
+                f"trial.keep({name}=...): a {type(part).__name__} has no state_dict and load_state_dict; write it to "
+                "trial.directory before each yield, and read it there where trial.since is not 0"
+            )
+
+
+def _give_back(part: Any, state: Any) -> None:
+    match part:
+        case _ if hasattr(part, "load_state_dict"):
+            part.load_state_dict(state)
+        case _ if hasattr(part, "bit_generator"):
+            part.bit_generator.state = state
+        case _ if hasattr(part, "set_state"):
+            part.set_state(state)
+        case _:
+            part.setstate(state)

@@ -1,0 +1,69 @@
+"""A function that reports, in a thread of its own, as an iterator over what it reports."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_PARTING = 10.0  # seconds that a function may take to end once it is closed
+
+
+class Paused(BaseException):
+    """What a report raises where the trial pauses, to end the function: let it pass."""
+
+
+class Rendezvous:
+    """Runs `function(report)` step by step: between two reports it waits, as a generator does at its yield.
+
+    Only one of the two threads runs at any time. Where the function returns an iterator, what this yields is reported.
+    """
+
+    def __init__(self, function: Callable[[Callable[[Any], None]], Any]) -> None:
+        self._function = function
+        self._go_on: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._thread.ident is None:
+            self._thread.start()
+        elif self._thread.is_alive():
+            self._go_on.put(True)
+        else:
+            raise StopIteration
+        kind, value = self._said.get()
+        match kind:
+            case "reported":
+                return value
+            case "raised":
+                self._thread.join()
+                raise value
+            case _:
+                self._thread.join()
+                raise StopIteration
+
+    def close(self) -> None:
+        """Let the function end at the report where it waits."""
+        if self._thread.is_alive():
+            self._go_on.put(False)
+            self._thread.join(_PARTING)
+
+    def _report(self, value: Any) -> None:
+        self._said.put(("reported", value))
+        if not self._go_on.get():
+            raise Paused
+
+    def _run(self) -> None:
+        try:
+            returned = self._function(self._report)
+            if isinstance(returned, Iterator):
+                for value in returned:
+                    self._report(value)
+            self._said.put(("ended", None))
+        except Paused:
+            pass
+        except BaseException as error:
+            self._said.put(("raised", error))
