@@ -232,3 +232,14 @@ def test_a_trial_in_memory_equals_one_read_from_disk(tmp_path: Path) -> None:
     assert all(isinstance(epoch, Epoch) for epoch in epochs)
     straight, _ = fidelity_run_straight(tmp_path / "straight")
     assert all(torch.equal(value, straight[key]) for key, value in weights(tmp_path).items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("name", ["optimizer-adam", "convolutions", "batch-norm", "own-generators"])
+def test_on_a_gpu_paused_training_equals_straight(name: str, tmp_path: Path) -> None:
+    overrides = [*COMBINATIONS[name], "device=cuda"]
+    train(overrides, tmp_path / "straight", 0, 4)
+    train(overrides, tmp_path / "paused", 0, 2)
+    train(overrides, tmp_path / "paused", 2, 4)
+    straight, paused = weights(tmp_path / "straight"), weights(tmp_path / "paused")
+    assert all(torch.equal(straight[key], paused[key]) for key in straight)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
 
+import torch
+
 from halving.checkpoints.store import State
 from halving.data.keys import key
 from halving.errors import UserError
@@ -29,6 +31,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        torch.backends.cudnn.deterministic = True  # some of its convolutions add up gradients in any order
         with self._seeded(_WEIGHTS):
             model = recipe.model()
             materialise(model, recipe.data)
