@@ -43,8 +43,26 @@ def one_line(*mistakes: type[Exception]) -> Iterator[None]:
         if not _unread():
             raise
         sys.exit(1)
+    except SystemExit:
+        _flushed()
+        raise
     except (UserError, *mistakes) as error:
+        _flushed()
         sys.exit(printable(f"error: {error}"))
+    except OSError as error:
+        if _flushed():
+            raise
+        sys.exit(f"error: cannot print: {error.strerror}")
+
+
+def _flushed() -> bool:
+    """Whether what was printed has arrived; if not, as on a full disk, the rest goes nowhere."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        _print_nowhere()
+        return False
+    return True
 
 
 def _unread() -> bool:
