@@ -4,12 +4,15 @@ import math
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import torch
 
 from halving.checkpoints.store import State
 from halving.data.keys import key
 from halving.errors import UserError
+from halving.targets import lacking
 from halving.training.dropout import Dropout
 from halving.training.loop import materialise, measure, place, train_epoch
 from halving.training.lr_schedules import Plateau
@@ -39,7 +42,9 @@ class Trainer:
             try:
                 self._optimizer = recipe.optimizer(self.model.parameters())
             except (TypeError, ValueError) as error:
-                raise UserError(f"optimizer: {error}") from error
+                own = recipe.optimizer
+                null = lacking(own.func, own.keywords, "optimizer") if isinstance(own, partial) else ""
+                raise UserError(null or f"optimizer: {error}") from error
             self._schedule = recipe.lr_schedule()
         self._lr: float = self._optimizer.param_groups[0]["lr"]
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]
