@@ -39,8 +39,7 @@ def check_trusted(config: Any, packages: Iterable[str] = (), where: str = "") ->
     named = list(_names(config, where))
     if COMMAND not in own and (command := _command(config)):
         raise UserError(
-            f"fidelity.command: a file, and nobody at this command line, says to run {command!r}; if you trust it, "
-            f"type it again as fidelity.command=..., or trusted_packages=[{COMMAND}]"
+            f"fidelity.command: a file, and nobody at this command line, says to run {command!r}; {_remedy(COMMAND)}"
         )
     for path, target in named:
         if problem := _objection_to_name(target, own):

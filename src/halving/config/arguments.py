@@ -25,6 +25,7 @@ _HOME = re.compile(r"""(?<![^=\[,'"\s])((?:file://)?)(~[^/,'"\]]*)""")
 _QUOTES = re.compile("['\"]")
 _LETTERS = re.compile(r"(?:^|(?<=[\[,]))[^\[\]{}(),]*[^\x00-\x7f][^\[\]{}(),]*(?=[\],]|$)")  # Hydra wants them quoted
 _GROUP = re.compile(rf"\+?(?:{'|'.join((*GROUPS, 'experiment'))})=")
+_COMMAND = re.compile(r"(\+{0,2}fidelity\.command=)(.+)", re.DOTALL)
 _DIMENSION = re.compile(r"(?:\+\+)?(space\.[^=]+)=.*[\[{]")
 _NO_TEXT = re.compile(r"(?<=[=,\[])[^\[\]{},'\"]+(?=[\],]|$)")
 
@@ -102,6 +103,8 @@ def directories(words: Sequence[str]) -> list[str]:
 
 
 def _override(word: str) -> list[str]:
+    if (command := _COMMAND.fullmatch(word)) and _value(word) is None:  # braces and quotes are the command's own
+        return [command[1] + QuotedString(command[2], Quote.single).with_quotes()]
     if _PATHS.match(word):
         word = _HOME.sub(lambda found: f"{found[1]}{expanded(found[2])}", word)
     if not word.isascii() and not _QUOTES.search(word):
