@@ -5,7 +5,6 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 import torch
 
