@@ -32,9 +32,8 @@ PACKAGE = """
 
 
     def autoencoder(trial):
-        if not os.environ.get("THREADS"):  # for the life of the process
-            os.environ["THREADS"] = str(torch.get_num_threads())
-            torch.set_num_threads(2)
+        began = torch.get_num_threads()
+        torch.set_num_threads(2)
         model = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Dropout(0.1), nn.Linear(3, 6))
         optimizer = instantiate(trial.config["optimizer"])(model.parameters())
         assert optimizer.param_groups[0]["lr"] == trial.configuration["optimizer.lr"]
@@ -55,7 +54,7 @@ PACKAGE = """
             with torch.no_grad():
                 yield {
                     "mse": nn.functional.mse_loss(model(DATA), DATA),
-                    "threads": 10 * torch.get_num_threads() + int(os.environ["THREADS"]),
+                    "threads": 10 * torch.get_num_threads() + began,
                 }
 
 

@@ -1,6 +1,5 @@
 """What a study optimises: training one trial, as executors run it here or in other processes."""
 
-import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,6 @@ class Objective:
     trusted: tuple[str, ...] = ()
     choices: Choices = trials.NO_CHOICES
     store: Store = field(init=False, compare=False)
-    _processes: set[int] = field(default_factory=set[int], compare=False, repr=False)  # that began with `threads`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Store(self.run_dir))
@@ -82,8 +80,6 @@ class Objective:
     def _prepared(self, configuration: Configuration, trial: int) -> tuple[Fidelity, Setting]:
         config = self.config(configuration, trial)
         check_trusted(config, self.trusted)
-        if os.getpid() not in self._processes:  # after what is the user's was imported, and before it runs
-            torch.set_num_threads(self.threads)
-            self._processes.add(os.getpid())
+        torch.set_num_threads(self.threads)  # after what is the user's was imported, as that may set it
         fidelity: Fidelity = instantiate(config["fidelity"], "fidelity")
-        return fidelity, Setting(config, self.store, self.threads)
+        return fidelity, Setting(config, self.store)
