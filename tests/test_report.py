@@ -306,6 +306,14 @@ def test_a_study_is_told_where_matplotlib_cannot_read_its_settings(settings: byt
     assert (tmp_path / "figure.png").is_file()
 
 
+def test_a_long_text_in_the_table_is_folded_and_a_number_is_not() -> None:
+    """So that the reason, in the last column, stays in sight."""
+    space = {"lr": [0.1, 0.2], "name": ["a text of several words"]}
+    page = report_html(halving.tune(lambda c, r: c["lr"], space, halving.FIFO, r_max=1, max_trials=2).history)
+    assert '<td class="n text" data-v="a text of several words">' in page and '<td class="n" data-v="0.1">' in page
+    assert "td.text { white-space: normal; overflow-wrap: anywhere;" in page
+
+
 def test_figures_on_one_page_have_no_id_in_common() -> None:
     ids = re.findall(r'\bid="([^"]+)"', report_html(study()))
     assert ids and len(ids) == len(set(ids))
