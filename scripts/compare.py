@@ -31,6 +31,7 @@ from halving.curves import Curves
 from halving.curves import load as load_curves
 from halving.environment import expanded
 from halving.history import History
+from halving.report.drawing import drawing
 from halving.run_directories import run_directories
 from halving.terminal import one_line, printable
 from halving.tracking.wording import count
@@ -55,8 +56,6 @@ def studies(paths: Sequence[Path]) -> dict[Path, History]:
 
 def compare(paths: Sequence[Path], out: Path) -> None:
     """Print the comparison as Markdown; write comparison.csv, tests.csv, comparison.png and comparison.svg."""
-    from halving.report.comparison import comparison_figure
-
     histories = studies(paths)
     known = {curves_of(history) for history in histories.values()}
     runs = labelled(histories, {path: load_curves(path) for path in known if path and Path(path).is_file()})
@@ -69,7 +68,7 @@ def compare(paths: Sequence[Path], out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_curves(runs, out / "comparison.csv")
         write_tests(tested, out / "tests.csv")
-        files = (out / "comparison.csv", out / "tests.csv", *comparison_figure(runs, out))
+        files = (out / "comparison.csv", out / "tests.csv", *drawing("comparison").comparison_figure(runs, out))
     except OSError as error:
         raise UserError(f"cannot write into {out} ({error}); name another directory by --out") from error
     for file in files:

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +32,16 @@ drawn = halving.tune(lambda c, r: c["x"] / r, {"x": [3.0, 2.0, 1.0]}, halving.Su
 halving.report.html.report_html(drawn)
 gc.freeze()
 for line in sys.stdin:
-    if (child := os.fork()) == 0:
+    call = json.loads(line)
+    if "wait" in call:
+        ended, status = os.waitpid(call["wait"], os.WNOHANG if call["look"] else 0)
+        print(os.waitstatus_to_exitcode(status) if ended else "", flush=True)
+    elif (child := os.fork()) == 0:
         break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    else:
+        print(child, flush=True)
 else:
     sys.exit()
-call = json.loads(line)
 os.chdir(call["cwd"])
 os.environ.clear()
 os.environ.update(call["env"])
@@ -82,36 +89,80 @@ def run(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-@pytest.fixture(scope="session")
-def fork(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """The same as `run` without the seconds that importing torch takes, for many short calls of any `program`."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", _FORKS],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None and server.stdout is not None
-    requests, replies = server.stdin, server.stdout
+@dataclass
+class Forked:
+    """A process that goes on meanwhile, much like a `subprocess.Popen`."""
 
-    def run(
-        *arguments: str, cwd: Path | None = None, program: str = "train.py", **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        streams = tmp_path_factory.mktemp("streams")
+    pid: int
+    ended: Callable[[bool], int | None]
+    out: Path
+    err: Path
+    returncode: int | None = None
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def said(self, text: str, seconds: float = 120.0) -> None:
+        """Return once it has printed a text."""
+        deadline = time.monotonic() + seconds
+        while text not in self.out.read_text("utf-8"):
+            self.returncode = self.ended(True)
+            assert self.returncode is None and time.monotonic() < deadline, self.communicate(0.0)
+            time.sleep(0.01)
+
+    def communicate(self, timeout: float = 300.0) -> tuple[str, str]:
+        deadline = time.monotonic() + timeout
+        while self.returncode is None and (code := self.ended(True)) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        self.returncode = code if self.returncode is None else self.returncode
+        return self.out.read_text("utf-8"), self.err.read_text("utf-8")
+
+
+class Forks:
+    """`run` without the seconds that importing torch takes, for many short calls of any `program`."""
+
+    def __init__(self, repo: Path, streams: pytest.TempPathFactory) -> None:
+        self._repo, self._streams = repo, streams
+        command = [sys.executable, "-c", _FORKS]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.server = subprocess.Popen(command, env=environment(), text=True, **pipes)
+
+    def __call__(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        process = self.begin(*arguments, **options)
+        process.returncode = process.ended(False)
+        return subprocess.CompletedProcess([*arguments], process.returncode or 0, *process.communicate())
+
+    def begin(self, *arguments: str, cwd: Path | None = None, program: str = "train.py", **env: str) -> Forked:
+        streams = self._streams.mktemp("streams")
         out, err = streams / "out", streams / "err"
         out.touch()
         err.touch()
-        argv = [str(repo / program), *arguments]
-        call = {"argv": argv, "env": environment(**env), "out": str(out), "err": str(err)}
-        requests.write(json.dumps(call | {"cwd": str(cwd or tmp_path_factory.mktemp("cwd"))}) + "\n")
-        requests.flush()
-        status = int(replies.readline())
-        return subprocess.CompletedProcess(argv, status, out.read_text("utf-8"), err.read_text("utf-8"))
+        call = {"argv": [str(self._repo / program), *arguments], "out": str(out), "err": str(err)}
+        place = str(cwd or self._streams.mktemp("cwd"))
+        pid = int(self._ask(call | {"env": environment(**env), "cwd": place}))
 
-    yield run
-    requests.close()
-    server.wait(timeout=60)
+        def ended(look: bool) -> int | None:
+            reply = self._ask({"wait": pid, "look": look}).strip()
+            return int(reply) if reply else None
+
+        return Forked(pid, ended, out, err)
+
+    def _ask(self, request: dict[str, Any]) -> str:
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return self.server.stdout.readline()
+
+
+@pytest.fixture(scope="session")
+def fork(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """The same as `run`, forked; `fork.begin` returns while it runs."""
+    forks = Forks(repo, tmp_path_factory)
+    yield forks
+    assert forks.server.stdin is not None
+    forks.server.stdin.close()
+    forks.server.wait(timeout=60)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -469,16 +469,16 @@ def test_ctrl_c_leaves_a_whole_journal_and_its_tables(fork: Callable, repo: Path
     assert halving.load(run_dir).history.halted == ""
 
 
-def test_the_command_of_the_book_study_retrains_its_winner(run: Callable, tmp_path: Path) -> None:
+def test_the_command_of_the_book_study_retrains_its_winner(fork: Callable, tmp_path: Path) -> None:
     """An experiment's own settings for its scheduler must not reach the one that retrains."""
     small = ["data=digits", "model=softmax", "data.train_samples=60", "tracker=none", "executor.threads=1"]
     run_dir = tmp_path / "book"
-    result = run("experiment=lenet_halving", *small, f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    result = fork("experiment=lenet_halving", *small, f"hydra.run.dir={run_dir}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     study = halving.load(run_dir).summary
     assert (study["evaluations"], study["resource_spent"], study["trials"]) == (30, 68, 16)
     words = shlex.split(study["command"])[2:]
-    again = run(*words, f"hydra.run.dir={tmp_path / 'again'}", cwd=tmp_path)
+    again = fork(*words, f"hydra.run.dir={tmp_path / 'again'}", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert halving.load(tmp_path / "again").summary["best_error"] == study["best_error"]
 

@@ -3,8 +3,6 @@
 import json
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Forks
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
@@ -39,7 +38,7 @@ COMBINATIONS = {
     **{f"schedule-{name}": [f"lr_schedule={name}", "optimizer.momentum=0.9"] for name in SCHEDULES},
     "plateau-drops": ["lr_schedule=plateau", "lr_schedule.patience=0", "optimizer.lr=1.0"],
     "convolutions": ["model=lenet_modern"],
-    "batch-norm": ["model=resnet18", "data.train_samples=20", "data.batch_size=10", "data.validation=10"],
+    "batch-norm": ["model=resnet18", "data.train_samples=8", "data.batch_size=4", "data.validation=4"],
 }
 
 
@@ -109,15 +108,17 @@ def go_on(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(fork: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("resume")
     for name, overrides in COMBINATIONS.items():
         train(overrides, directory / name / "straight", 0, 4)
         train(overrides, directory / name / "paused", 0, 2)
     configs = {name: composed(*overrides) for name, overrides in COMBINATIONS.items()}
     (directory / "configs.json").write_text(json.dumps(configs))
-    script = "import sys; from pathlib import Path; import test_exact_resume as t; t.go_on(Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", script, str(directory)], cwd=Path(__file__).parent, check=True)
+    script = directory / "elsewhere.py"
+    script.write_text("from pathlib import Path; import test_exact_resume as t; t.go_on(Path(__file__).parent)")
+    result = fork(program=str(script), PYTHONPATH=str(Path(__file__).parent))
+    assert result.returncode == 0, result.stderr
     return directory
 
 

@@ -7,16 +7,13 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import environment
+from conftest import Forked, Forks
 from test_exact_resume import DAMAGE
 from test_process import alive
 
@@ -29,7 +26,6 @@ from halving.trial import Restarted, Resume, Start, Verdict
 SMALL = ["model=softmax", "data.train_samples=100", "data.batch_size=50", "tracker=none", "executor.threads=1"]
 SHA = ["scheduler=sha", "r_max=9", "name=study", *SMALL]
 PROCESS = ["executor=process", "executor.workers=2"]
-Fork = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def only_run(root: Path, name: str = "study") -> Path:
@@ -56,7 +52,7 @@ def winner(run_dir: Path) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(fork: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("undisturbed")
     result = fork(*SHA, cwd=root)
     assert result.returncode == 0, result.stderr
@@ -64,14 +60,14 @@ def undisturbed(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def halted(fork: Fork, tmp_path: Path) -> Path:
+def halted(fork: Forks, tmp_path: Path) -> Path:
     """A study that its budget ended with 12 of 13 evaluations done: one trial is paused, and will be promoted."""
     result = fork(*SHA, "budget.evaluations=12", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     return only_run(tmp_path)
 
 
-def test_a_finished_study_is_left_alone(undisturbed: Path, fork: Fork, tmp_path: Path) -> None:
+def test_a_finished_study_is_left_alone(undisturbed: Path, fork: Forks, tmp_path: Path) -> None:
     before = (undisturbed / "journal.jsonl").read_bytes()
     result = fork(f"resume={undisturbed}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -80,7 +76,7 @@ def test_a_finished_study_is_left_alone(undisturbed: Path, fork: Fork, tmp_path:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_study_ended_by_its_budget_is_extended(halted: Path, undisturbed: Path, fork: Fork) -> None:
+def test_a_study_ended_by_its_budget_is_extended(halted: Path, undisturbed: Path, fork: Forks) -> None:
     assert len(rows(halted)) == 12
     hydra = {path: path.read_bytes() for path in (halted / ".hydra").iterdir()}
     result = fork(f"resume={halted}", "budget.evaluations=60")
@@ -95,7 +91,7 @@ def test_a_study_ended_by_its_budget_is_extended(halted: Path, undisturbed: Path
     assert command == json.loads((undisturbed / "summary.json").read_text())["command"]
 
 
-def test_a_study_goes_on_with_the_references_that_it_was_begun_with(fork: Fork, tmp_path: Path) -> None:
+def test_a_study_goes_on_with_the_references_that_it_was_begun_with(fork: Forks, tmp_path: Path) -> None:
     typed = [*SHA, "optimizer.momentum=${optimizer.lr}", "+optimizer.dampening=${.weight_decay}", "notes=\\${nope}"]
     assert fork(*typed, "seed=3", "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
     begun = fork(*typed, "seed=${oc.env:SEED}", "budget.evaluations=7", "hydra.run.dir=part", cwd=tmp_path, SEED="3")
@@ -107,7 +103,7 @@ def test_a_study_goes_on_with_the_references_that_it_was_begun_with(fork: Fork, 
     assert "optimizer.momentum: ${optimizer.lr} in the study, 0.1 on the command line" in refused.stderr
 
 
-def test_a_finished_study_gets_another_round(fork: Fork, tmp_path: Path) -> None:
+def test_a_finished_study_gets_another_round(fork: Forks, tmp_path: Path) -> None:
     assert fork(*SHA, "r_max=3", "hydra.run.dir=one", cwd=tmp_path).returncode == 0
     assert fork(*SHA, "r_max=3", "scheduler=sha_twice", "hydra.run.dir=two", cwd=tmp_path).returncode == 0
     result = fork("resume=one", "scheduler.rounds=2", cwd=tmp_path)
@@ -127,7 +123,7 @@ def test_a_finished_study_gets_another_round(fork: Fork, tmp_path: Path) -> None
     ],
 )
 def test_a_study_that_no_budget_extends_says_what_does(
-    options: list[str], cure: str, fork: Fork, tmp_path: Path
+    options: list[str], cure: str, fork: Forks, tmp_path: Path
 ) -> None:
     assert fork(*SMALL, *options, "r_max=3", "hydra.run.dir=run", cwd=tmp_path).returncode == 0
     before = rows(tmp_path / "run")
@@ -140,7 +136,7 @@ def test_a_study_that_no_budget_extends_says_what_does(
         assert len(rows(tmp_path / "run")) == 2 * len(before)
 
 
-def test_a_study_of_a_python_function_goes_on_in_python(fork: Fork, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_study_of_a_python_function_goes_on_in_python(fork: Forks, undisturbed: Path, tmp_path: Path) -> None:
     halving.tune(lambda c, r: c["x"], {"x": [1.0, 2.0]}, r_max=1, run_dir=tmp_path / "run")
     result = fork("resume=run", cwd=tmp_path)
     assert result.returncode == 1 and "holds a study of a Python function" in result.stderr
@@ -148,7 +144,7 @@ def test_a_study_of_a_python_function_goes_on_in_python(fork: Fork, undisturbed:
         halving.tune(lambda c, r: c["x"], {"x": [1.0, 2.0]}, r_max=1, run_dir=undisturbed, resume=True)
 
 
-def test_a_report_that_cannot_be_written_is_said_last(fork: Fork, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_said_last(fork: Forks, tmp_path: Path) -> None:
     (tmp_path / "run/report.html/in the way").mkdir(parents=True)
     result = fork(*SHA, "r_max=3", "hydra.run.dir=run", cwd=tmp_path)
     assert result.returncode == 1 and "wins after 3 epochs" in result.stdout
@@ -161,7 +157,7 @@ def test_a_report_that_cannot_be_written_is_said_last(fork: Fork, tmp_path: Path
     assert (tmp_path / "run/best.yaml").is_file() and (tmp_path / "run/report.html").is_file()
 
 
-def test_endless_schedulers_go_on_to_a_larger_budget(fork: Fork, tmp_path: Path) -> None:
+def test_endless_schedulers_go_on_to_a_larger_budget(fork: Forks, tmp_path: Path) -> None:
     asha = [*SHA[1:], "scheduler=asha"]
     assert fork(*asha, "budget.evaluations=8", "hydra.run.dir=part", cwd=tmp_path).returncode == 0
     assert fork(*asha, "budget.evaluations=20", "hydra.run.dir=whole", cwd=tmp_path).returncode == 0
@@ -184,7 +180,7 @@ def test_endless_schedulers_go_on_to_a_larger_budget(fork: Fork, tmp_path: Path)
     ],
 )
 def test_another_study_is_refused_with_the_difference(
-    change: list[str], difference: str, undisturbed: Path, fork: Fork
+    change: list[str], difference: str, undisturbed: Path, fork: Forks
 ) -> None:
     before = (undisturbed / "journal.jsonl").read_bytes()
     result = fork(f"resume={undisturbed}", *change)
@@ -195,7 +191,7 @@ def test_another_study_is_refused_with_the_difference(
     assert (undisturbed / "journal.jsonl").read_bytes() == before
 
 
-def test_repeating_what_the_study_was_begun_with_is_no_difference(halted: Path, undisturbed: Path, fork: Fork) -> None:
+def test_repeating_what_the_study_was_begun_with_is_no_difference(halted: Path, undisturbed: Path, fork: Forks) -> None:
     result = fork(f"resume={halted}", *SHA, "budget.evaluations=60", "tracker=csv", "device=cpu")
     assert result.returncode == 0, result.stderr
     assert rows(halted) == rows(undisturbed)
@@ -206,7 +202,7 @@ def test_repeating_what_the_study_was_begun_with_is_no_difference(halted: Path, 
     ("content", "message"),
     [(None, "holds no study"), (b"", "ended before it had begun")],
 )
-def test_there_must_be_a_study(content: bytes | None, message: str, fork: Fork, tmp_path: Path) -> None:
+def test_there_must_be_a_study(content: bytes | None, message: str, fork: Forks, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     if content is not None:
         (tmp_path / "there/journal.jsonl").write_bytes(content)
@@ -216,7 +212,7 @@ def test_there_must_be_a_study(content: bytes | None, message: str, fork: Fork, 
     assert "Traceback" not in result.stderr
 
 
-def test_a_used_run_directory_is_not_trained_into(undisturbed: Path, fork: Fork) -> None:
+def test_a_used_run_directory_is_not_trained_into(undisturbed: Path, fork: Forks) -> None:
     result = fork(*SHA, f"hydra.run.dir={undisturbed}")
     assert result.returncode == 1
     assert "already holds a study; go on with it by: python " in result.stderr
@@ -224,7 +220,7 @@ def test_a_used_run_directory_is_not_trained_into(undisturbed: Path, fork: Fork)
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_changes_nothing_but_the_work(
-    damage: str, halted: Path, undisturbed: Path, fork: Fork
+    damage: str, halted: Path, undisturbed: Path, fork: Forks
 ) -> None:
     (path,) = halted.glob("checkpoints/*/3.pt")
     other = next(file for file in halted.glob("checkpoints/*/3.pt"))
@@ -242,7 +238,7 @@ def test_a_damaged_checkpoint_changes_nothing_but_the_work(
     assert winner(halted) == winner(undisturbed)
 
 
-def test_tables_that_a_death_prevented_are_written(undisturbed: Path, fork: Fork, tmp_path: Path) -> None:
+def test_tables_that_a_death_prevented_are_written(undisturbed: Path, fork: Forks, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed, run_dir)
     tables = ("results.csv", "curves.csv", "summary.json", "report.html")
@@ -253,7 +249,7 @@ def test_tables_that_a_death_prevented_are_written(undisturbed: Path, fork: Fork
     assert rows(run_dir) == rows(undisturbed)
 
 
-def test_a_refused_resume_leaves_the_tables(undisturbed: Path, fork: Fork, tmp_path: Path) -> None:
+def test_a_refused_resume_leaves_the_tables(undisturbed: Path, fork: Forks, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed, run_dir)
     result = fork(f"resume={run_dir}", "scheduler.rounds=2", "budget.evaluations=0")
@@ -261,14 +257,14 @@ def test_a_refused_resume_leaves_the_tables(undisturbed: Path, fork: Fork, tmp_p
     assert (run_dir / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
 
 
-def test_a_study_with_a_plan_is_resumed_by_repeating_its_command(fork: Fork, tmp_path: Path) -> None:
+def test_a_study_with_a_plan_is_resumed_by_repeating_its_command(fork: Forks, tmp_path: Path) -> None:
     planned = [*SHA, "plan=auto", "budget.seconds=3", "hydra.run.dir=run"]
     assert fork(*planned, cwd=tmp_path).returncode == 0
     result = fork(*planned[:-1], "resume=run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 
-def test_the_executor_may_change(halted: Path, undisturbed: Path, fork: Fork, tmp_path: Path) -> None:
+def test_the_executor_may_change(halted: Path, undisturbed: Path, fork: Forks, tmp_path: Path) -> None:
     begun = fork(*SHA, *PROCESS, "budget.evaluations=12", "hydra.run.dir=run", cwd=tmp_path)
     assert begun.returncode == 0, begun.stderr
     result = fork("resume=run", "executor=serial", "budget={evaluations: 60}", cwd=tmp_path)
@@ -279,14 +275,14 @@ def test_the_executor_may_change(halted: Path, undisturbed: Path, fork: Fork, tm
     assert by_trial(halted) == by_trial(undisturbed)
 
 
-def test_a_study_goes_on_where_it_lies(undisturbed: Path, fork: Fork, tmp_path: Path) -> None:
+def test_a_study_goes_on_where_it_lies(undisturbed: Path, fork: Forks, tmp_path: Path) -> None:
     result = fork(f"resume={undisturbed}", "hydra.run.dir=elsewhere", cwd=tmp_path)
     assert result.returncode == 1
     assert "goes on where it lies" in result.stderr
 
 
 @pytest.mark.parametrize("fidelity", ["epochs", "samples", "width", "folds"])
-def test_a_damaged_winner_is_trained_again_for_its_test(fidelity: str, fork: Fork, tmp_path: Path) -> None:
+def test_a_damaged_winner_is_trained_again_for_its_test(fidelity: str, fork: Forks, tmp_path: Path) -> None:
     small = ["r_max=3", "epochs=3", "model=mlp", "model.width=8", "data.train_samples=30"]
     result = fork(*SHA, *small, f"fidelity={fidelity}", "hydra.run.dir=run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -305,18 +301,11 @@ def test_a_damaged_winner_is_trained_again_for_its_test(fidelity: str, fork: For
     assert halving.load(run_dir).best_model() is not None
 
 
-def begin(root: Path, *arguments: str, until: str) -> subprocess.Popen[str]:
+def begin(fork: Forks, root: Path, *arguments: str, until: str) -> Forked:
     """Start a study and return once it has printed `until`."""
-    repo = Path(__file__).resolve().parents[1]
-    command = [sys.executable, str(repo / "train.py"), *arguments]
-    process = subprocess.Popen(
-        command, cwd=root, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=1
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if until in line:
-            return process
-    raise AssertionError(process.communicate())
+    process = fork.begin(*arguments, cwd=root)
+    process.said(until)
+    return process
 
 
 def children(pid: int) -> list[int]:
@@ -340,7 +329,7 @@ STRUCK = ["scheduler=sha", "r_max=9", "name=study", "data.train_samples=400", "t
 
 
 @pytest.fixture(scope="module")
-def struck(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def struck(fork: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("struck")
     assert fork(*STRUCK, cwd=root).returncode == 0
     return only_run(root)
@@ -349,9 +338,9 @@ def struck(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("executor", [[], PROCESS], ids=["serial", "process"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_study_struck_by_a_signal_goes_on(
-    executor: list[str], number: signal.Signals, status: int, struck: Path, fork: Fork, tmp_path: Path
+    executor: list[str], number: signal.Signals, status: int, struck: Path, fork: Forks, tmp_path: Path
 ) -> None:
-    process = begin(tmp_path, *STRUCK, *executor, until="rung 1")
+    process = begin(fork, tmp_path, *STRUCK, *executor, until="rung 1")
     workers = children(process.pid)
     time.sleep(0.2)
     process.send_signal(number)
@@ -363,7 +352,8 @@ def test_a_study_struck_by_a_signal_goes_on(
         assert (run_dir / "results.csv").exists()
         assert "Traceback" not in err
     wait_for_the_end_of(workers)
-    result = fork(f"resume={run_dir}")
+    # Its own executor goes on once; elsewhere another does, which needs no workers.
+    result = fork(f"resume={run_dir}", *([] if number == signal.SIGINT else ["executor=serial"]))
     assert result.returncode == 0, result.stderr
     assert by_trial(run_dir) == by_trial(struck)
     assert winner(run_dir) == winner(struck)
@@ -373,21 +363,21 @@ def test_a_study_struck_by_a_signal_goes_on(
 
 
 @pytest.mark.parametrize("executor", [[], PROCESS], ids=["serial", "process"])
-def test_a_second_signal_ends_at_once(executor: list[str], fork: Fork, struck: Path, tmp_path: Path) -> None:
-    process = begin(tmp_path, *STRUCK, *executor, until="rung 1")
+def test_a_second_signal_ends_at_once(executor: list[str], fork: Forks, struck: Path, tmp_path: Path) -> None:
+    process = begin(fork, tmp_path, *STRUCK, *executor, until="rung 1")
     workers = children(process.pid)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 130
     wait_for_the_end_of(workers)
-    result = fork(f"resume={only_run(tmp_path)}")
+    result = fork(f"resume={only_run(tmp_path)}", "executor=serial")
     assert result.returncode == 0, result.stderr
     assert by_trial(only_run(tmp_path)) == by_trial(struck)
 
 
-def test_a_killed_worker_is_made_up_for(struck: Path, tmp_path: Path) -> None:
-    process = begin(tmp_path, *STRUCK, *PROCESS, "executor.checkpoint_every=1", until="rung 1")
+def test_a_killed_worker_is_made_up_for(fork: Forks, struck: Path, tmp_path: Path) -> None:
+    process = begin(fork, tmp_path, *STRUCK, *PROCESS, "executor.checkpoint_every=1", until="rung 1")
     workers = [pid for pid in children(process.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
     assert len(workers) == 2
     for pid in workers:
@@ -401,10 +391,10 @@ def test_a_killed_worker_is_made_up_for(struck: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "hyperband"])
-def test_workers_killed_with_their_parent_in_an_asynchronous_study(scheduler: str, fork: Fork, tmp_path: Path) -> None:
+def test_workers_killed_with_their_parent_in_an_asynchronous_study(scheduler: str, fork: Forks, tmp_path: Path) -> None:
     study = [f"scheduler={scheduler}", *STRUCK[1:], *PROCESS, "budget.evaluations=14"]
-    process = begin(tmp_path, *study, until="rung 1")
-    process.kill()
+    process = begin(fork, tmp_path, *study, until="rung 1")
+    process.send_signal(signal.SIGKILL)
     process.communicate()
     run_dir = only_run(tmp_path)
     before = decisions(run_dir)
@@ -416,32 +406,32 @@ def test_workers_killed_with_their_parent_in_an_asynchronous_study(scheduler: st
     assert history.running == 0 and history.halted.startswith("budget.evaluations=14")
 
 
-def test_a_second_signal_while_workers_wind_up_ends_at_once(fork: Fork, struck: Path, tmp_path: Path) -> None:
-    process = begin(tmp_path, *STRUCK, *PROCESS, until="rung 1")
+def test_a_second_signal_while_workers_wind_up_ends_at_once(fork: Forks, struck: Path, tmp_path: Path) -> None:
+    process = begin(fork, tmp_path, *STRUCK, *PROCESS, until="rung 1")
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130 and time.monotonic() - began < 10
-    assert fork(f"resume={only_run(tmp_path)}").returncode == 0
+    assert fork(f"resume={only_run(tmp_path)}", "executor=serial").returncode == 0
     assert by_trial(only_run(tmp_path)) == by_trial(struck)
 
 
-def test_a_second_parent_is_refused_with_the_first_ones_name(tmp_path: Path, fork: Fork) -> None:
-    process = begin(tmp_path, *STRUCK, until="rung 0")
+def test_a_second_parent_is_refused_with_the_first_ones_name(tmp_path: Path, fork: Forks) -> None:
+    process = begin(fork, tmp_path, *STRUCK, until="rung 0")
     try:
         result = fork(f"resume={only_run(tmp_path)}")
         assert result.returncode == 1
         assert f"pid {process.pid}" in result.stderr and "is being written by host" in result.stderr
         assert "Traceback" not in result.stderr
     finally:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.communicate()
     assert fork(f"resume={only_run(tmp_path)}").returncode == 0  # a dead owner's lock does not block
 
 
-def test_each_process_is_in_the_journal(halted: Path, fork: Fork) -> None:
+def test_each_process_is_in_the_journal(halted: Path, fork: Forks) -> None:
     assert fork(f"resume={halted}", "budget.evaluations=60", "executor.threads=1").returncode == 0
     (resumed,) = [event for event, _ in read(halted) if isinstance(event, Resumed)]
     assert "budget.evaluations=60" in resumed.settings["overrides"]
@@ -449,7 +439,7 @@ def test_each_process_is_in_the_journal(halted: Path, fork: Fork) -> None:
     assert resumed.settings["environment"]["threads"] == 1
 
 
-def test_several_studies_resume_in_one_multirun(fork: Fork, undisturbed: Path, tmp_path: Path) -> None:
+def test_several_studies_resume_in_one_multirun(fork: Forks, undisturbed: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         done = "5" if name == "a" else "11"
         assert fork(*SHA, f"budget.evaluations={done}", f"hydra.run.dir={name}", cwd=tmp_path).returncode == 0
@@ -458,7 +448,7 @@ def test_several_studies_resume_in_one_multirun(fork: Fork, undisturbed: Path, t
     assert rows(tmp_path / "a") == rows(tmp_path / "b") == rows(undisturbed)
 
 
-def test_a_multirun_goes_on_where_it_was(fork: Fork, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_multirun_goes_on_where_it_was(fork: Forks, undisturbed: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "it's a sweep"
     jobs = ["-m", *SHA, "seed=0,1", "notes='a b'", "optimizer.momentum=${optimizer.nesterov}"]
     assert fork(*jobs, override("hydra.sweep.dir", str(sweep)), cwd=tmp_path).returncode == 0

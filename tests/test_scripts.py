@@ -36,24 +36,25 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
-def call(repo: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(repo / "scripts" / "study.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def call(fork: Callable, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return fork(*map(str, arguments), program="scripts/study.py")
 
 
-def test_explain_says_why_at_each_rung(repo: Path, run_dir: Path) -> None:
+def test_explain_says_why_at_each_rung(fork: Callable, run_dir: Path) -> None:
     study = halving.load(run_dir)
-    said = call(repo, "explain", run_dir, "--trial", study.best.trial).stdout
+    said = call(fork, "explain", run_dir, "--trial", study.best.trial).stdout
     assert said.count("promoted: rank 1 of") == 2
     assert "completed: reached the last rung, 4" in said
     loser = next(trial for trial in study.trials if trial.state == "stopped")
-    assert "stopped: rank" in call(repo, "explain", run_dir, "--trial", loser.trial).stdout
-    missing = call(repo, "explain", run_dir, "--trial", 99)
+    assert "stopped: rank" in call(fork, "explain", run_dir, "--trial", loser.trial).stdout
+    missing = call(fork, "explain", run_dir, "--trial", 99)
     assert (missing.returncode, missing.stderr) == (1, "error: trial 99: the study has trials 0 to 3\n")
 
 
 @pytest.mark.parametrize("signal", [1.0, 0.0])
-def test_importance_is_one_number_on_the_page_and_on_the_terminal(repo: Path, tmp_path: Path, signal: float) -> None:
+def test_importance_is_one_number_on_the_page_and_on_the_terminal(
+    fork: Callable, tmp_path: Path, signal: float
+) -> None:
     noise = np.random.default_rng(0)
     halving.tune(
         lambda configuration, _: signal * configuration["x"] + 0.1 * noise.random(),
@@ -63,7 +64,7 @@ def test_importance_is_one_number_on_the_page_and_on_the_terminal(repo: Path, tm
         max_trials=30,
         run_dir=tmp_path / "study",
     )
-    said = call(repo, "importance", tmp_path / "study").stdout
+    said = call(fork, "importance", tmp_path / "study").stdout
     page = " ".join(re.sub("<[^>]*>", " ", (tmp_path / "study" / "report.html").read_text()).split())
     shares = re.findall(r"(-?[\d.]+ ± [\d.]+)  (\S+)", said)
     if signal:
@@ -77,12 +78,12 @@ def test_importance_is_one_number_on_the_page_and_on_the_terminal(repo: Path, tm
         assert not shares and " ± " not in page and " importance " not in page
 
 
-def test_rebuild_writes_the_same_files_from_the_journal_alone(repo: Path, run_dir: Path) -> None:
+def test_rebuild_writes_the_same_files_from_the_journal_alone(fork: Callable, run_dir: Path) -> None:
     names = ("results.csv", "curves.csv", "summary.json", "report.html")
     before = {name: (run_dir / name).read_bytes() for name in names}
     for name in names:
         (run_dir / name).unlink()
-    assert call(repo, "rebuild", run_dir).returncode == 0
+    assert call(fork, "rebuild", run_dir).returncode == 0
     assert {name: (run_dir / name).read_bytes() for name in names} == before
 
 
@@ -105,9 +106,9 @@ def wrong(run_dir: Path) -> list[str]:
     return [f"{finding.subject}: {finding.text}" for finding in verify(run_dir) if not finding.ok]
 
 
-def test_check_finds_nothing_wrong_with_whole_studies(repo: Path, whole: Path, run_dir: Path) -> None:
+def test_check_finds_nothing_wrong_with_whole_studies(fork: Callable, whole: Path, run_dir: Path) -> None:
     assert wrong(run_dir) == []
-    result = call(repo, "check", whole)
+    result = call(fork, "check", whole)
     assert result.returncode == 0 and "WRONG" not in result.stdout
     said = result.stdout
     assert "ok     checkpoints: 1 whole" in said
@@ -115,7 +116,7 @@ def test_check_finds_nothing_wrong_with_whole_studies(repo: Path, whole: Path, r
         assert f"ok     {name}: " in said
 
 
-def test_check_says_what_is_wrong_and_where(repo: Path, whole: Path) -> None:
+def test_check_says_what_is_wrong_and_where(fork: Callable, whole: Path) -> None:
     (checkpoint,) = whole.glob("checkpoints/*/*.pt")
     name = checkpoint.relative_to(whole).as_posix()
     raw = bytearray(checkpoint.read_bytes())
@@ -130,7 +131,7 @@ def test_check_says_what_is_wrong_and_where(repo: Path, whole: Path) -> None:
     (whole / "best.yaml").unlink()
     with (whole / "journal.jsonl").open("ab") as journal:
         journal.write(b'{"v":1,"seq"')
-    result = call(repo, "check", whole)
+    result = call(fork, "check", whole)
     assert result.returncode == 1
     found = [line.removeprefix("WRONG  ") for line in result.stdout.splitlines() if line.startswith("WRONG")]
     assert len(found) == 7
@@ -180,7 +181,7 @@ def test_a_study_that_runs_is_left_alone(whole: Path) -> None:
                 list(command(whole))
 
 
-def test_a_study_without_its_process_is_interrupted(repo: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_study_without_its_process_is_interrupted(fork: Callable, finished: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "killed"
     run_dir.mkdir()
     lines = (finished / "journal.jsonl").read_bytes().splitlines(keepends=True)
@@ -191,10 +192,10 @@ def test_a_study_without_its_process_is_interrupted(repo: Path, finished: Path, 
         study = halving.load(run_dir)
         (trial,) = (trial for trial in study.trials if study.history.state(trial) == "running")
         assert study.summary["end"] == "running"
-        assert call(repo, "explain", run_dir, "--trial", trial.trial).stdout.endswith(
+        assert call(fork, "explain", run_dir, "--trial", trial.trial).stdout.endswith(
             ": still running\n  now running\n"
         )
-    assert call(repo, "explain", run_dir, "--trial", trial.trial).stdout.endswith(": interrupted\n  now interrupted\n")
+    assert call(fork, "explain", run_dir, "--trial", trial.trial).stdout.endswith(": interrupted\n  now interrupted\n")
     rebuild(run_dir)
     assert json.loads((run_dir / "summary.json").read_text())["end"] == "interrupted"
     assert "<td>interrupted</td>" in (page := (run_dir / "report.html").read_text()) and "running" not in page
@@ -227,14 +228,14 @@ def mirrored(run_dir: Path) -> dict[str, list[dict]]:
     return found
 
 
-def test_rebuild_writes_the_wandb_runs_anew_and_none_twice(repo: Path, finished: Path, tmp_path: Path) -> None:
+def test_rebuild_writes_the_wandb_runs_anew_and_none_twice(fork: Callable, finished: Path, tmp_path: Path) -> None:
     # The ids of runs follow from the name of the directory.
     run_dir = Path(shutil.copytree(finished, tmp_path / finished.name, symlinks=True))
     before = mirrored(run_dir)
     assert len(before) == 1 + len(halving.load(run_dir).trials)
     damaged = next((run_dir / "wandb").glob("offline-run-*"))
     next(damaged.glob("*.wandb")).write_bytes(b"")
-    result = call(repo, "rebuild", run_dir)
+    result = call(fork, "rebuild", run_dir)
     assert result.returncode == 0, result.stderr
     assert f"{len(before)} offline W&B runs" in result.stdout
     assert mirrored(run_dir) == before
@@ -261,25 +262,25 @@ def test_a_tracker_that_is_off_says_so_and_rebuild_makes_up_for_it(fork: Callabl
     assert all(run[0]["run_group"] == "a-b-study" for run in mirrored(run_dir).values())
 
 
-def test_what_a_journal_says_does_not_command_the_terminal(repo: Path, tmp_path: Path) -> None:
+def test_what_a_journal_says_does_not_command_the_terminal(fork: Callable, tmp_path: Path) -> None:
     events = (
         halving.history.Header("s\x1b[2J", "sha", "random", 0, 1),
         halving.trial.Start(0, {"a\x1b[2J": "\x1b]0;x\x07"}, 1),
     )
     (tmp_path / "journal.jsonl").write_bytes(b"".join(encode(event, i, 0.0) for i, event in enumerate(events)))
-    said = call(repo, "explain", tmp_path, "--trial", 0).stdout
+    said = call(fork, "explain", tmp_path, "--trial", 0).stdout
     assert "\\x1b[2J" in said and "\x1b" not in said
 
 
-def test_picture_is_drawn(repo: Path, run_dir: Path, tmp_path: Path) -> None:
-    assert call(repo, "picture", run_dir, tmp_path / "study.png").returncode == 0
-    nowhere = call(repo, "picture", run_dir, tmp_path / "none" / "study.png")
+def test_picture_is_drawn(fork: Callable, run_dir: Path, tmp_path: Path) -> None:
+    assert call(fork, "picture", run_dir, tmp_path / "study.png").returncode == 0
+    nowhere = call(fork, "picture", run_dir, tmp_path / "none" / "study.png")
     assert nowhere.returncode == 1 and nowhere.stderr.startswith("error: ") and nowhere.stderr.count("\n") == 1
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_journal_is_one_line(repo: Path, tmp_path: Path) -> None:
-    result = call(repo, "rebuild", tmp_path)
+def test_no_journal_is_one_line(fork: Callable, tmp_path: Path) -> None:
+    result = call(fork, "rebuild", tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: {tmp_path}: no journal.jsonl there")
     assert result.stderr.count("\n") == 1

@@ -43,9 +43,9 @@ def report(arguments: argparse.Namespace) -> None:
 
 def picture(arguments: argparse.Namespace) -> None:
     """Draw the rungs and the learning curves into one PNG file."""
-    from halving.report.figures import figure_png
+    from halving.report.drawing import drawing
 
-    figure_png(load(arguments.run_dir).history, arguments.file)
+    drawing("figures").figure_png(load(arguments.run_dir).history, arguments.file)
     print(arguments.file)
 
 

@@ -1,12 +1,8 @@
 """report.html: one file that shows a study, with no remote parts."""
 
 import json
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,6 +11,7 @@ from markupsafe import Markup
 from halving.errors import UserError, noted
 from halving.history import Evaluation, Header, History, Trial
 from halving.report.conclusion import in_full
+from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
 from halving.report.tables import (
@@ -71,25 +68,8 @@ def report_html(history: History, problems: list[str] | None = None) -> str:
 def drawn(figure: str, history: History, problems: list[str]) -> Markup:
     """Return a figure as SVG; where it cannot be drawn, why."""
     with noted(f"the figure {figure} could not be drawn", problems):
-        return Markup(getattr(_figures(), figure)(history))
+        return Markup(getattr(drawing("figures"), figure)(history))
     return Markup('<p class="muted">{}</p>').format(problems[-1])
-
-
-def _figures() -> ModuleType:
-    """Import what draws, even where matplotlib cannot read what a user has set for it."""
-    name, before = "halving.report.figures", set(sys.modules)
-    try:
-        return import_module(name)
-    except Exception:
-        kept = {key: os.environ.pop(key) for key in ("MPLBACKEND", "MATPLOTLIBRC") if key in os.environ}
-        os.environ["MATPLOTLIBRC"] = os.devnull
-        for half in [module for module in sys.modules if module.startswith("matplotlib") and module not in before]:
-            del sys.modules[half]
-        try:
-            return import_module(name)
-        finally:
-            del os.environ["MATPLOTLIBRC"]
-            os.environ.update(kept)
 
 
 def importance(history: History, problems: list[str]) -> Importances | str | None:
