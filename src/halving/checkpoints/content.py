@@ -50,7 +50,8 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no checkpoint there")
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.inference_mode(False):  # what is trained on could not be one of its tensors
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         expected = content.pop("digest")
     except Exception as error:
         raise UserError(f"{path} is damaged: it is no readable checkpoint ({type(error).__name__})") from error
@@ -77,8 +78,8 @@ def storable(value: Any, at: str) -> Any:
             return _rebuilt(value, lambda child, name: storable(child, f"{at}[{name!r}]"))
         case _:
             raise StudyError(
-                f"{at} is a {type(value).__name__}, which a checkpoint cannot hold: let the state be of numbers, text, "
-                "dense tensors, arrays, lists and dicts, or write it to trial.directory yourself"
+                f"{at} is of type {type(value).__name__}, which a checkpoint cannot hold: let the state be of numbers, "
+                "text, dense tensors, arrays, lists and dicts, or write it to trial.directory yourself"
             )
 
 
