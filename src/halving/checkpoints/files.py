@@ -12,7 +12,7 @@ _CHUNK = 1 << 20
 
 
 def copy(source: Path, target: Path, sync: bool = False) -> None:
-    """Copy a directory's files and subdirectories to `target`, which is made; links are followed.
+    """Copy a directory's files and subdirectories to `target`, which is made; links are followed if they lead anywhere.
 
     Where the file system shares blocks between files, nothing is written twice. With `sync` the copy is durable.
     """
@@ -20,7 +20,7 @@ def copy(source: Path, target: Path, sync: bool = False) -> None:
     for entry in sorted(source.iterdir()):
         if entry.is_dir():
             copy(entry, target / entry.name, sync)
-        else:
+        elif entry.is_file():
             _copy_file(entry, target / entry.name, sync)
     if sync:
         durable(target)

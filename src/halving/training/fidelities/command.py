@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from halving.checkpoints.files import copy
 from halving.checkpoints.store import State
-from halving.data.keys import key
+from halving.data.keys import trial_seed
 from halving.errors import UserError, did_you_mean
 from halving.training.fidelities.base import Setting
 from halving.training.recipe import config_hash
@@ -155,8 +155,7 @@ class Command:
 
 
 def _own(setting: Setting, job: Job, directory: Path) -> dict[str, Any]:
-    trial = setting.config["trial"]
-    seed = key(setting.config["seed"], trial) % 2**31
+    trial, seed = setting.config["trial"], trial_seed(setting.config["seed"], setting.config["trial"])
     return {"directory": directory, "since": job.since, "until": job.until, "trial": trial, "seed": seed}
 
 
