@@ -17,13 +17,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`.
 _FORKS = """
-import gc, json, os, runpy, sys
-import halving.app, halving.data.scikit_digits, halving.report.figures, halving.report.html
-import hydra, scipy.stats, sklearn.datasets, torch._dynamo
+import atexit, gc, json, os, runpy, sys, threading
+import halving, halving.app, halving.data.scikit_digits, halving.report.figures, halving.report.html
+import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 Plugins.instance()
 OverridesParser.create().parse_overrides(["a.b=[1,{c:'d'}]", "~e", "+f=1.0"])
+omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.create({"a": "x${b.c}", "b": {"c": "${oc.env:A,${d}}", "d": 1}}))
+drawn = halving.tune(lambda c, r: c["x"] / r, {"x": [3.0, 2.0, 1.0]}, halving.SuccessiveHalving, r_max=3).history
+halving.report.html.report_html(drawn)
 gc.freeze()
 for line in sys.stdin:
     if (child := os.fork()) == 0:
@@ -38,7 +41,19 @@ os.environ.update(call["env"])
 for number, name in enumerate(("/dev/null", call["out"], call["err"])):
     os.dup2(os.open(name, os.O_RDWR), number)
 sys.argv = call["argv"]
-runpy.run_path(sys.argv[0], run_name="__main__")
+sys.path[:1] = [os.path.dirname(sys.argv[0]), *filter(None, call["env"].get("PYTHONPATH", "").split(os.pathsep))]
+status = None
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as ended:
+    status = ended.code
+if isinstance(status, str):
+    print(status, file=sys.stderr)
+    status = 1
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+os._exit(status or 0)  # taking all modules apart would take half a second
 """
 
 

@@ -42,7 +42,11 @@ UNREADABLE = [
     ("optimizer=null", "optimizer=none", "no such option", "sgd"),
     ("=3", "Config group override"),
     ("lr", "cannot read the override 'lr': it is no option, and not written key=value"),
-    ("budget=null", "budget", "not Optional"),
+    ("budget=null", "budget=null: it needs a value"),
+    ("eta=null", "eta=null: it needs a value"),
+    ("model=1", "model=1: no such option", "mlp"),
+    ("space=true", "space=true: no such option", "default"),
+    ("space=[1]", "space/1"),
     ("seed=1e3", "seed", "1000.0", "Integer"),
     ("eta=inf", "eta", "inf", "Integer"),
     ("name=", "name=: names a folder below outputs/"),
@@ -74,6 +78,10 @@ RULES = [
     ("seed=-1", "seed=-1", "negative"),
     ("trial=-1", "trial=-1", "negative"),
     ("epochs=0", "epochs=0", "at least 1"),
+    ("optimizer.lr=null", "optimizer.lr=null: SGD needs a value, such as 0.001"),
+    ("model.outputs=null", "model.outputs=null: LeNetModern needs a value"),
+    ("data.seed=null", "data.seed=null: digits needs a value"),
+    ("data=airfoil data_dir=", "data_dir=: names no place"),
     ("optimizer.lr=-1.0", "learning rate", "-1.0"),
     ("optimizer.lr=-1", "learning rate", "-1"),
     ("lr_schedule.warmup=abc", "lr_schedule.warmup=abc", "number of epochs"),
@@ -211,6 +219,14 @@ def test_a_full_disk_behind_the_output_does_not_end_the_study(repo: Path, tmp_pa
     )
     assert (result.returncode, result.stderr) == (0, SILENT)
     assert json.loads((tmp_path / "study" / "summary.json").read_text())["end"] == "finished"
+
+
+@pytest.mark.parametrize("words", ["train.py --help", "train.py --info all", "scripts/study.py --help"])
+def test_a_full_disk_behind_a_mere_look_is_one_line(words: str, repo: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, *words.split()]
+        result = subprocess.run(command, cwd=repo, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (1, "error: cannot print: No space left on device\n")
 
 
 @pytest.mark.parametrize("row", [*RULES, *SPACES], ids=lambda row: row[0])

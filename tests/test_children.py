@@ -206,6 +206,19 @@ def test_ctrl_c_in_a_terminal_is_answered_at_once_and_fails_no_trial(executor: s
     assert [trial.state for trial in study.trials] == ["completed"] * 2
 
 
+def test_a_terminal_shows_at_once_that_something_is_coming(repo: Path, tmp_path: Path) -> None:
+    small = ["model=softmax", "data.train_samples=100", "tracker=none", "r_max=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    pid, terminal = in_a_terminal([sys.executable, str(repo / "train.py"), *small])
+    try:
+        assert until(terminal, "loading torch and the data ...\r") == "loading torch and the data ...\r"
+        assert not (tmp_path / "run" / "journal.jsonl").exists()
+        shown = until(terminal, "")
+    finally:
+        os.close(terminal)
+        os.waitpid(pid, 0)
+    assert shown.startswith("\x1b[K") and "loading" not in shown and "files: " in shown
+
+
 def test_a_signal_is_answered_without_a_display(capsys: pytest.CaptureFixture[str]) -> None:
     def function(configuration: dict[str, Any], resource: int) -> float:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -389,9 +389,11 @@ def test_its_version_is_shown(fork: Callable) -> None:
     assert fork("--version").stdout.splitlines()[0] == f"halving {version('halving')}"
 
 
-def test_the_resolved_config_is_shown(run: Callable) -> None:
-    config = yaml.safe_load(run("--cfg", "job", "--resolve", "fidelity.r_max=9", HALVING_DATA="/d").stdout)
-    assert (config["r_max"], config["epochs"], config["scheduler"]["r_max"], config["data_dir"]) == (9, 9, 9, "/d")
+def test_the_resolved_config_is_shown(fork: Callable, repo: Path) -> None:
+    for data, directory in (("/d", "/d"), ("", str(repo / "data"))):
+        config = yaml.safe_load(fork("--cfg", "job", "--resolve", "fidelity.r_max=9", HALVING_DATA=data).stdout)
+        assert [config[key] for key in ("r_max", "epochs", "data_dir")] == [9, 9, directory]
+        assert config["scheduler"]["r_max"] == 9
 
 
 def assert_same(again: dict[str, Any], study: dict[str, Any]) -> None:
@@ -574,6 +576,26 @@ def test_a_dimension_is_replaced_by_one_override(fork: Callable, tmp_path: Path)
     assert len(halving.load(run_dir).trials) == 12
     other = fork(f"resume={run_dir}", "scheduler.rounds=3", "space.optimizer.lr=[0.1,0.3]")
     assert other.returncode == 1 and "space.optimizer.lr: [0.1, 0.2] in the study, [0.1, 0.3]" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("~space", "+space.optimizer.lr=[0.2,0.3]"), ("space={optimizer: {lr: [0.2,0.3]}}",)]
+)
+def test_a_whole_space_is_replaced(words: tuple[str, ...], fork: Callable, tmp_path: Path) -> None:
+    for begun in ("hydra.run.dir=study", "resume=study"):
+        result = fork(*SMALL, "scheduler=sha", *words, begun, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    found = [trial.configuration["optimizer.lr"] for trial in halving.load(tmp_path / "study").trials]
+    assert found[0] == 0.1 and {*found[1:]} == {0.2, 0.3}
+    assert halving.load(tmp_path / "study").history.header.dimensions == ("optimizer.lr",)
+
+
+@pytest.mark.parametrize("option", ["disabled", "none", "stdout"])
+def test_logs_go_where_hydra_is_told(option: str, fork: Callable, tmp_path: Path) -> None:
+    result = fork(*SMALL, f"hydra/job_logging={option}", "hydra/hydra_logging=disabled", "lr_schedule.warmup=2",
+                  "hydra.run.dir=run", cwd=tmp_path)  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not (tmp_path / "run" / "train.log").exists()
 
 
 def test_a_dimension_is_replaced_in_each_job_of_a_multirun(fork: Callable, tmp_path: Path) -> None:

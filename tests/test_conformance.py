@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Run
 
 from halving.conformance import Result, conform
 from halving.conformance.__main__ import main
@@ -52,6 +53,19 @@ SEARCHERS: list[tuple[str, dict[str, Any]]] = [
     ("OptunaSearcher", {"sampler": "gp", "options": {"n_startup_trials": 29}}),
     ("OptunaSearcher", {"sampler": "cmaes", "options": {"popsize": 3}}),
 ]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(fork: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process is a fork of one that has imported all, but where the command line calls the suite."""
+    run, program = subprocess.run, "src/halving/conformance/__main__.py"
+
+    def forked(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if "--digests" not in command:
+            return run(command, **options)
+        return fork(*command[3:], program=program, PYTHONPATH=options["env"]["PYTHONPATH"])
+
+    monkeypatch.setattr(subprocess, "run", forked)
 
 
 def complaints(results: list[Result]) -> dict[str, str]:

@@ -7,7 +7,6 @@ page. `<!-- not run: why -->` after a command or a fence, or `<!-- commands not 
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,28 +75,42 @@ def _is_command(line: str) -> bool:
     return words[0] in PROGRAMS and (len(words) > 2 or words == ["python", "train.py"])
 
 
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the studies of all pages lie."""
+    return tmp_path_factory.mktemp("outputs")
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(outputs: Path, tmp_path: Path) -> Path:
     """A directory in which the checkout's own files lie as at its root."""
     for name in ("train.py", "conf", "scripts", "src", "docs"):
         (tmp_path / name).symlink_to(REPO / name)
+    (tmp_path / "outputs").symlink_to(outputs)
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def done() -> set[str]:
+    """The commands that pages have run: what two pages say need run once."""
+    return set()
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_what_a_page_says_to_run_runs(fork: Run, place: Path, path: Path) -> None:
+def test_what_a_page_says_to_run_runs(fork: Run, place: Path, done: set[str], path: Path) -> None:
     page = Page.read(path)
     for name, content in page.files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(content, encoding="utf-8")
-    if any("<run dir>" in command for command in page.commands):
-        _run(fork, "python train.py scheduler=sha eta=3", place)
-    for command in dict.fromkeys(page.commands):
-        _run(fork, command, place)
+    begun = ["python train.py scheduler=sha eta=3"] if any("<run dir>" in it for it in page.commands) else []
+    for command in dict.fromkeys([*begun, *page.commands]):
+        if command not in done:
+            _run(fork, command, place)
+            done.add(command)
     if page.script:
         (place / "page.py").write_text(page.script, encoding="utf-8")
-        done = subprocess.run([sys.executable, "page.py"], cwd=place, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        ran = fork(cwd=place, program=str(place / "page.py"))
+        assert ran.returncode == 0, ran.stderr
 
 
 def _run(fork: Run, command: str, place: Path) -> None:
@@ -115,6 +128,8 @@ def _run(fork: Run, command: str, place: Path) -> None:
             taken = keys | {key.replace("data", "data.train_samples") for key in keys}  # data of one's own may lack it
             more = () if own else [word for word in _SMALL if word.partition("=")[0] not in taken]
             done = fork(*arguments, *more, cwd=place)
+        case ["python", program, *arguments] if program.endswith(".py"):
+            done = fork(*arguments, cwd=place, program=program)
         case _:
             done = subprocess.run(words, cwd=place, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

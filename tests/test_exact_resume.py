@@ -1,11 +1,14 @@
 """Training to r1, saving, and going on in another process ends bit for bit where straight training does."""
 
+import json
 import random
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +69,30 @@ def drawn(**settings: Any) -> Data:
     return replace(digits(**settings), seed=int(1000 * draw()))
 
 
-def build(overrides: list[str], run_dir: Path) -> tuple[Any, Setting]:
-    torch.set_num_threads(1)
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
     register(CONF)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         small = SMALL[:4] if any(item.startswith("model=") for item in overrides) else SMALL
-        config = trials.plain(compose("config", [*small, *overrides]))
+        return trials.plain(compose("config", [*small, *overrides]))
+
+
+def build(overrides: list[str], run_dir: Path) -> tuple[Any, Setting]:
+    return built(composed(*overrides), run_dir)
+
+
+def built(config: dict[str, Any], run_dir: Path) -> tuple[Any, Setting]:
+    torch.set_num_threads(1)
+    config = deepcopy(config)
     return instantiate(config["fidelity"]), Setting(config, Store(run_dir))
 
 
 def train(overrides: list[str], run_dir: Path, since: int, until: int) -> Finished:
-    fidelity, setting = build(overrides, run_dir)
+    return trained(composed(*overrides), run_dir, since, until)
+
+
+def trained(config: dict[str, Any], run_dir: Path, since: int, until: int) -> Finished:
+    fidelity, setting = built(config, run_dir)
     *_, finished = fidelity.run(setting, Job(0, {}, since, until))
     return finished
 
@@ -88,8 +104,8 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 def go_on(root: Path) -> None:
     """Be the other process: train every paused combination from 2 to 4."""
-    for name, overrides in COMBINATIONS.items():
-        train(overrides, root / name / "paused", 2, 4)
+    for name, config in json.loads((root / "configs.json").read_text()).items():
+        trained(config, root / name / "paused", 2, 4)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +114,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, overrides in COMBINATIONS.items():
         train(overrides, directory / name / "straight", 0, 4)
         train(overrides, directory / name / "paused", 0, 2)
+    configs = {name: composed(*overrides) for name, overrides in COMBINATIONS.items()}
+    (directory / "configs.json").write_text(json.dumps(configs))
     script = "import sys; from pathlib import Path; import test_exact_resume as t; t.go_on(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", script, str(directory)], cwd=Path(__file__).parent, check=True)
     return directory
@@ -232,3 +250,14 @@ def test_a_trial_in_memory_equals_one_read_from_disk(tmp_path: Path) -> None:
     assert all(isinstance(epoch, Epoch) for epoch in epochs)
     straight, _ = fidelity_run_straight(tmp_path / "straight")
     assert all(torch.equal(value, straight[key]) for key, value in weights(tmp_path).items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("name", ["optimizer-adam", "convolutions", "batch-norm", "own-generators"])
+def test_on_a_gpu_paused_training_equals_straight(name: str, tmp_path: Path) -> None:
+    overrides = [*COMBINATIONS[name], "device=cuda"]
+    train(overrides, tmp_path / "straight", 0, 4)
+    train(overrides, tmp_path / "paused", 0, 2)
+    train(overrides, tmp_path / "paused", 2, 4)
+    straight, paused = weights(tmp_path / "straight"), weights(tmp_path / "paused")
+    assert all(torch.equal(straight[key], paused[key]) for key in straight)

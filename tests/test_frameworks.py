@@ -133,8 +133,6 @@ def sklearn(trial: Running) -> Iterator[dict[str, float]]:
     if trial.since:
         model = joblib.load(trial.directory / "model.joblib")
         trial.keep()
-    else:
-        (trial.directory / "latest").symlink_to("gone")  # as loggers leave them
     while True:
         model.partial_fit(inputs, labels, classes=[0, 1])
         joblib.dump(model, trial.directory / "model.joblib")

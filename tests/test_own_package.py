@@ -4,14 +4,11 @@ import json
 import math
 import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from conftest import environment
 
 PACKAGE = """
     import os
@@ -154,20 +151,20 @@ def test_a_primary_config_is_looked_for_where_the_user_says_first(fork: Callable
     assert "name: theirs" in fork("--config-dir", "conf", "--cfg", "job", cwd=mine).stdout
 
 
-def test_own_model_and_data(run: Callable, repo: Path, mine: Path) -> None:
+def test_own_model_and_data(fork: Callable, repo: Path, mine: Path) -> None:
     summary = studied(
-        run, mine, "model=tiny", "data=rings", "scheduler=sha", "+space.model.width=[4,8,16]", "optimizer.lr=0.5"
+        fork, mine, "model=tiny", "data=rings", "scheduler=sha", "+space.model.width=[4,8,16]", "optimizer.lr=0.5"
     )
     assert (summary["trials"], summary["resource_spent"], summary["full_resource"]) == (3, 5, 9)
     assert summary["best_configuration"]["model.width"] in (4, 8, 16)
     assert summary["best_error"] < 0.5
-    again = retrained(summary["command"], repo, mine)
+    again = retrained(summary["command"], fork, repo, mine)
     assert (again["best_error"], again["test_error"]) == (summary["best_error"], summary["test_error"])
 
 
-def test_own_lazy_model_and_metric_on_a_batch_size_that_leaves_one(run: Callable, mine: Path) -> None:
+def test_own_lazy_model_and_metric_on_a_batch_size_that_leaves_one(fork: Callable, mine: Path) -> None:
     summary = studied(
-        run, mine, "model=unshaped", "data=rings", "scheduler=sha", "data.batch_size=53", "~space.data",
+        fork, mine, "model=unshaped", "data=rings", "scheduler=sha", "data.batch_size=53", "~space.data",
         "metric=max:val_recall",
     )  # fmt: skip
     assert (summary["metric"], summary["failed"]) == ("val_recall", 0)
@@ -179,29 +176,31 @@ def test_own_lazy_model_and_metric_on_a_batch_size_that_leaves_one(run: Callable
         "inputs, targets = next(data.batches(data.test, size=1000))\n"
         "assert float(mine.recall(model(inputs), targets)) == tested['test_recall'], tested"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=mine, env=environment(PYTHONPATH=str(mine)), check=True)
+    (mine / "code.py").write_text(code)
+    tested = fork(program=str(mine / "code.py"), cwd=mine)
+    assert tested.returncode == 0, tested.stderr
     page = (mine / "study" / "report.html").read_text("utf-8")
     assert "best validation recall: <b>" in page and "with a test recall of <b>" in page
 
 
-def test_a_label_without_an_output_is_refused_before_anything_trains(run: Callable, mine: Path) -> None:
+def test_a_label_without_an_output_is_refused_before_anything_trains(fork: Callable, mine: Path) -> None:
     own = ("model=tiny", "data=rings", "data.odd=5", "tracker=none", "trusted_packages=[mine]")
-    result = run("--config-dir", str(mine / "conf"), *own, f"hydra.run.dir={mine / 'study'}", PYTHONPATH=str(mine))
+    result = fork("--config-dir", str(mine / "conf"), *own, f"hydra.run.dir={mine / 'study'}", PYTHONPATH=str(mine))
     assert result.returncode == 1
     assert result.stderr.startswith("error: data: the test set has the class 6, but data.outputs=2: then classes are 0")
     assert result.stderr.count("\n") == 1 and not (mine / "study" / "checkpoints").exists()
 
 
-def test_own_objective(run: Callable, repo: Path, mine: Path) -> None:
-    summary = studied(run, mine, "experiment=valley", "executor=process", "executor.workers=1")
+def test_own_objective(fork: Callable, repo: Path, mine: Path) -> None:
+    summary = studied(fork, mine, "experiment=valley", "executor=process", "executor.workers=1")
     x = summary["best_configuration"]["fidelity.configuration.x"]
     assert summary["best_error"] == pytest.approx((x - 0.3) ** 2 + 1 / 3, abs=1e-12)
     # It starts anew at every rung: three trials for 1 and one for 3 units, where all in full had taken 9.
     assert (summary["trials"], summary["resource_spent"], summary["full_resource"]) == (3, 6, 9)
-    assert retrained(summary["command"], repo, mine)["best_error"] == summary["best_error"]
+    assert retrained(summary["command"], fork, repo, mine)["best_error"] == summary["best_error"]
 
 
-def test_what_fails_in_the_winners_test_loses_nothing_else(run: Callable, mine: Path) -> None:
+def test_what_fails_in_the_winners_test_loses_nothing_else(fork: Callable, mine: Path) -> None:
     """And a model that changes the directory finds its data, which lie where `data_dir` said from where one typed."""
     flag = mine / "flag"
     flag.touch()
@@ -210,7 +209,7 @@ def test_what_fails_in_the_winners_test_loses_nothing_else(run: Callable, mine: 
     paths = os.pathsep.join((str(mine), os.environ.get("PYTHONPATH", "")))
     env = {"PYTHONPATH": paths, "FRAGILE": str(flag), "HALVING_TRUSTED_PACKAGES": "mine"}
     study = ["model=fragile", "data=marked", "data_dir=files", "scheduler=sha", "r_max=3", "tracker=none"]
-    result = run(
+    result = fork(
         "--config-dir", "conf", *study, "~space.data", "executor.threads=1", "hydra.run.dir=run", cwd=mine, **env
     )
     assert result.returncode == 1 and "Traceback" not in result.stderr
@@ -224,7 +223,7 @@ def test_what_fails_in_the_winners_test_loses_nothing_else(run: Callable, mine: 
     assert "Traceback" in (mine / "run/train.log").read_text("utf-8")
 
     flag.unlink()
-    result = run(f"resume={mine / 'run'}", cwd=mine, **env)
+    result = fork(f"resume={mine / 'run'}", cwd=mine, **env)
     assert result.returncode == 0, result.stderr
     again = json.loads((mine / "run/summary.json").read_text("utf-8"))
     assert math.isfinite(again["test_error"]) and again["command"] == told["command"]
@@ -237,17 +236,17 @@ def test_it_has_to_be_trusted_first(fork: Callable, mine: Path) -> None:
         assert result.stderr.startswith(f"error: {path}") and "type trusted_packages=[mine] on" in result.stderr
 
 
-def test_a_part_that_calls_sys_exit_ends_no_study_in_silence(run: Callable, mine: Path) -> None:
+def test_a_part_that_calls_sys_exit_ends_no_study_in_silence(fork: Callable, mine: Path) -> None:
     (mine / "mine.py").write_text("import sys\n\n\nclass Tiny:\n    def __init__(self, **_):\n        sys.exit()\n")
     own = ["--config-dir", str(mine / "conf"), "model=tiny", "trusted_packages=[mine]", "tracker=none"]
-    result = run(*own, PYTHONPATH=str(mine))
+    result = fork(*own, PYTHONPATH=str(mine))
     assert result.returncode == 1 and "has called sys.exit()" in result.stderr
     assert "mine.py" in result.stderr
 
 
-def studied(run: Callable, mine: Path, *arguments: str) -> dict:
+def studied(fork: Callable, mine: Path, *arguments: str) -> dict:
     run_dir = mine / "study"
-    result = run(
+    result = fork(
         *(
             "--config-dir",
             str(mine / "conf"),
@@ -264,17 +263,10 @@ def studied(run: Callable, mine: Path, *arguments: str) -> dict:
     return json.loads((run_dir / "summary.json").read_text("utf-8"))
 
 
-def retrained(command: str, repo: Path, mine: Path) -> dict:
+def retrained(command: str, fork: Callable, repo: Path, mine: Path) -> dict:
     run_dir = mine / "again"
-    result = subprocess.run(
-        f"{command} hydra.run.dir={shlex.quote(str(run_dir))}",
-        shell=True,
-        cwd=repo,
-        env=environment(PYTHONPATH=os.pathsep.join(filter(None, (str(mine), os.environ.get("PYTHONPATH"))))),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = (*shlex.split(command)[2:], f"hydra.run.dir={run_dir}")
+    result = fork(*words, cwd=repo, PYTHONPATH=os.pathsep.join((str(mine), os.environ.get("PYTHONPATH", ""))))
     assert result.returncode == 0, result.stderr
     return json.loads((run_dir / "summary.json").read_text("utf-8"))
 
@@ -289,7 +281,7 @@ def test_what_lies_where_one_types_is_imported_only_if_somebody_trusts(fork: Cal
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_an_objective_may_leave_the_directory_and_delete_what_it_likes(
-    run: Callable, tmp_path: Path, gone: bool
+    fork: Callable, tmp_path: Path, gone: bool
 ) -> None:
     (tmp_path / "wanderer.py").write_text(
         "import os, shutil, tempfile\n"
@@ -301,7 +293,7 @@ def test_an_objective_may_leave_the_directory_and_delete_what_it_likes(
         "    return 1 / resource\n"
     )
     (cwd := tmp_path / "cwd").mkdir()
-    result = run(
+    result = fork(
         *("fidelity=function", "fidelity.function=wanderer.error", "trusted_packages=[wanderer]", "scheduler=sha"),
         *("r_max=3", "tracker=none", f"hydra.run.dir={tmp_path / 'run'}"),
         cwd=cwd,

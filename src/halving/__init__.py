@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from halving.simulation import simulate
     from halving.space import Space
     from halving.study import Study, load, tune
+    from halving.targets import instantiate
     from halving.tuner import Budget
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Study",
     "SuccessiveHalving",
     "UserError",
+    "instantiate",
     "load",
     "simulate",
     "tune",
@@ -36,6 +38,7 @@ _HOMES = {
     "Study": "study",
     "SuccessiveHalving": "schedulers",
     "UserError": "errors",
+    "instantiate": "targets",
     "load": "study",
     "simulate": "simulation",
     "tune": "study",

@@ -30,7 +30,7 @@ from halving.report.conclusion import conclusion
 from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
 from halving.study import first_failure, nothing_left, planned_cost
-from halving.targets import check_trusted, instantiate, locate
+from halving.targets import check_trusted, instantiate, locate, trusted_in_environment
 from halving.terminal import Terminal
 from halving.tracking.base import Tracker, Trackers
 from halving.tracking.progress import Progress
@@ -156,8 +156,10 @@ def _settings(
 
 
 def _again(run_dir: Path) -> str:
-    """Return the command that goes on with a study."""
-    return commands.line(commands.override("resume", str(run_dir)))
+    """Return the command that goes on with a study: what was trusted as typed has to be typed again."""
+    lasting = trusted_in_environment()
+    typed = [package for package in trusted_packages() if package not in lasting]
+    return commands.line(commands.override("resume", str(run_dir)), *winner.trusting(typed))
 
 
 def _note(console: Terminal, notes: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """What a study optimises: training one trial, as executors run it here or in other processes."""
 
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class Objective:
     trusted: tuple[str, ...] = ()
     choices: Choices = trials.NO_CHOICES
     store: Store = field(init=False, compare=False)
+    _processes: set[int] = field(default_factory=set[int], compare=False, repr=False)  # that began with `threads`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Store(self.run_dir))
@@ -78,8 +80,10 @@ class Objective:
         return trials.plain(trials.overlay(self.cfg, configuration, self.cfg.trial + trial, self.choices))
 
     def _prepared(self, configuration: Configuration, trial: int) -> tuple[Fidelity, Setting]:
-        torch.set_num_threads(self.threads)
         config = self.config(configuration, trial)
         check_trusted(config, self.trusted)
+        if os.getpid() not in self._processes:  # after what is the user's was imported, and before it runs
+            torch.set_num_threads(self.threads)
+            self._processes.add(os.getpid())
         fidelity: Fidelity = instantiate(config["fidelity"], "fidelity")
-        return fidelity, Setting(config, self.store)
+        return fidelity, Setting(config, self.store, self.threads)

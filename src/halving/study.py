@@ -244,7 +244,9 @@ def tune(
             root = Path(opened.enter_context(TemporaryDirectory(prefix="halving-")))
         objective: Trainings | None = None
         if training and root is not None:
-            objective = Trainings(cast(Callable[[Running], Any], function), Store(root), seed, metric, r_max, test)
+            store = Store(root)
+            opened.callback(store.close)
+            objective = Trainings(cast(Callable[[Running], Any], function), store, seed, metric, r_max, test)
         workers = executor(objective or _Calls(cast(Callable[[Configuration, int], float], function), seed))
         try:
             journal = _journal(directory, resume, header, allocator) if directory is not None else None

@@ -39,8 +39,7 @@ def check_trusted(config: Any, packages: Iterable[str] = (), where: str = "") ->
     named = list(_names(config, where))
     if COMMAND not in own and (command := _command(config)):
         raise UserError(
-            f"fidelity.command: a file, and nobody at this command line, says to run {command!r}; if you trust it, "
-            f"type it again as fidelity.command=..., or trusted_packages=[{COMMAND}]"
+            f"fidelity.command: a file, and nobody at this command line, says to run {command!r}; {_remedy(COMMAND)}"
         )
     for path, target in named:
         if problem := _objection_to_name(target, own):
@@ -81,7 +80,8 @@ def instantiate(config: Any, /, where: str = "", **extra: Any) -> Any:
             try:
                 return function(*arguments, **keywords)
             except (TypeError, ValueError) as error:
-                raise UserError(f"{where or target}: {function_name(function)}: {error}") from error
+                said = f"{where or target}: {function_name(function)}: {error}"
+                raise UserError(lacking(function, keywords, where) or said) from error
         case Mapping():
             return {key: instantiate(value, join(where, str(key))) for key, value in config.items()}
         case list() | tuple():
@@ -120,6 +120,15 @@ def check_call(
         (signature.bind_partial if bind else signature.bind)(*arguments, **keywords)
     except TypeError as error:
         raise UserError(f"{where}: {function_name(function)}: {error}") from error
+
+
+def lacking(function: Callable[..., Any], keywords: Mapping[str, Any], where: str) -> str:
+    """Say which of the keys is null although `function` does not do without, or nothing."""
+    for key, parameter in inspect.signature(function).parameters.items():
+        if key in keywords and keywords[key] is None and parameter.default is not None:
+            such = "" if parameter.default is parameter.empty else f", such as {parameter.default}"
+            return f"{join(where, key)}=null: {function_name(function)} needs a value{such}"
+    return ""
 
 
 def function_name(function: Callable[..., Any]) -> str:

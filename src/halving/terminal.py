@@ -15,6 +15,7 @@ from rich.segment import Segment
 
 from halving.errors import UserError
 
+_coming: list[str] = []  # what a terminal shows for now
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -43,8 +44,26 @@ def one_line(*mistakes: type[Exception]) -> Iterator[None]:
         if not _unread():
             raise
         sys.exit(1)
+    except SystemExit:
+        if refused := _refused():
+            sys.exit(refused)
+        raise
     except (UserError, *mistakes) as error:
-        sys.exit(printable(f"error: {error}"))
+        sys.exit(_refused() or printable(f"error: {error}"))
+    except OSError:
+        if not (refused := _refused()):
+            raise
+        sys.exit(refused)
+
+
+def _refused() -> str:
+    """Say why what was printed cannot arrive, as on a full disk, or nothing; if so, the rest goes nowhere."""
+    try:
+        print(end="", flush=True)
+    except OSError as error:
+        _print_nowhere()
+        return f"error: cannot print: {error.strerror}"
+    return ""
 
 
 def _unread() -> bool:
@@ -61,11 +80,33 @@ def _print_nowhere() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextmanager
+def coming(text: str) -> Iterator[None]:
+    """Show on a terminal that something is coming, until a Terminal prints, or what fails has to be said."""
+    if sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"):
+        print(text, end="\r", file=sys.stderr, flush=True)
+        _coming.append(text)
+    try:
+        yield
+    finally:
+        _come()
+
+
+def _come() -> None:
+    if _coming:
+        _coming.clear()
+        print(end="\x1b[K", file=sys.stderr, flush=True)
+
+
 class Terminal(Console):
     """A rich console on which only rich itself moves the cursor or sets colours, and which reads no text as markup."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        _come()
+        super().print(*objects, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -162,6 +162,8 @@ class Tuner:
                 self._take_in(event)
             self.record(Halted(self.stop))
         self._sync()
+        if self._root is not None:
+            sweep(self._root, self.history)
 
     def record(self, event: Event) -> None:
         """Tell journal, history and trackers of an event."""

@@ -3,21 +3,32 @@
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from halving.checkpoints.files import durable
-from halving.errors import StorageError, UserError
+from halving.checkpoints.files import durable, refused
+from halving.errors import StudyError, UserError
+
+_ARRAY = "numpy.ndarray"  # marks a tensor that was one
+_DTYPES = ("bool", *(f"{kind}int{n}" for kind in ("", "u") for n in (8, 16, 32, 64)), "float16", "float32", "float64")
+_SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+_MAPPINGS = (dict, OrderedDict, Counter)
+_SEQUENCES = (list, tuple, torch.Size)
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
     """Write a mapping durably, with its digest: a temporary file beside it, fsync, rename, fsync of the directory.
 
-    Raises StorageError if the disk refuses; an older file is then untouched.
+    Raises StorageError if the disk refuses, and StudyError for what could not be read again; an older file is then
+    untouched.
     """
+    content = storable(content, "checkpoint")
     serialised = io.BytesIO()
     torch.save({**content, "digest": digest(content)}, serialised)
     temporary = path.with_suffix(".tmp")
@@ -31,7 +42,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
         durable(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror}; make room") from error
+        raise refused(path, error) from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -45,7 +56,30 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: it is no readable checkpoint ({type(error).__name__})") from error
     if digest(content) != expected:
         raise UserError(f"{path} is damaged: its content does not match its digest")
-    return content
+    return _returned(content)
+
+
+def storable(value: Any, at: str) -> Any:
+    """Return a value as a checkpoint may hold it: NumPy's scalars as Python's, and its arrays as marked tensors.
+
+    Raises StudyError, which names the place, for what could not be loaded again without running code of its own.
+    """
+    match value:
+        case np.generic() if type(value.item()) in _SCALARS:
+            return value.item()
+        case np.ndarray() if type(value) is np.ndarray and value.dtype.name in _DTYPES and value.dtype.isnative:
+            return {_ARRAY: torch.from_numpy(value.copy())}
+        case torch.Tensor() if type(value) in (torch.Tensor, torch.nn.Parameter) and _dense(value):
+            return value
+        case _ if type(value) in _SCALARS:
+            return value
+        case _ if type(value) in (*_MAPPINGS, *_SEQUENCES):
+            return _rebuilt(value, lambda child, name: storable(child, f"{at}[{name!r}]"))
+        case _:
+            raise StudyError(
+                f"{at} is a {type(value).__name__}, which a checkpoint cannot hold: let the state be of numbers, text, "
+                "dense tensors, arrays, lists and dicts, or write it to trial.directory yourself"
+            )
 
 
 def digest(content: Any) -> str:
@@ -71,3 +105,33 @@ def _digest(node: Any, update: Any) -> None:
             update(node.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         case _:
             update(repr(node).encode())
+
+
+def _returned(value: Any) -> Any:
+    """Turn what was marked back into arrays."""
+    match value:
+        case dict() if isinstance(tensor := value.get(_ARRAY), torch.Tensor):
+            return tensor.numpy()
+        case dict() | list() | tuple():
+            return _rebuilt(value, lambda child, _: _returned(child))
+        case _:
+            return value
+
+
+def _rebuilt(value: Any, each: Callable[[Any, Any], Any]) -> Any:
+    """Return a mapping or sequence with `each(child, name)` in the place of its children, itself where all are same."""
+    if not isinstance(value, Mapping):
+        items = [each(child, i) for i, child in enumerate(value)]
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else type(value)(items)
+    pairs = [(each(name, name), each(child, name)) for name, child in value.items()]
+    if all(new[0] is old[0] and new[1] is old[1] for new, old in zip(pairs, value.items(), strict=True)):
+        return value
+    rebuilt: Any = copy(value)  # which a module's state has an attribute on
+    rebuilt.clear()
+    for name, child in pairs:
+        rebuilt[name] = child
+    return rebuilt
+
+
+def _dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)

@@ -1,27 +1,34 @@
 """A training's own files: copied as they are at one moment, and known by their digests."""
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from halving.errors import UserError
+from halving.errors import StorageError, StudyError, UserError
 
 _CHUNK = 1 << 20
 
 
 def copy(source: Path, target: Path, sync: bool = False) -> None:
-    """Copy a directory's files and subdirectories to `target`, which is made; links are followed if they lead anywhere.
+    """Copy a directory's files and subdirectories to `target`, which is made; links are followed.
 
     Where the file system shares blocks between files, nothing is written twice. With `sync` the copy is durable.
+
+    Raises StudyError for what is neither, and for a link that leads to nothing or back to where it lies.
     """
     target.mkdir(parents=True)
     for entry in sorted(source.iterdir()):
-        if entry.is_dir():
+        if entry.is_dir() and not source.resolve().is_relative_to(entry.resolve()):
             copy(entry, target / entry.name, sync)
         elif entry.is_file():
             _copy_file(entry, target / entry.name, sync)
+        else:
+            raise StudyError(
+                f"{entry} in trial.directory is neither a file nor a directory, nor a link to one: remove it"
+            )
     if sync:
         durable(target)
 
@@ -52,6 +59,7 @@ def _copy_file(source: Path, target: Path, sync: bool) -> None:
             read.seek(0)
             write.seek(0)
             shutil.copyfileobj(read, write, _CHUNK)
+            write.flush()
         if sync:
             os.fsync(write.fileno())
     shutil.copymode(source, target)
@@ -68,3 +76,10 @@ def _digests(root: Path, directory: Path) -> Iterator[tuple[str, str]]:
         else:
             with entry.open("rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refused(path: Path, error: OSError) -> StorageError:
+    """Say that a checkpoint cannot be written, and what helps."""
+    cure = "; make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    at = f"{error.filename}: " if error.filename not in (None, str(path)) else ""
+    return StorageError(f"cannot write {path}: {at}{error.strerror}{cure}")

@@ -64,7 +64,8 @@ def remove(path: Path) -> None:
 
 
 def sweep(run_dir: Path, history: History) -> None:
-    """Delete what a dead process left: checkpoints of trials that cannot go on, and those replaced by newer ones."""
+    """Delete what no process needs any more: checkpoints of trials that cannot go on, replaced ones, and what trainings
+    worked in."""
     best = history.incumbent
     for directory in (run_dir / DIRECTORY).glob("*"):
         trial = history.trials.get(int(directory.name)) if directory.name.isdigit() else None

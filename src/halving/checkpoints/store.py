@@ -8,9 +8,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
 
-from halving.checkpoints.files import copy, digests, durable
+from halving.checkpoints.files import copy, digests, durable, refused
 from halving.checkpoints.names import DIRECTORY, WORKING, discard, path, remove, resources
-from halving.errors import StorageError, UserError
+from halving.errors import UserError
 from halving.trial import Job, Restarted
 
 
@@ -119,20 +119,21 @@ class Store:
 
     def keep(self, trial: int, resource: int, config: str, training: Suspended) -> None:
         """Remember a trial, trained to `resource` from the configuration hashed as `config`, and forget any other."""
-        self._forget()
+        self.close()
         self._at, self._suspended = (trial, resource, config), training
 
     def take(self, trial: int, resource: int, config: str) -> Any:
         """Give away what is remembered, if it is the trial asked for, else None; forget it in any case."""
-        found, self._suspended = self._suspended if self._at == (trial, resource, config) else None, self._suspended
-        if found is None:
-            self._forget()
-        self._at = self._suspended = None
+        if self._at != (trial, resource, config):
+            self.close()
+        found, self._at, self._suspended = self._suspended, None, None
         return found
 
-    def _forget(self) -> None:
+    def close(self) -> None:
+        """Let go of what is remembered."""
         if self._suspended is not None:
             self._suspended.close()
+        self._at = self._suspended = None
 
 
 @contextmanager
@@ -149,11 +150,11 @@ def _drafted(path: Path) -> Iterator[Path]:
         durable(path.parent)
     except OSError as error:
         remove(draft)
-        raise StorageError(f"cannot write {path}: {error.strerror}; make room") from error
+        raise refused(path, error) from error
 
 
 def _changed(directory: Path, expected: Mapping[str, str]) -> str:
     """Return the first name below a directory that is not as expected: another content, missing or too much."""
-    found = digests(directory) if directory.is_dir() else {}
+    found = digests(directory) if directory.is_dir() and not directory.is_symlink() else {}
     differing = (name for name in sorted({**expected, **found}) if found.get(name) != expected.get(name))
     return next(differing, "")

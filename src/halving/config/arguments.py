@@ -25,7 +25,9 @@ _HOME = re.compile(r"""(?<![^=\[,'"\s])((?:file://)?)(~[^/,'"\]]*)""")
 _QUOTES = re.compile("['\"]")
 _LETTERS = re.compile(r"(?:^|(?<=[\[,]))[^\[\]{}(),]*[^\x00-\x7f][^\[\]{}(),]*(?=[\],]|$)")  # Hydra wants them quoted
 _GROUP = re.compile(rf"\+?(?:{'|'.join((*GROUPS, 'experiment'))})=")
+_COMMAND = re.compile(r"(\+{0,2}fidelity\.command=)(.+)", re.DOTALL)
 _DIMENSION = re.compile(r"(?:\+\+)?(space\.[^=]+)=.*[\[{]")
+_NO_TEXT = re.compile(r"(?<=[=,\[])[^\[\]{},'\"]+(?=[\],]|$)")
 
 
 _typed_in: Path | None = None
@@ -52,7 +54,9 @@ def place(cfg: DictConfig) -> None:
         node = cfg[parent] if parent else cfg
         if name in node and not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
             match node[name]:
-                case str(path) if path:
+                case "":
+                    raise UserError(f"{key}=: names no place; leave it out, or give . for the directory you are in")
+                case str(path):
                     node[name] = str(placed(path))
                 case ListConfig() as paths:
                     node[name] = [str(placed(path)) if isinstance(path, str) else path for path in paths]
@@ -63,8 +67,8 @@ def place(cfg: DictConfig) -> None:
 def read(words: Iterable[str]) -> list[str]:
     """Return a command line's options, then its overrides, with `~` expanded and config directories made absolute.
 
-    A group that is null or an empty list has the option none. A dimension that is a list or a distribution takes the
-    place of the one in the space, where Hydra would merge the two.
+    A group that is null or an empty list has the option none, and so has ~space. A dimension that is a list or a
+    distribution takes the place of the one in the space, as a mapping of them does of all, where Hydra would merge.
 
     Raises UserError for what is no text.
     """
@@ -99,13 +103,20 @@ def directories(words: Sequence[str]) -> list[str]:
 
 
 def _override(word: str) -> list[str]:
+    if (command := _COMMAND.fullmatch(word)) and _value(word) is None:  # braces and quotes are the command's own
+        return [command[1] + QuotedString(command[2], Quote.single).with_quotes()]
     if _PATHS.match(word):
         word = _HOME.sub(lambda found: f"{found[1]}{expanded(found[2])}", word)
     if not word.isascii() and not _QUOTES.search(word):
         key, equals, value = word.partition("=")
         return [key + equals + _LETTERS.sub(lambda found: QuotedString(found[0], Quote.single).with_quotes(), value)]
+    if re.fullmatch(r"~space(=.*)?", word):
+        return ["space=none"]
+    if re.match(r"\+{0,2}space=.*{", word) and _replaces(word):
+        return ["~space", f"+{word.lstrip('+')}"]
     if _GROUP.match(word):
-        return [re.sub(r"(?<=[=,])(null|\[\])(?=,|$)", "none", word)]
+        word = re.sub(r"(?<=[=,])(null|\[\])(?=,|$)", "none", word)
+        return [word if _names(_value(word)) else _NO_TEXT.sub(lambda found: f"'{found[0]}'", word)]
     if (dimension := _DIMENSION.match(word)) and _replaces(word):
         return [f"++{dimension[1]}=null", word.lstrip("+")]  # a sweep takes the last of equal keys, prefix and all
     return [word]
@@ -126,6 +137,17 @@ def _value(override: str) -> Any:
         return OverridesParser.create().parse_override(override).value()
     except HydraException:  # Hydra will say so
         return None
+
+
+def _names(value: Any) -> bool:
+    """Whether a group's value is one that Hydra can look for, or objects to in words: no number or truth value."""
+    match value:
+        case list() | ChoiceSweep(list=list()):
+            return all(map(_names, value if isinstance(value, list) else value.list))
+        case bool() | int() | float():
+            return False
+        case _:
+            return True
 
 
 def _is_dimension(value: Any) -> bool:

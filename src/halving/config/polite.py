@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from importlib.metadata import version
 from itertools import dropwhile
@@ -31,7 +32,7 @@ from halving.config.secrets import RedactingFilter, Secrets
 from halving.config.suggestions import nearest, nearest_option
 from halving.environment import wait_passively
 from halving.errors import UserError
-from halving.terminal import one_line, printable
+from halving.terminal import coming, one_line, printable
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]
             os.environ[_FULL_ERROR] = "1"
             trust.remember()
             wait_passively()
+            logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+            if not os.environ.get("HALVING_DATA"):  # set to nothing is not set
+                os.environ.pop("HALVING_DATA", None)
             with one_line():
                 try:
                     remember()
@@ -96,7 +100,11 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 
     @wraps(task)
     def run(cfg: DictConfig) -> None:
-        logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+        alone = HydraConfig.get().mode == RunMode.RUN  # a multirun says by itself what it is about
+        with coming("loading torch and the data ...") if alone else nullcontext():
+            attempt(cfg)
+
+    def attempt(cfg: DictConfig) -> None:
         multirun.forget_failure()
         trust.let_in(HydraConfig.get().runtime.cwd)
         secrets = _kept_out(cfg)
@@ -207,6 +215,8 @@ def _explained(error: Exception) -> str:
     if unknown and "No match in the defaults list" in str(error):
         return f"{unknown[1]}: no such group{nearest_option(unknown[1], _groups())}"
     if detail := next((c for c in causes if isinstance(c, OmegaConfBaseException) and c.full_key), None):
+        if first_line(detail).endswith("is not Optional"):
+            return f"{detail.full_key}=null: it needs a value; leave it out for what it is otherwise"
         return f"{detail.full_key}: {first_line(detail)}"
     where = next((f"{file}: " for file in map(_config_file, reversed(causes)) if file), "")
     match error:

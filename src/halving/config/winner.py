@@ -61,8 +61,12 @@ def retrains(overrides: Sequence[str], best: DictConfig, hydra: DictConfig) -> b
 
 def best_words(run_dir: Path, trusted: Sequence[str]) -> list[str]:
     """Return the options that train what best.yaml describes. What is `trusted` has to be typed again."""
-    words = ["-cp", str(run_dir.absolute()), "-cn", "best"]
-    return words + ([f"trusted_packages=[{','.join(trusted)}]"] if trusted else [])
+    return ["-cp", str(run_dir.absolute()), "-cn", "best", *trusting(trusted)]
+
+
+def trusting(packages: Sequence[str]) -> list[str]:
+    """Return the override that trusts packages, if there are any."""
+    return [f"trusted_packages=[{','.join(packages)}]"] if packages else []
 
 
 def best_yaml(cfg: DictConfig, run_dir: Path, trusted: Sequence[str], secrets: Secrets) -> str:

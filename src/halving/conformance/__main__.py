@@ -14,6 +14,7 @@ from typing import Any
 
 from halving.conformance.suite import SCHEDULES, conform, digests, supplied
 from halving.errors import UserError
+from halving.terminal import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,4 +51,5 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line():
+        sys.exit(main())

@@ -30,7 +30,8 @@ def results_csv(history: History) -> str:
 
 def curves_csv(history: History) -> str:
     """Return `curve_rows` as CSV; a metric that is missing or not finite is empty."""
-    return csv_text(CURVES, curve_rows(history))
+    rows = curve_rows(history)
+    return csv_text(tuple(dict.fromkeys((*CURVES, *(name for row in rows for name in row)))), rows)
 
 
 def summary_json(history: History) -> str:

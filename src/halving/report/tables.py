@@ -54,11 +54,12 @@ def results_rows(history: History) -> list[dict[str, Any]]:
 def curve_rows(history: History) -> list[dict[str, Any]]:
     """Return one row per trial, resource and epoch, in order of trials; `resource` is what was being trained to.
 
-    An epoch that was trained twice, after a retry, appears once, as it was the last time.
+    Beyond CURVES a row has what else was measured. An epoch that was trained twice, after a retry, appears once, as it
+    was the last time.
     """
     return [
-        {"trial": trial.trial, "resource": evaluation.until, "epoch": number}
-        | {name: finite(epoch.metrics.get(name)) for name in METRICS}
+        {name: finite(epoch.metrics.get(name)) for name in dict.fromkeys((*METRICS, *epoch.metrics))}
+        | {"trial": trial.trial, "resource": evaluation.until, "epoch": number}
         for trial in history.trials.values()
         for evaluation in trial.evaluations
         for number, epoch in sorted(last_epochs(evaluation.epochs).items())

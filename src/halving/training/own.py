@@ -22,7 +22,7 @@ from halving.training import randomness
 from halving.training.base import Exhausted
 from halving.training.pausing import Course, retrained, train
 from halving.training.rendezvous import Rendezvous
-from halving.trial import Configuration, Job, Step, plain
+from halving.trial import Configuration, Job, Step
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Running:
         A part has `state_dict` and `load_state_dict`, or is a generator of Python, NumPy or torch. In a trial that goes
         on they get the states that they paused with, and the global generators theirs, as building has drawn from them.
 
-        Raises UserError for what cannot be kept, or was not kept before.
+        Raises StudyError for what cannot be kept, or was not kept before.
         """
         for name, part in parts.items():
             _state_of(name, part)
@@ -74,7 +74,10 @@ class Running:
             kept = self._values.get("kept", {})
             for name, part in parts.items():
                 if name not in kept:
-                    raise UserError(f"trial.keep({name}=...): the checkpoint at {self.since} has no such part")
+                    raise StudyError(
+                        f"trial.keep({name}=...): the checkpoint after {self.since} has no such part, as it was not "
+                        "kept when the study began: begin another one"
+                    )
                 _give_back(part, kept[name])
             randomness.restore(self._values["random"])
         return self.since
@@ -97,7 +100,7 @@ class Own:
         self._running = running
         self._metric = metric
         self._random: Mapping[str, Any] | None = None
-        self._gradients = True
+        self._modes: Any = None
         self._steps: Any = None
 
     def aim(self, until: int) -> None:
@@ -157,7 +160,12 @@ class Own:
         if inspect.isgeneratorfunction(self._function):
             return self._function(self._running)
 
+        from halving.training import modes
+
+        mine = modes.initial()
+
         def work(report: Callable[[Any], None]) -> Any:
+            mine.switch()  # of this thread
             self._running._tell = report
             return self._function(self._running)
 
@@ -165,21 +173,20 @@ class Own:
 
     @contextmanager
     def _own_world(self) -> Iterator[None]:
-        """Let the global generators and the gradient mode be as this training left them, and then as they were."""
-        import torch
+        """Let the global generators and torch's modes be as this training left them, and then as they were."""
+        from halving.training import modes
 
-        outside, gradients = randomness.captured(), torch.is_grad_enabled()
+        outside, left = randomness.captured(), list[Any]()
         try:
-            if self._random is None:
-                randomness.begin(self._running.seed)
-            else:
-                randomness.restore(self._random)
-            torch.set_grad_enabled(self._gradients)
-            yield
+            with modes.switched(self._modes or modes.initial()) as left:
+                if self._random is None:
+                    randomness.begin(self._running.seed)
+                else:
+                    randomness.restore(self._random)
+                yield
         finally:
-            self._random, self._gradients = randomness.captured(), torch.is_grad_enabled()
+            self._random, (self._modes,) = randomness.captured(), left
             randomness.restore(outside)
-            torch.set_grad_enabled(gradients)
 
 
 def is_training(function: Callable[..., Any]) -> bool:
@@ -260,27 +267,33 @@ def _refused(message: str) -> str:
 
 def _number(name: object, value: Any) -> float:
     try:
-        return float(value.item() if hasattr(value, "item") else plain(value))
+        number = value.item() if hasattr(value, "item") else value
+        if isinstance(number, str | bytes):
+            raise TypeError
+        return float(number)
     except (TypeError, ValueError, RuntimeError) as error:
         raise StudyError(f"the training reports {name}={value!r}, which is no number") from error
 
 
 def _state_of(name: str, part: Any) -> Any:
     """Return the state of what can be kept, in what a checkpoint may hold."""
+    from halving.checkpoints.content import storable
+
     match part:
         case _ if hasattr(part, "state_dict") and hasattr(part, "load_state_dict"):
-            return part.state_dict()
+            state = part.state_dict()
         case _ if hasattr(part, "bit_generator"):
-            return part.bit_generator.state
+            state = part.bit_generator.state
         case _ if hasattr(part, "get_state") and hasattr(part, "set_state"):
-            return part.get_state()
+            state = part.get_state()
         case _ if hasattr(part, "getstate") and hasattr(part, "setstate"):
-            return part.getstate()
+            state = part.getstate()
         case _:
             raise StudyError(
                 f"trial.keep({name}=...): a {type(part).__name__} has no state_dict and load_state_dict; write it to "
                 "trial.directory before each yield, and read it there where trial.since is not 0"
             )
+    return storable(state, f"trial.keep({name}=...)")
 
 
 def _give_back(part: Any, state: Any) -> None:

@@ -60,4 +60,4 @@ def restore(states: Mapping[str, Any]) -> None:
 
         torch.set_rng_state(states["torch"])
         if states["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(states["cuda"])
+            torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])

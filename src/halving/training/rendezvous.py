@@ -22,6 +22,7 @@ class Rendezvous:
         self._function = function
         self._go_on: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._parted = False
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
 
     def __iter__(self) -> Iterator[Any]:
@@ -52,8 +53,10 @@ class Rendezvous:
             self._thread.join(_PARTING)
 
     def _report(self, value: Any) -> None:
-        self._said.put(("reported", value))
-        if not self._go_on.get():
+        if not self._parted:  # a function may have caught the first one
+            self._said.put(("reported", value))
+            self._parted = not self._go_on.get()
+        if self._parted:
             raise Paused
 
     def _run(self) -> None:
@@ -65,5 +68,7 @@ class Rendezvous:
             self._said.put(("ended", None))
         except Paused:
             pass
+        except StopIteration as error:  # as a generator does: it is no end
+            self._said.put(("raised", RuntimeError(f"the training raised {error!r}")))
         except BaseException as error:
             self._said.put(("raised", error))

@@ -4,10 +4,14 @@ import math
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
 
 from halving.checkpoints.store import State
 from halving.data.keys import key
 from halving.errors import UserError
+from halving.targets import lacking
 from halving.training.dropout import Dropout
 from halving.training.loop import materialise, measure, place, train_epoch
 from halving.training.lr_schedules import Plateau
@@ -29,6 +33,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        torch.backends.cudnn.deterministic = True  # some of its convolutions add up gradients in any order
         with self._seeded(_WEIGHTS):
             model = recipe.model()
             materialise(model, recipe.data)
@@ -36,7 +41,9 @@ class Trainer:
             try:
                 self._optimizer = recipe.optimizer(self.model.parameters())
             except (TypeError, ValueError) as error:
-                raise UserError(f"optimizer: {error}") from error
+                own = recipe.optimizer
+                null = lacking(own.func, own.keywords, "optimizer") if isinstance(own, partial) else ""
+                raise UserError(null or f"optimizer: {error}") from error
             self._schedule = recipe.lr_schedule()
         self._lr: float = self._optimizer.param_groups[0]["lr"]
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]

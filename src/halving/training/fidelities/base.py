@@ -13,15 +13,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a trial is trained from, and where it goes on from: its plain resolved config, and the study's store."""
+    """What a trial is trained from, and where it goes on from: its plain resolved config, and the study's store.
+
+    Our own loop trains with `threads`, as other numbers give other bits; what a user's sets is the user's.
+    """
 
     config: Mapping[str, Any]
     store: Store
+    threads: int = 1
 
     def recipe(self) -> "Recipe":
         """Return what our own loop trains from; an objective of another kind never loads data, or torch."""
+        import torch
+
         from halving.training.recipe import Recipe
 
+        torch.set_num_threads(self.threads)
         return Recipe.from_config(self.config)
 
 

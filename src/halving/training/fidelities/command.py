@@ -6,27 +6,30 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Generator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shutil import rmtree
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from halving.checkpoints.files import copy
 from halving.checkpoints.store import State
 from halving.data.keys import trial_seed
-from halving.errors import UserError, did_you_mean
+from halving.errors import StudyError, UserError, did_you_mean
 from halving.training.fidelities.base import Setting
 from halving.training.recipe import config_hash
 from halving.trial import Epoch, Finished, Job, Outcome, Step, Value
 
 log = logging.getLogger(__name__)
 
+# Ends the group of a program when the pipe closes, whose other end this process holds until its death.
+_WATCH = 'read -r _; kill -KILL -"$0"'
 _NAME = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 
 
@@ -55,7 +58,9 @@ class Command:
         return until - since
 
     def prepare(self, setting: Setting) -> None:
-        self._words(setting, Job(0, {}, 0, 1), Path())
+        program, *_ = self._words(setting, Job(0, {}, 0, 1), Path())
+        if shutil.which(program) is None:
+            raise UserError(f"fidelity.command: there is no program {program} here; install it, or give its path")
 
     def run(self, setting: Setting, job: Job) -> Generator[Step]:
         began = time.perf_counter()
@@ -65,16 +70,16 @@ class Command:
         work = setting.store.working(job.trial)
         try:
             if state.files is not None:
-                rmtree(work)
+                shutil.rmtree(work)
                 copy(state.files, work)
             if state.resource > job.since:  # it was whole before the journal could name it
                 done = list(state.values["epochs"])
                 for i, metrics in enumerate(done):
                     yield Epoch(job.trial, job.since + i + 1, metrics)
             else:
-                for epoch, metrics in self._epochs(setting, Job(job.trial, job.configuration, since, job.until), work):
+                for epoch, metrics in self._epochs(setting, replace(job, since=since), work, metric):
                     if metric not in metrics:
-                        raise UserError(f"the command prints {', '.join(metrics)} and no {metric}; give metric=<name>")
+                        raise StudyError(f"the command prints {', '.join(metrics)} and no {metric}; give metric=<name>")
                     if epoch <= job.since:
                         continue  # lost with a checkpoint, and known to the journal
                     done.append(metrics)
@@ -86,12 +91,12 @@ class Command:
                 yield Finished(outcome, time.perf_counter() - began, cause=cause)
                 return
             if job.until < setting.config["r_max"] and not any(work.iterdir()):
-                raise UserError(
+                raise StudyError(
                     "the command leaves nothing in HALVING_DIRECTORY, so that it could not go on from there"
                 )
             checkpoint = setting.store.save(job.trial, job.until, config, State({"epochs": done}, work))
         finally:
-            rmtree(work, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
         yield Finished(Outcome(job.trial, job.until, curve[-1], curve=curve), time.perf_counter() - began, checkpoint)
 
     def test(self, setting: Setting, job: Job) -> dict[str, float]:
@@ -106,52 +111,75 @@ class Command:
                 raise UserError(f"fidelity.command: no {found[0]} there{did_you_mean(found[1], values)}")
             return str(values[found[1]])
 
-        words = [_NAME.sub(value, word) for word in shlex.split(self.command)]
+        try:
+            words = [_NAME.sub(value, word) for word in shlex.split(self.command)]
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UserError(f"fidelity.command: {self.command!r} is no command line: {error}") from error
         if not words:
             raise UserError("fidelity.command: is empty; give a program with its arguments")
         return words
 
-    def _epochs(self, setting: Setting, job: Job, work: Path) -> Generator[tuple[int, dict[str, float]]]:
+    def _epochs(self, setting: Setting, job: Job, work: Path, metric: str) -> Generator[tuple[int, dict[str, float]]]:
         """Run the program; yield the number and the metrics of each epoch. Raises UserError where it fails."""
         words = self._words(setting, job, work)
         own = {f"HALVING_{name.upper()}": str(value) for name, value in _own(setting, job, work).items()}
         epoch = job.since
-        with tempfile.TemporaryFile("w+", errors="replace") as errors:
-            try:
-                program = subprocess.Popen(
-                    words,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    env={**os.environ, **own},
-                    text=True,
-                    errors="replace",
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise UserError(f"fidelity.command: cannot run {words[0]}: {error.strerror}") from error
-            try:
-                assert program.stdout is not None
-                for line in program.stdout:
-                    if (metrics := _metrics(line)) is None:
-                        log.info("trial %d: %s", job.trial, line.rstrip())
-                        continue
-                    epoch += 1
-                    if epoch > job.until or metrics.pop("epoch", epoch) != epoch:
-                        raise UserError(
-                            f"the command tells of another epoch than {min(epoch, job.until)}: {line.strip()}"
-                        )
-                    yield epoch, metrics
-                status = program.wait()
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(program.pid, signal.SIGKILL)
-                program.wait()
-            if status:
+        with tempfile.TemporaryFile("w+", errors="replace") as errors, _grouped(words, own, errors) as program:
+            for line in cast(IO[str], program.stdout):
+                if (metrics := _metrics(line, metric)) is None:
+                    log.info("trial %d: %s", job.trial, line.rstrip())
+                    continue
+                epoch += 1
+                if epoch > job.until:
+                    raise UserError(
+                        f"the command tells of more than the {job.until} epochs it was asked for: {line.strip()}"
+                    )
+                if (said := metrics.pop("epoch", epoch)) != epoch:
+                    raise UserError(
+                        f"the command says that this is epoch {said:g}, where {epoch} follows: {line.strip()}"
+                    )
+                yield epoch, metrics
+            if status := program.wait():
                 raise UserError(f"the command ended with status {status}: {_last(errors, job.trial)}")
         if epoch < job.until:
             raise UserError(
-                f"the command told of {epoch - job.since} epochs from {job.since} on, not up to {job.until}"
+                f"the command told of {epoch - job.since} epochs after {job.since}, and was asked for {job.until}: "
+                f'it prints one line for each, as {{"{metric}": 0.5}}'
             )
+
+
+@contextmanager
+def _grouped(words: list[str], own: Mapping[str, str], errors: IO[str]) -> Generator[subprocess.Popen[str]]:
+    """Run a program whose whole process group ends with it, with the context, and with this process."""
+    try:
+        program = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **own},
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise UserError(f"fidelity.command: cannot run {words[0]}: {error.strerror}") from error
+
+    def end() -> None:
+        program.wait()  # what it leaves behind may hold its output open
+        with suppress(OSError):
+            os.killpg(program.pid, signal.SIGKILL)
+
+    threading.Thread(target=end, daemon=True).start()
+    watch = subprocess.Popen(["/bin/sh", "-c", _WATCH, str(program.pid)], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield program
+    finally:
+        with suppress(OSError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+        watch.kill()
+        watch.communicate()
 
 
 def _own(setting: Setting, job: Job, directory: Path) -> dict[str, Any]:
@@ -167,13 +195,21 @@ def _flat(node: Any, path: str = "") -> dict[str, Any]:
     return {name: value for item in items for name, value in item.items()}
 
 
-def _metrics(line: str) -> dict[str, float] | None:
-    """Return the numbers of a line of JSON, None of any other line. NaN and Infinity count as numbers."""
+def _metrics(line: str, metric: str) -> dict[str, float] | None:
+    """Return the numbers of a line of JSON, None of any other line. NaN and Infinity count as numbers.
+
+    Raises UserError where the metric is there, and something is no number.
+    """
+    told: Any = None
     try:
         told = json.loads(line)
         return {str(name): float(value) for name, value in told.items()} if isinstance(told, dict) and told else None
-    except (ValueError, TypeError):
+    except RecursionError:
         return None
+    except (ValueError, TypeError, OverflowError) as error:
+        if told is None or metric not in told:
+            return None
+        raise UserError(f"the command prints what is no number: {line.strip()}") from error
 
 
 def _last(errors: IO[str], trial: int) -> str:

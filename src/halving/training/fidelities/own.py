@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from halving.data.keys import trial_seed
@@ -17,12 +17,33 @@ from halving.trial import Job, Step, Value
 _OF_THE_FUNCTION = "fidelity.configuration."
 
 
+class _Found(dict[str, Value]):
+    """A configuration that finds any other value of the config by its path: a winner trained again searches nothing."""
+
+    def __init__(self, own: Mapping[str, Value], config: Mapping[str, Any]) -> None:
+        super().__init__(own)
+        self._config = config
+
+    def __missing__(self, path: str) -> Any:
+        try:
+            return reduce(lambda node, name: node[name], path.split("."), self._config)
+        except (KeyError, TypeError):
+            raise KeyError(path) from None
+
+    def get(self, path: str, default: Any = None) -> Any:
+        try:
+            return self[path]
+        except KeyError:
+            return default
+
+
 @dataclass(frozen=True)
 class OwnTraining:
     """The resource is the epochs of `function(trial)`, which yields or reports their metrics, as `halving.tune` has it.
 
-    `trial.configuration` is `configuration` and, by their paths, whatever else is searched; `trial.config` is the whole
-    resolved config. `test_function`, a function of a trial too, measures the winner.
+    `trial.configuration` is `configuration` and, by their paths, whatever else is searched, and it finds every other
+    value of the config too; `trial.config` is the whole resolved config. `test_function`, a function of a trial too,
+    measures the winner.
     """
 
     function: str
@@ -69,7 +90,7 @@ class OwnTraining:
         elsewhere = {n: value for n, value in job.configuration.items() if not n.startswith(_OF_THE_FUNCTION)}
         trial = Running(
             config["trial"],
-            {**self.configuration, **elsewhere},
+            _Found({**self.configuration, **elsewhere}, config),
             trial_seed(config["seed"], config["trial"]),
             job.until,
             config=config,
