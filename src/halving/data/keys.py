@@ -10,3 +10,8 @@ def key(*parts: int) -> int:
     """
     state = np.random.SeedSequence((len(parts), *parts)).generate_state(1, np.uint64)
     return int(state[0]) >> 1
+
+
+def trial_seed(seed: int, trial: int) -> int:
+    """Return a trial's own seed, of 31 bits: libraries and programs that take seeds take no more."""
+    return key(seed, trial) % 2**31

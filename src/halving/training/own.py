@@ -4,6 +4,8 @@ import hashlib
 import inspect
 import json
 import logging
+import pickle
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from typing import Any
 
 from halving.checkpoints.files import copy
 from halving.checkpoints.store import State, Store
-from halving.data.keys import key
+from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError
 from halving.training import randomness
 from halving.training.base import Exhausted
@@ -112,6 +114,14 @@ class Own:
                 told = next(self._steps)
             except StopIteration:
                 raise Exhausted from None
+            except pickle.UnpicklingError as error:
+                if "weights_only" not in str(error):
+                    raise
+                raise StudyError(
+                    f"torch refuses a checkpoint that the training loads: {_refused(str(error))}; allow that by "
+                    "torch.serialization.add_safe_globals, or trust the file with weights_only=False "
+                    "(in Lightning, of trainer.fit)"
+                ) from error
         return _metrics(told, self._metric, epoch)
 
     def state(self) -> State | None:
@@ -236,7 +246,7 @@ class Trainings:
 
     def _begun(self, job: Job) -> Own:
         work = partial(self.store.working, job.trial)
-        seed = key(self.seed, job.trial)
+        seed = trial_seed(self.seed, job.trial)
         return Own(self.function, Running(job.trial, dict(job.configuration), seed, job.until, _work=work), self.metric)
 
 
@@ -248,6 +258,11 @@ def _metrics(told: Any, metric: str, epoch: int) -> dict[str, float]:
     if (said := metrics.pop("epoch", epoch)) != epoch:
         raise StudyError(f"the training says that this is epoch {said:g}, where {epoch} follows: it goes on from since")
     return metrics
+
+
+def _refused(message: str) -> str:
+    found = re.search(r"Unsupported global: GLOBAL (\S+)", message)
+    return f"it holds a {found[1]}" if found else message.partition("\n")[0]
 
 
 def _number(name: object, value: Any) -> float:

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 from halving.checkpoints.files import copy
 from halving.checkpoints.store import State
-from halving.data.keys import key
+from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError, did_you_mean
 from halving.training.fidelities.base import Setting
 from halving.training.recipe import config_hash
@@ -183,8 +183,7 @@ def _grouped(words: list[str], own: Mapping[str, str], errors: IO[str]) -> Gener
 
 
 def _own(setting: Setting, job: Job, directory: Path) -> dict[str, Any]:
-    trial = setting.config["trial"]
-    seed = key(setting.config["seed"], trial) % 2**31
+    trial, seed = setting.config["trial"], trial_seed(setting.config["seed"], setting.config["trial"])
     return {"directory": directory, "since": job.since, "until": job.until, "trial": trial, "seed": seed}
 
 

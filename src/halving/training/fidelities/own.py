@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any
 
-from halving.data.keys import key
+from halving.data.keys import trial_seed
 from halving.errors import UserError
 from halving.targets import locate
 from halving.training.fidelities.base import Setting
@@ -91,7 +91,7 @@ class OwnTraining:
         trial = Running(
             config["trial"],
             _Found({**self.configuration, **elsewhere}, config),
-            key(config["seed"], config["trial"]),
+            trial_seed(config["seed"], config["trial"]),
             job.until,
             config=config,
             _work=partial(setting.store.working, job.trial),
