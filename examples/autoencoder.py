@@ -43,9 +43,8 @@ def train(trial):
 
 
 if __name__ == "__main__":
-    study = halving.tune(
-        train, SPACE, halving.SuccessiveHalving, metric="mse", eta=3, r_max=R_MAX, run_dir="autoencoder", resume=True
-    )
+    where = {"run_dir": "outputs/autoencoder", "resume": True}
+    study = halving.tune(train, SPACE, halving.SuccessiveHalving, metric="mse", eta=3, r_max=R_MAX, **where)
     best = study.best
     model = build(best.configuration["hidden"])
     model.load_state_dict(study.best_state()["model"])

@@ -1,5 +1,5 @@
 #!/bin/sh
-# python train.py scheduler=sha r_max=9 fidelity=command fidelity.command='sh examples/descent.sh {optimizer.lr}' metric=mse
+# python train.py scheduler=sha r_max=9 ~space.data metric=mse fidelity=command fidelity.command='sh examples/descent.sh {optimizer.lr}'
 #
 # A program in any language, here awk: it fits a polynomial to a sine by gradient descent with momentum. It goes on from
 # HALVING_SINCE to HALVING_UNTIL with what it left in HALVING_DIRECTORY, and prints a line of JSON after each epoch.

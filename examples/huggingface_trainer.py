@@ -11,7 +11,7 @@ R_MAX = 4
 SPACE = {"hidden": [16, 32], "lr": {"_target_": "scipy.stats.loguniform", "a": 1e-3, "b": 3e-2}}
 DIGITS = load_digits()
 IMAGES = DIGITS.images[:, None].astype("float32") / 16
-DATA = [{"pixel_values": image, "labels": label} for image, label in zip(IMAGES, DIGITS.target)]
+DATA = [{"pixel_values": image, "labels": label} for image, label in zip(IMAGES, DIGITS.target, strict=True)]
 
 
 def train(trial):
@@ -38,9 +38,8 @@ def train(trial):
 
 
 if __name__ == "__main__":
-    study = halving.tune(
-        train, SPACE, halving.SuccessiveHalving, metric="eval_loss", eta=2, r_max=R_MAX, run_dir="huggingface_trainer"
-    )
+    where = {"run_dir": "outputs/huggingface_trainer", "resume": True}
+    study = halving.tune(train, SPACE, halving.SuccessiveHalving, metric="eval_loss", eta=2, r_max=R_MAX, **where)
     best = study.best
     (checkpoint,) = study.best_directory.glob("checkpoint-*")
     model = ViTForImageClassification.from_pretrained(checkpoint)

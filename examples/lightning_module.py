@@ -46,9 +46,8 @@ def train(trial):
 
 
 if __name__ == "__main__":
-    study = halving.tune(
-        train, SPACE, ASHA, metric="max:accuracy", eta=3, r_max=R_MAX, max_trials=9, run_dir="lightning_module"
-    )
+    where = {"run_dir": "outputs/lightning_module", "resume": True}
+    study = halving.tune(train, SPACE, ASHA, metric="max:accuracy", eta=3, r_max=R_MAX, max_trials=9, **where)
     best = study.best
     model = Classifier.load_from_checkpoint(study.best_directory / "trainer.ckpt")
     print(f"trial {best.trial} is best: {best.configuration}, accuracy {study.curves[best.trial][-1]['accuracy']:.3f}")

@@ -8,6 +8,7 @@ import joblib
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
+R_MAX = 9
 SPACE = {
     "hidden": [8, 16, 32, 64],
     "alpha": {"_target_": "scipy.stats.loguniform", "a": 1e-6, "b": 1e-1},
@@ -33,15 +34,10 @@ def train(trial):
 
 
 if __name__ == "__main__":
+    workers = partial(halving.Process, workers=2)
+    where = {"run_dir": "outputs/partial_fit", "resume": True}
     study = halving.tune(
-        train,
-        SPACE,
-        halving.SuccessiveHalving,
-        metric="max:accuracy",
-        eta=3,
-        r_max=27,
-        executor=partial(halving.Process, workers=2),
-        run_dir="partial_fit",
+        train, SPACE, halving.SuccessiveHalving, metric="max:accuracy", eta=3, r_max=R_MAX, executor=workers, **where
     )
     best = study.best
     model = joblib.load(study.best_directory / "model.joblib")

@@ -100,14 +100,15 @@ def lightning(trial: Running, forgetful: bool = False, **hyperparameters: Any) -
 def huggingface(trial: Running) -> None:
     from halving.huggingface import Pausing  # isort: split
 
-    from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    sizes = {"vocab_size": 2, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = BertForSequenceClassification(BertConfig(**sizes, intermediate_size=8, max_position_embeddings=8))
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_channels=1, **sizes))
     inputs, labels = batches()
-    data = [{"input_ids": ids, "labels": label} for ids, label in zip((inputs > 0).long(), labels, strict=True)]
+    images = inputs[:, None, :, None] * inputs[:, None, None, :]
+    data = [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
     pausing = Pausing(trial)
     options = TrainingArguments(
         output_dir=str(trial.directory),

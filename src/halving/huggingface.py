@@ -31,8 +31,10 @@ class Pausing(TrainerCallback):
         self._trial = trial
         self._metrics: dict[str, float] | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._trial.keep()
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        self._trial.keep(model=more["model"])  # of some architectures the trainer's checkpoint loads no weights
         args.output_dir = str(self._trial.directory)
         args.save_total_limit = args.save_total_limit or 1
         args.save_only_model = False
