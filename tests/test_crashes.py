@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,14 @@ import pytest
 
 from halving.history import History
 from halving.journal import read, replay
-from halving.trial import Finished, Resume, Start, Verdict
+from halving.trial import Finished, Restarted, Resume, Start, Verdict
 
 Play = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def play(repo: Path) -> Iterator[Play]:
-    """`play(run_dir, at=None, when="before")` runs the study there, or resumes it."""
+    """`play(run_dir, at=None, when="before", own=False)` runs the study there, or resumes it."""
     server = subprocess.Popen(
         [sys.executable, str(repo / "tests/faults/crashing_study.py")],
         stdin=subprocess.PIPE,
@@ -31,8 +33,8 @@ def play(repo: Path) -> Iterator[Play]:
     assert server.stdin is not None and server.stdout is not None
     requests, replies = server.stdin, server.stdout
 
-    def play(run_dir: Path, at: int | None = None, when: str = "before") -> dict[str, Any]:
-        requests.write(json.dumps({"run_dir": str(run_dir), "at": at, "when": when}) + "\n")
+    def play(run_dir: Path, at: int | None = None, when: str = "before", own: bool = False) -> dict[str, Any]:
+        requests.write(json.dumps({"run_dir": str(run_dir), "at": at, "when": when, "own": own}) + "\n")
         requests.flush()
         return json.loads(replies.readline())
 
@@ -41,13 +43,27 @@ def play(repo: Path) -> Iterator[Play]:
     server.wait(timeout=60)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(play: Play, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A run directory that nothing happened to, and the points that its study passed."""
-    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+def _undisturbed(play: Play, run_dir: Path) -> tuple[Path, list[str]]:
     reply = play(run_dir)
     assert reply["status"] == 0
     return run_dir, reply["points"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(play: Play, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run directory that nothing happened to, and the points that its study passed."""
+    return _undisturbed(play, tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+@pytest.fixture(scope="module")
+def own(play: Play) -> Play:
+    """The same of a training of a user's, which leaves two files."""
+    return partial(play, own=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_own(own: Play, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    return _undisturbed(own, tmp_path_factory.mktemp("own") / "run")
 
 
 def decisions(run_dir: Path) -> list[Any]:
@@ -73,8 +89,15 @@ def assert_equal(run_dir: Path, undisturbed: Path) -> None:
     history: History = replay(read(run_dir))
     recorded = [(trial, e.until, epoch.epoch) for trial, t in history.trials.items() for e, epoch in t.epochs]
     assert len(recorded) == len(set(recorded))
-    left = [str(file.relative_to(run_dir)) for file in run_dir.rglob("checkpoints/**/*") if file.is_file()]
-    assert left == [history.incumbents[-1][0].checkpoint]
+    (left,) = run_dir.glob("checkpoints/*/*")
+    assert str(left.relative_to(run_dir)) == history.incumbents[-1][0].checkpoint
+    assert content(left) == content(undisturbed / left.relative_to(run_dir))
+
+
+def content(checkpoint: Path) -> dict[str, bytes]:
+    """Return what a training left in files."""
+    files = checkpoint / "files"
+    return {str(file.relative_to(files)): file.read_bytes() for file in files.rglob("*") if file.is_file()}
 
 
 def test_points_lie_around_every_write(undisturbed: tuple[Path, list[str]]) -> None:
@@ -146,4 +169,96 @@ def test_a_signal_during_any_write_ends_a_study_that_goes_on_later(
         # Once all is decided, a first signal has nothing left to end.
         assert reply["status"] in ((130,) if at < points.index("fsync journal.jsonl", begun) else (130, 0)), (at, reply)
         assert play(run_dir)["status"] == 0, (at, points[at])
+        assert_equal(run_dir, expected)
+
+
+def test_points_lie_around_every_copy(undisturbed_own: tuple[Path, list[str]]) -> None:
+    # 3 evaluations, one of which passes an epoch between two rungs: 4 checkpoints, and one is taken up again from the
+    # disk; of two files each, and of each one more call finds the end.
+    expected, points = undisturbed_own
+    assert points.count("copy file") == (4 + 1) * 2 * 2
+    assert points.count("rename .tmp") == 4 * 2 + 2
+    assert sorted(content(next(expected.glob("checkpoints/*/3")))) == ["one", "sub/other"]
+
+
+def around_the_last_checkpoints(points: list[str]) -> Iterator[tuple[int, str]]:
+    """Give the points from the third checkpoint on, as the first are no others, nor is the journal, tried above."""
+    begun = [at for at, name in enumerate(points) if name == "rename .tmp"][2 * 2 - 1]
+    return ((at, name) for at, name in enumerate(points) if at > begun and "journal" not in name)
+
+
+@pytest.mark.slow
+def test_killed_at_any_write_a_study_of_directories_resumes_to_the_same_end(
+    own: Play, undisturbed_own: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    expected, points = undisturbed_own
+    for at, name in around_the_last_checkpoints(points):
+        for when in ("before", "torn") if name.startswith(("write", "copy")) else ("before",):
+            run_dir = tmp_path / f"{at}-{when}"
+            assert own(run_dir, at, when)["status"] == 137, (at, name, when)
+            assert own(run_dir)["status"] == 0, (at, name, when)
+            assert_equal(run_dir, expected)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_in_the_middle_of_a_copy_ends_a_study_that_goes_on_later(
+    own: Play, undisturbed_own: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    expected, points = undisturbed_own
+    for at, name in around_the_last_checkpoints(points):
+        if name.startswith("delete"):
+            continue
+        run_dir = tmp_path / str(at)
+        assert own(run_dir, at, "full")["status"] == 1, (at, name)
+        assert own(run_dir)["status"] == 0, (at, name)
+        assert_equal(run_dir, expected)
+
+
+def flip(file: Path) -> None:
+    changed = bytearray(file.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    file.write_bytes(changed)
+
+
+def link(path: Path, checkpoint: Path) -> None:
+    """Put a link to the same content in a file's or directory's place."""
+    path.symlink_to(path.rename(checkpoint.parents[2] / f"elsewhere-{checkpoint.name}"))
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a flipped byte in one file of many": ("files/sub/other", lambda left: flip(left / "files/sub/other")),
+    "a flipped byte in the state": ("state.pt", lambda left: flip(left / "state.pt")),
+    "half a file": ("files/one", lambda left: (left / "files/one").write_text("0.")),
+    "a file added": ("files/sub/more", lambda left: (left / "files/sub/more").touch()),
+    "a directory added": ("files/more", lambda left: (left / "files/more").mkdir()),
+    "a file removed": ("files/sub/other", lambda left: (left / "files/sub/other").unlink()),
+    "a directory removed": ("files/sub", lambda left: shutil.rmtree(left / "files/sub")),
+    "all files removed": ("files/one", lambda left: shutil.rmtree(left / "files")),
+    "no state": ("state.pt", lambda left: (left / "state.pt").unlink()),
+    "a link for a file": ("files/one", lambda left: link(left / "files/one", left)),
+    "a link for a directory": ("files/sub", lambda left: link(left / "files/sub", left)),
+    "a link for all files": ("files/one", lambda left: link(left / "files", left)),
+    "a link for the checkpoint": ("", lambda left: link(left, left)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_directory_is_noticed_and_an_older_one_serves(
+    damage: str, own: Play, undisturbed_own: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    named, make = DAMAGES[damage]
+    expected, points = undisturbed_own
+    renames = [at for at, name in enumerate(points) if name == "rename .tmp"]
+    for depth in (1, 2):  # the third checkpoint is one between two rungs: the one that it follows from is there, too
+        run_dir = tmp_path / f"{depth}" / "run"
+        run_dir.parent.mkdir()
+        assert own(run_dir, renames[2 * 3 - 1], "after")["status"] == 137
+        (newest,) = run_dir.glob("checkpoints/*/2")
+        for left in (newest, newest.with_name("1"))[:depth]:
+            make(left)
+        assert own(run_dir)["status"] == 0
+        (restarted,) = [event for event, _ in read(run_dir) if isinstance(event, Restarted)]
+        assert restarted.since == 2 - depth
+        assert str(newest / named) in restarted.reason, restarted.reason
         assert_equal(run_dir, expected)

@@ -1,5 +1,6 @@
 """A training of the user's, paused, resumed, moved and killed, ends bit for bit where it would have ended untouched."""
 
+import errno
 import hashlib
 import inspect
 import itertools
@@ -520,3 +521,14 @@ def test_files_that_cannot_be_copied_are_named(tmp_path: Path) -> None:
         "pipe": lambda directory: os.mkfifo(directory / "pipe"),
     }.items():
         refused(leaving(make), f"{name} in trial.directory is neither", tmp_path / name)
+
+
+def test_a_full_disk_ends_the_study_where_the_training_writes_itself(tmp_path: Path) -> None:
+    def training(trial: Any) -> Iterator[float]:
+        yield 1.0
+        raise OSError(errno.ENOSPC, "No space left on device", "model.joblib")
+
+    refused(
+        training, "model.joblib: No space left on device; make room", tmp_path, scheduler=FIFO, r_max=2, max_trials=3
+    )
+    assert not halving.load(tmp_path).history.finished

@@ -1,9 +1,9 @@
 """Runs a small study again and again, each time in a child that dies at a chosen write, or is refused it.
 
 One JSON line in per run: {"run_dir", "at": point number or null, "when": "before" | "torn" | "after" | "full" |
-"interrupt" | "terminate twice"}; one JSON
-line out: {"status", "points"}. A point is one call that writes, makes durable, renames or deletes; its name is the
-call's and the file's.
+"interrupt" | "terminate twice", "own": whether it is of a training that leaves files}; one JSON
+line out: {"status", "points"}. A point is one call that writes, copies, makes durable, renames or deletes; its name is
+the call's and the file's.
 """
 
 import builtins
@@ -12,16 +12,21 @@ import gc
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import sys
 import traceback
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 
+from halving.checkpoints.store import Store
 from halving.conduct import Conduct
 from halving.config.polite import register
 from halving.errors import StorageError
@@ -35,6 +40,9 @@ from halving.searchers import RandomSearcher
 from halving.searchers.recorded import Recorded
 from halving.space import Space
 from halving.tracking.base import Trackers
+from halving.training.own import Own, Running
+from halving.training.pausing import Course, train
+from halving.trial import Job, Step
 from halving.tuner import Tuner
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -44,7 +52,39 @@ OVERRIDES = [
 ]
 
 
-def study(run_dir: Path, cfg: Any) -> None:
+def leaving(trial: Running) -> Iterator[float]:
+    """Train by drawing, and leave two files."""
+    one, other = trial.directory / "one", trial.directory / "sub" / "other"
+    error = trial.configuration["optimizer.lr"]
+    if trial.since:
+        assert one.read_text() == other.read_text()
+        error = float(one.read_text())
+    trial.keep()
+    while True:
+        error *= random.random() + float(torch.rand(()))
+        other.parent.mkdir(exist_ok=True)
+        for file in (one, other):
+            file.write_text(repr(error))
+        yield error
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Runs jobs of `leaving`, with a checkpoint after every epoch."""
+
+    store: Store
+
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        for job in jobs:
+            course = Course("error", 3, f"of trial {job.trial}", checkpoint_every=1)
+            yield from train(partial(self._begun, job), self.store, job, course)
+
+    def _begun(self, job: Job) -> Own:
+        work = partial(self.store.working, job.trial)
+        return Own(leaving, Running(job.trial, dict(job.configuration), job.trial, _work=work), "error")
+
+
+def study(run_dir: Path, cfg: Any, own: bool) -> None:
     """Run the study in `run_dir`, or go on with the one that is there."""
     run_dir.mkdir(exist_ok=True)
     journal = Journal(run_dir)
@@ -52,13 +92,14 @@ def study(run_dir: Path, cfg: Any) -> None:
     before = replay(events)
     space = Space.from_config({"optimizer": {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.01, "b": 1.0}}})
     recorded = {trial.trial: trial.configuration for trial in before.trials.values()}
-    scheduler = SuccessiveHalving(Recorded(RandomSearcher(space), recorded), eta=2, r_max=4)
-    executor = Serial(Objective(cfg, run_dir, 1))
+    eta, r_max, n = (3, 3, 2) if own else (2, 4, 4)
+    scheduler = SuccessiveHalving(Recorded(RandomSearcher(space), recorded), eta=eta, r_max=r_max, n=n)
+    executor = Serial(Leaving(Store(run_dir)) if own else Objective(cfg, run_dir, 1))
     trackers = Trackers(())
     tuner = Tuner(scheduler, executor, cost=lambda since, until: until - since, journal=journal, root=run_dir)
     with Conduct(tuner, executor, journal, trackers, None) as conduct:
         tuner.replay(events)
-        first = Header("crashing", "sha", "random", 0, 4, dimensions=space.names)
+        first = Header("crashing", "sha", "random", 0, r_max, dimensions=space.names)
         if before.ended is None:
             conduct.run(
                 first if before.header is None else Resumed(), lambda: Ended(tuner.history.incumbents[-1][0].trial)
@@ -101,7 +142,7 @@ class Faults:
 
     def install(self) -> None:
         write, fsync, truncate, unlink, replace = os.write, os.fsync, os.ftruncate, os.unlink, os.replace
-        rmtree, opened = shutil.rmtree, io.open
+        rmtree, opened, share = shutil.rmtree, io.open, os.copy_file_range
 
         def name(fd: int) -> str:
             return kind(Path(f"/proc/self/fd/{fd}").readlink())
@@ -122,6 +163,9 @@ class Faults:
         os.write = lambda fd, data: self(
             f"write {name(fd)}", lambda: write(fd, data), lambda: write(fd, data[: len(data) // 2])
         )
+        os.copy_file_range = lambda a, b, count: self(  # type: ignore
+            "copy file", lambda: share(a, b, count), lambda: share(a, b, os.fstat(a).st_size // 2)
+        )
         os.fsync = lambda fd: self(f"fsync {name(fd if isinstance(fd, int) else fd.fileno())}", lambda: fsync(fd))
         os.ftruncate = lambda fd, size: self(f"truncate {name(fd)}", lambda: truncate(fd, size))
         os.replace = lambda a, b: self(f"rename {kind(a)}", lambda: replace(a, b))
@@ -136,7 +180,7 @@ def child(call: dict[str, Any], cfg: Any, out: int) -> None:
     faults.install()
     status = 0
     try:
-        study(Path(call["run_dir"]), cfg)
+        study(Path(call["run_dir"]), cfg, call["own"])
     except OSError as error:
         status = 1 if error.errno == errno.ENOSPC else 2
     except StorageError as error:

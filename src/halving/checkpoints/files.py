@@ -5,11 +5,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from halving.errors import StorageError, StudyError, UserError
 
 _CHUNK = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def copy(source: Path, target: Path, sync: bool = False) -> None:
@@ -55,7 +57,9 @@ def _copy_file(source: Path, target: Path, sync: bool) -> None:
         try:
             while os.copy_file_range(read.fileno(), write.fileno(), 1 << 30):
                 pass
-        except OSError:  # between these file systems it is not possible
+        except (AttributeError, OSError) as error:  # it is not possible on this system, or between these file systems
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise
             read.seek(0)
             write.seek(0)
             shutil.copyfileobj(read, write, _CHUNK)
@@ -78,8 +82,19 @@ def _digests(root: Path, directory: Path) -> Iterator[tuple[str, str]]:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def room(path: Path) -> Iterator[None]:
+    """Let a disk without room for what is done at `path` end the study, as that is no trial's fault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise refused(path, error) from error
+        raise
+
+
 def refused(path: Path, error: OSError) -> StorageError:
     """Say that a checkpoint cannot be written, and what helps."""
-    cure = "; make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    cure = "; make room" if error.errno in _NO_ROOM else ""
     at = f"{error.filename}: " if error.filename not in (None, str(path)) else ""
     return StorageError(f"cannot write {path}: {at}{error.strerror}{cure}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
 
-from halving.checkpoints.files import copy, digests, durable, refused
+from halving.checkpoints.files import copy, digests, durable, refused, room
 from halving.checkpoints.names import DIRECTORY, WORKING, discard, path, remove, resources
 from halving.errors import UserError
 from halving.trial import Job, Restarted
@@ -114,7 +114,8 @@ class Store:
     def working(self, trial: int) -> Path:
         """Return a new directory for a training to work in, on the same file system as its checkpoints."""
         directory = self.run_dir / DIRECTORY / str(trial) / f"{WORKING}{token_hex(8)}"
-        directory.mkdir(parents=True)
+        with room(directory):
+            directory.mkdir(parents=True)
         return directory
 
     def keep(self, trial: int, resource: int, config: str, training: Suspended) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from halving.checkpoints.files import copy
+from halving.checkpoints.files import copy, room
 from halving.checkpoints.store import State, Store
 from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError
@@ -107,7 +107,7 @@ class Own:
         self._running.until = until
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        with self._own_world():
+        with self._own_world(), room(self._running._directory or Path()):
             if self._steps is None:
                 self._steps = self._begun()
             try:
@@ -138,7 +138,8 @@ class Own:
         if state.files is not None:
             directory = running.directory
             rmtree(directory)
-            copy(state.files, directory)
+            with room(directory):
+                copy(state.files, directory)
 
     def test(self, function: Callable[[Running], Mapping[str, float]]) -> dict[str, float]:
         """Return what another function measures of the trained trial."""
