@@ -109,7 +109,7 @@ class Own:
                 told = next(self._steps)
             except StopIteration:
                 raise Exhausted from None
-        return _metrics(told, self._metric, epoch)
+        return measured(told, self._metric, epoch)
 
     def state(self) -> State | None:
         parts = {name: _state_of(name, part) for name, part in self._running._parts.items()}
@@ -233,8 +233,8 @@ class Trainings:
         return Own(self.function, Running(job.trial, dict(job.configuration), seed, job.until, _work=work), self.metric)
 
 
-def _metrics(told: Any, metric: str, epoch: int) -> dict[str, float]:
-    """Return what was told as names and numbers; a single number is the metric."""
+def measured(told: Any, metric: str, epoch: int) -> dict[str, float]:
+    """Return what was told as names and numbers; a single number is the metric. Raises StudyError for another thing."""
     if not isinstance(told, Mapping):
         told = {metric: told}
     metrics = {str(name): _number(name, value) for name, value in told.items()}
