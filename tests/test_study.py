@@ -285,6 +285,7 @@ def test_what_ended_a_study_is_not_hidden_by_what_follows(tmp_path: Path) -> Non
     ("change", "difference"),
     [
         ({"maximize": True}, "maximize: False in the study, True now"),
+        ({"metric": "loss"}, "metric: error in the study, loss now"),
         ({"seed": 1}, "seed: 0 in the study, 1 now"),
         ({"eta": 2}, "eta: 3 in the study, 2 now"),
         ({"n": 8}, "n: None in the study, 8 now"),

@@ -112,8 +112,12 @@ class Study:
         best = self.best
         if ended is None or "model" not in ended.config or best.checkpoint is None:
             raise UserError("this study has no best model: it trained none, or has not ended")
-        check_trusted(ended.config["model"], (*trusted, *trusted_in_environment()), "model")
         values = self._best(config_hash(ended.config)).values
+        if "model" not in values:
+            raise UserError(
+                "this study's training is its user's own: best_state() and best_directory have what it kept"
+            )
+        check_trusted(ended.config["model"], (*trusted, *trusted_in_environment()), "model")
         model: nn.Module = instantiate(ended.config["model"], "model", **values.get("arguments", {}))
         model.load_state_dict(values["model"])
         return model.eval()
@@ -469,7 +473,10 @@ def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler
 def _differences(recorded: Header, now: Header, scheduler: Scheduler) -> dict[str, tuple[Any, Any]]:
     """Return what makes a study another one than the recorded, by name: what is recorded, and what is now."""
     old, new = (
-        {name: getattr(header, name) for name in ("name", "scheduler", "searcher", "seed", "r_max", "maximize")}
+        {
+            name: getattr(header, name)
+            for name in ("name", "scheduler", "searcher", "seed", "r_max", "unit", "metric", "maximize")
+        }
         | {"space": ", ".join(header.settings.get("space", ())), "initial": header.settings.get("initial")}
         | dict(header.settings.get("options", {}))
         for header in (recorded, now)

@@ -104,7 +104,7 @@ class Command:
 
     def _words(self, setting: Setting, job: Job, directory: Path) -> list[str]:
         """Return the command as its program gets it. Raises UserError for a name that the config does not have."""
-        values = {**_flat(setting.config), **self.configuration, **_own(setting, job, directory)}
+        values = {**_flat(setting.config), **_flat(self.configuration), **_own(setting, job, directory)}
 
         def value(found: re.Match[str]) -> str:
             if found[1] not in values:
