@@ -168,6 +168,10 @@ def test_what_was_never_told_is_handed_out_again_first_and_a_damaged_directory_i
 
 
 def test_what_is_told_wrongly_is_refused_and_the_job_stays_out(tmp_path: Path) -> None:
+    with pytest.raises(
+        halving.UserError, match=r"AskTell\.r_mx: SuccessiveHalving takes no 'r_mx'; did you mean r_max"
+    ):
+        halving.AskTell(SPACE, r_mx=3)
     study = halving.AskTell(SPACE, r_max=3, maximize=True, metric="accuracy")
     job = study.ask()
     assert job is not None and (job.since, job.until, job.directory) == (0, 1, None)

@@ -315,7 +315,11 @@ def test_a_command_pauses_and_its_winner_is_had_again(fork: Callable, program: P
         (("fidelity.command=[a]",), "", "fidelity.command: ['a'] is no command line: "),
         (("metric=loss",), "", "the command prints error, since and no loss; give metric=<name>"),
         ((), "keep", "the command leaves nothing in HALVING_DIRECTORY"),
-        ((), "status", "no trial survived; 9 failed, the first with: the command ended with status 3: is full; see"),
+        (
+            ("executor=process", "executor.workers=2", "r_min=3"),
+            "status",
+            "no trial survived; 3 failed, the first with: the command ended with status 3: is full; see",
+        ),
         (("r_min=3",), "few", "no trial survived; 3 failed, the first with: the command told of 1 epochs after 0, and"),
         (("r_min=3",), "many", "no trial survived; 3 failed, the first with: the command says that this is epoch 2, "),
         (("r_min=9",), "", "no trial survived; 1 failed, the first with: the command ended with status 2: python: "),
@@ -330,6 +334,7 @@ def test_mistakes_of_a_command_are_told(
     result = fork(*typed, *words, cwd=program, FAULT=fault)
     assert result.returncode == 1 and result.stderr.startswith(f"error: {message}"), result.stderr
     assert result.stderr.count("\n") == 1
+    assert fault != "status" or "the disk\nis full" in (program / "study/train.log").read_text("utf-8")
 
 
 def gone(pids: Path) -> bool:

@@ -68,7 +68,8 @@ class AskTell:
         **options: Any,
     ) -> None:
         composed = Composed.of(
-            space, scheduler, searcher, name, seed, initial, budget, metric, maximize, run_dir, options
+            *(space, scheduler, searcher, name, seed, initial, budget, metric, maximize, run_dir, options),
+            door="AskTell",
         )
         self.done = False
         self._header = composed.header

@@ -257,11 +257,15 @@ class Composed:
         run_dir: str | Path | None,
         options: Mapping[str, Any],
         unit: str = "epochs",
+        door: str = "tune",
     ) -> "Composed":
-        """Build it from the arguments of `tune`. Raises UserError for a space or options that cannot be."""
-        seed, maximize = whole("tune: seed", seed, 0), plain(maximize)
+        """Build it from the arguments of `tune`, or of another `door`.
+
+        Raises UserError for a space or options that cannot be.
+        """
+        seed, maximize = whole(f"{door}: seed", seed, 0), plain(maximize)
         if not isinstance(maximize, bool):
-            raise UserError(f"tune: maximize={maximize!r}: must be True or False")
+            raise UserError(f"{door}: maximize={maximize!r}: must be True or False")
         cube = space if isinstance(space, Space) else Space.from_config(space)
         if initial is not None:
             initial = {name: plain(value) for name, value in initial.items()}
@@ -269,13 +273,17 @@ class Composed:
         proposer = searcher(cube, **given)
         options = {name: plain(value) for name, value in options.items()}
         if callable(scheduler):
-            check_call(scheduler, [proposer], options, False, "tune")
+            check_call(scheduler, [proposer], options, False, door)
         elif options:
-            raise UserError(f"tune: {', '.join(options)} belong to a scheduler class, but a ready scheduler was given")
+            raise UserError(
+                f"{door}: {', '.join(options)} belong to a scheduler class, but a ready scheduler was given"
+            )
         allocator = scheduler(proposer, **options) if callable(scheduler) else scheduler
         plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
         if hasattr(allocator, "plan") and not plan and budget is None:
-            raise UserError(f"tune: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget")
+            raise UserError(
+                f"{door}: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget"
+            )
         directory = expanded(run_dir).absolute() if run_dir is not None else None
         r_max = int(max((level for ladder in plan for level in ladder.levels), default=_r_max(scheduler, options)))
         header = Header(

@@ -113,6 +113,8 @@ class Own:
 
     def state(self) -> State | None:
         parts = {name: _state_of(name, part) for name, part in self._running._parts.items()}
+        if self._steps is None:  # restored, and not begun: it is what it was
+            parts = self._running._values.get("kept", {})
         directory = self._running._directory
         files = directory if directory is not None and any(directory.iterdir()) else None
         if not parts and files is None:

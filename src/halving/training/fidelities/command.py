@@ -140,7 +140,12 @@ class Command:
                     )
                 yield epoch, metrics
             if status := program.wait():
-                raise UserError(f"the command ended with status {status}: {_last(errors, job.trial)}")
+                errors.seek(0)
+                said = errors.read().strip()
+                last = said.rpartition("\n")[2] or "it says nothing"
+                error = UserError(f"the command ended with status {status}: {last}")
+                error.add_note(said)  # for the log
+                raise error
         if epoch < job.until:
             raise UserError(
                 f"the command told of {epoch - job.since} epochs after {job.since}, and was asked for {job.until}: "
@@ -211,12 +216,3 @@ def _metrics(line: str, metric: str) -> dict[str, float] | None:
         if told is None or metric not in told:
             return None
         raise UserError(f"the command prints what is no number: {line.strip()}") from error
-
-
-def _last(errors: IO[str], trial: int) -> str:
-    """Log what a program printed as errors, and return its last line."""
-    errors.seek(0)
-    text = errors.read().strip()
-    if text:
-        log.error("trial %d: %s", trial, text)
-    return text.rpartition("\n")[2] or "it says nothing"
