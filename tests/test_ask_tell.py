@@ -214,3 +214,18 @@ def test_a_finished_study_is_done_at_once_and_grows_with_its_rounds(tmp_path: Pa
     assert halving.AskTell(SPACE, r_max=3, run_dir=tmp_path, resume=True).done
     told, study = driven(True, rounds=2, budget=halving.Budget(evaluations=6))
     assert told == 2 and study.study.history.halted == "budget.evaluations=6 reached"
+
+
+def test_tune_and_a_loop_of_ones_own_go_on_with_each_others_study(tmp_path: Path) -> None:
+    known = {"metric": "loss", "r_max": 9, "seed": 3, "run_dir": tmp_path / "both"}
+    halving.tune(train, SPACE, budget=halving.Budget(evaluations=9), progress=False, **known)
+    with halving.AskTell(SPACE, name="train", resume=True, **known) as study:
+        job = study.ask()
+        assert job and job.since == 1 and job.directory and (job.directory / "done").read_text() == "1"
+        (job.directory / "done").write_text(str(job.until))
+        told = [{"loss": curve(job.configuration, e), "epoch": e} for e in range(job.since + 1, job.until + 1)]
+        study.tell(job, told, directory=job.directory)
+        assert not job.directory.exists()
+    both = halving.tune(train, SPACE, resume=True, progress=False, **known)
+    straight = halving.tune(train, SPACE, progress=False, **known | {"run_dir": tmp_path / "straight"})
+    assert str(both.curves) == str(straight.curves) and decisions(tmp_path / "both") == decisions(tmp_path / "straight")

@@ -165,20 +165,19 @@ class AskTell:
     def _lend(self, job: Job) -> Asked:
         """Return a job with a copy of its trial's newest files; where these are damaged, it begins anew."""
         asked = Asked(job.trial, dict(job.configuration), job.since, job.until)
-        kept = named(self._tuner.history.trials[job.trial]) if job.since else ()
-        for resource in kept:
+        for resource in named(self._tuner.history.trials[job.trial]) if job.since else ():
+            asked = replace(asked, since=resource)
             try:
-                state = self._store.load(job.trial, resource, self._hashed(job))
+                files = self._store.load(job.trial, resource, self._hashed(job)).files
             except UserError as problem:
                 self._tuner.record(Restarted(job.trial, 0, str(problem)))
                 self._tuner.sync()
                 return replace(asked, since=0)
-            assert state.files is not None
-            directory = self._store.working(job.trial)
-            rmtree(directory)
-            copy(state.files, directory)
-            self._lent[job.trial] = directory
-            return replace(asked, since=resource, directory=directory)
+            if files is not None:
+                self._lent[job.trial] = self._store.working(job.trial)
+                rmtree(self._lent[job.trial])
+                copy(files, self._lent[job.trial])
+                return replace(asked, directory=self._lent[job.trial])
         return asked
 
     def _take_back(self, trial: int) -> None:

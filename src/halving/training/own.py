@@ -123,7 +123,7 @@ class Own:
 
     def restore(self, state: State) -> None:
         running = self._running
-        running.since, running._values, self._random = state.resource, state.values, state.values["random"]
+        running.since, running._values, self._random = state.resource, state.values, state.values.get("random")
         if state.files is not None:
             directory = running.directory
             rmtree(directory)

@@ -122,7 +122,9 @@ class Command:
     def _epochs(self, setting: Setting, job: Job, work: Path, metric: str) -> Generator[tuple[int, dict[str, float]]]:
         """Run the program; yield the number and the metrics of each epoch. Raises UserError where it fails."""
         words = self._words(setting, job, work)
-        own = {f"HALVING_{name.upper()}": str(value) for name, value in _own(setting, job, work).items()}
+        # A Python program's lines come as they are printed, and libraries take the threads that a job has.
+        own = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(setting.threads), **os.environ}
+        own |= {f"HALVING_{name.upper()}": str(value) for name, value in _own(setting, job, work).items()}
         epoch = job.since
         with tempfile.TemporaryFile("w+", errors="replace") as errors, _grouped(words, own, errors) as program:
             for line in cast(IO[str], program.stdout):
@@ -154,7 +156,7 @@ class Command:
 
 
 @contextmanager
-def _grouped(words: list[str], own: Mapping[str, str], errors: IO[str]) -> Generator[subprocess.Popen[str]]:
+def _grouped(words: list[str], env: Mapping[str, str], errors: IO[str]) -> Generator[subprocess.Popen[str]]:
     """Run a program whose whole process group ends with it, with the context, and with this process."""
     try:
         program = subprocess.Popen(
@@ -162,7 +164,7 @@ def _grouped(words: list[str], own: Mapping[str, str], errors: IO[str]) -> Gener
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **own},
+            env=env,
             text=True,
             errors="replace",
             start_new_session=True,
