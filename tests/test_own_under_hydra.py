@@ -48,9 +48,10 @@ PACKAGE = """
                 optimizer.step()
             schedule.step()
             model.eval()
-            if (flag := os.environ.get("KILLED")) and epoch == 3 and os.path.exists(flag):
+            if (flag := os.environ.get("ENDED")) and epoch == 3 and os.path.exists(flag):
+                number = int(Path(flag).read_text())
                 os.unlink(flag)
-                os.kill(os.getpid(), 9)
+                os.kill(os.getpid(), number)
             with torch.no_grad():
                 yield {
                     "mse": nn.functional.mse_loss(model(DATA), DATA),
@@ -63,7 +64,18 @@ PACKAGE = """
         return {"test_mse": 0.125 * trial.since}
 
 
+    class Noise:
+        built = 0
+
+        def __init__(self, level):
+            Noise.built += 1
+            self.level = level
+
+
     def grouped(trial):
+        noise = instantiate(trial.configuration["noise"])
+        assert Noise.built == 1, "nobody but this function builds it"
+        Noise.built = 0
         config = trial.config
         data = instantiate(config["data"])
         model = instantiate(config["model"])
@@ -80,7 +92,7 @@ PACKAGE = """
             with torch.no_grad():
                 outputs, targets = zip(*((model(x), y) for x, y in data.batches(data.validation)))
                 right = torch.cat(outputs).argmax(1) == torch.cat(targets)
-            trial.report({"hits": right.double().mean(), **trial.configuration["extra"]})
+            trial.report({"hits": right.double().mean(), "noise": noise.level})
 
 
     def counted(trial):
@@ -147,26 +159,47 @@ def test_an_own_training_pauses_exactly_and_its_winner_is_had_again(
         assert torch.equal(halving.load(mine / name).best_state()["model"]["0.weight"], kept["model"]["0.weight"])
 
 
-def test_a_kill_costs_an_own_training_nothing_that_was_done(fork: Callable, mine: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_signal_costs_an_own_training_nothing_that_was_done(fork: Callable, mine: Path, number: int) -> None:
     words = (*OWN, *SEARCH, *SMALL, "r_max=9", "scheduler=sha", "executor.checkpoint_every=1")
     ran(fork, *words, "hydra.run.dir=straight", cwd=mine)
     flag = mine / "flag"
-    flag.touch()
-    env = {"PYTHONPATH": path(mine), "KILLED": str(flag)}
-    assert fork(*words, "hydra.run.dir=killed", cwd=mine, **env).returncode == -signal.SIGKILL
-    ran(fork, "resume=killed", "trusted_packages=[mine]", cwd=mine, **env)
-    straight, killed = halving.load(mine / "straight"), halving.load(mine / "killed")
-    assert killed.curves == straight.curves and killed.summary["resource_spent"] == straight.summary["resource_spent"]
+    flag.write_text(str(int(number)))
+    env = {"PYTHONPATH": path(mine), "ENDED": str(flag)}
+    ended = fork(*words, "hydra.run.dir=ended", cwd=mine, **env)
+    again = ["resume=ended", "trusted_packages=[mine]"]
+    if number == signal.SIGINT:
+        assert ended.returncode == 128 + signal.SIGINT
+        again = shlex.split(ended.stdout.partition("go on with: ")[2].splitlines()[0])[2:]
+        assert again == [f"resume={mine / 'ended'}", "trusted_packages=[mine]"]
+    else:
+        assert ended.returncode == -signal.SIGKILL
+    ran(fork, *again, cwd=mine, **env)
+    straight, resumed = halving.load(mine / "straight"), halving.load(mine / "ended")
+    assert resumed.curves == straight.curves and resumed.summary["resource_spent"] == straight.summary["resource_spent"]
+    with pytest.raises(halving.UserError, match=r"best_state\(\) and best_directory have what it kept"):
+        resumed.best_model()
 
 
 def test_the_groups_serve_an_own_loop_and_ours_is_not_loaded_where_it_is_not_used(fork: Callable, mine: Path) -> None:
     grouped = ("fidelity=training", "fidelity.function=mine.grouped", "metric=max:hits", "trusted_packages=[mine]")
     words = (*SMALL, "model=softmax", "optimizer=adam", "lr_schedule=cosine", "data.train_samples=100", "r_max=3")
-    more = ("+fidelity.configuration.extra={a: 0}", "space=none", "+space.optimizer.lr=[1.0,0.01]", "scheduler=sha")
-    ran(fork, *grouped, *words, *more, "+space.fidelity.configuration.extra.a=[1,2]", "hydra.run.dir=study", cwd=mine)
+    (mine / "conf/noise").mkdir(parents=True)
+    (mine / "conf/noise/gaussian.yaml").write_text("_target_: mine.Noise\nlevel: 0\n")
+    own = ("--config-dir", "conf", "+noise@fidelity.configuration.noise=gaussian")
+    more = (*own, "space=none", "+space.optimizer.lr=[1.0,0.01]", "scheduler=sha")
+    ran(
+        fork,
+        *grouped,
+        *words,
+        *more,
+        "+space.fidelity.configuration.noise.level=[1,2]",
+        "hydra.run.dir=study",
+        cwd=mine,
+    )
     study = halving.load(mine / "study")
     assert summary(mine / "study")["best_error"] > 0.5 and study.best.configuration["optimizer.lr"] < 1
-    assert study.curves[study.best.trial][0]["a"] == study.best.configuration["fidelity.configuration.extra.a"]
+    assert study.curves[study.best.trial][0]["noise"] == study.best.configuration["fidelity.configuration.noise.level"]
     # data that cannot be had are nobody's business
     lost = ("data=mnist", f"data_dir={mine}/nowhere", "fidelity.function=mine.counted", "metric=error")
     ran(
@@ -281,7 +314,11 @@ def test_a_command_pauses_and_its_winner_is_had_again(fork: Callable, program: P
         (("fidelity.command=[a]",), "", "fidelity.command: ['a'] is no command line: "),
         (("metric=loss",), "", "the command prints error, since and no loss; give metric=<name>"),
         ((), "keep", "the command leaves nothing in HALVING_DIRECTORY"),
-        ((), "status", "no trial survived; 9 failed, the first with: the command ended with status 3: is full; see"),
+        (
+            ("executor=process", "executor.workers=2", "r_min=3"),
+            "status",
+            "no trial survived; 3 failed, the first with: the command ended with status 3: is full; see",
+        ),
         (("r_min=3",), "few", "no trial survived; 3 failed, the first with: the command told of 1 epochs after 0, and"),
         (("r_min=3",), "many", "no trial survived; 3 failed, the first with: the command says that this is epoch 2, "),
         (("r_min=9",), "", "no trial survived; 1 failed, the first with: the command ended with status 2: python: "),
@@ -296,6 +333,7 @@ def test_mistakes_of_a_command_are_told(
     result = fork(*typed, *words, cwd=program, FAULT=fault)
     assert result.returncode == 1 and result.stderr.startswith(f"error: {message}"), result.stderr
     assert result.stderr.count("\n") == 1
+    assert fault != "status" or "the disk\nis full" in (program / "study/train.log").read_text("utf-8")
 
 
 def gone(pids: Path) -> bool:

@@ -1,5 +1,6 @@
 """halving as a library: tune a function, load what was written."""
 
+import csv
 import json
 import math
 import os
@@ -24,8 +25,19 @@ import halving
 from halving.rebuilding import rebuild
 from halving.report import figures
 from halving.searchers import BOHBSearcher
+from halving.tracking.csv import Csv
+from halving.tracking.progress import Progress
+from halving.tracking.wandb import Wandb
 
 LR = {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.001, "b": 1.0}}
+
+
+def descent(trial: Any) -> Any:
+    """A training of one trial, which leaves how far it is."""
+    done = int((trial.directory / "done").read_text()) if trial.since else 0
+    for epoch in range(done + 1, 1000):
+        (trial.directory / "done").write_text(str(epoch))
+        yield {"mse": bowl(trial.configuration, epoch), "norm": -float(epoch), "val_loss": 0.5}
 
 
 def bowl(configuration: dict[str, Any], resource: int) -> float:
@@ -273,6 +285,7 @@ def test_what_ended_a_study_is_not_hidden_by_what_follows(tmp_path: Path) -> Non
     ("change", "difference"),
     [
         ({"maximize": True}, "maximize: False in the study, True now"),
+        ({"metric": "loss"}, "metric: error in the study, loss now"),
         ({"seed": 1}, "seed: 0 in the study, 1 now"),
         ({"eta": 2}, "eta: 3 in the study, 2 now"),
         ({"n": 8}, "n: None in the study, 8 now"),
@@ -399,5 +412,86 @@ def test_a_study_as_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [set(row) <= set(columns) for row in rows] == [True] * 4
     assert min(row["error"] for row in rows if row["resource"] == 3) == study.best.last.error
     assert study.to_frame("curves") == (None, [])
+    trained = halving.tune(descent, LR, metric="mse", r_max=3)
+    assert [row["trial"] for row in trained.to_frame("curves")[1]].count(trained.best.trial) == 3
+    assert set(trained.to_frame("curves")[1][0]) == {"trial", "resource", "epoch", "mse", "norm", "val_loss"}
     with pytest.raises(halving.UserError, match="no table 'curve'; give evaluations or curves"):
         study.to_frame("curve")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_training_has_what_the_command_line_has(tmp_path: Path) -> None:
+    study = halving.tune(
+        descent,
+        LR,
+        metric="mse",
+        r_max=9,
+        run_dir=tmp_path,
+        trackers=[Wandb(mode="offline", project="own"), Csv()],
+        test=lambda trial: {"test_mse": float((trial.directory / "done").read_text())},
+    )
+    assert study.history.ended and study.history.ended.test == {"test_mse": 9.0}
+    assert study.summary["resource_spent"] == 21 and (study.best_directory / "done").read_text() == "9"
+    with (tmp_path / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    fixed = ["trial", "resource", "epoch", "lr", "train_loss", "train_error", "val_loss", "val_error", "seconds"]
+    assert list(rows[0]) == [*fixed, "mse", "norm"] and (rows[0]["val_loss"], rows[0]["val_error"]) == ("0.5", "")
+    assert [float(row["mse"]) for row in rows if row["trial"] == str(study.best.trial)] == [
+        row["mse"] for row in study.curves[study.best.trial]
+    ]
+    runs = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(runs) == 10 and all(b"mse" in run.read_bytes() for run in runs)
+    assert (tmp_path / "metrics.csv").read_text().startswith("elapsed,trial,resource,epoch,mse,norm,val_loss\n")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.count("<svg") == 4 and "could not" not in page
+    assert "best mse: <b>" in page and "with a test mse of <b>9</b>" in page
+    for tracker in (Wandb(mode="offline"), Csv()):
+        with pytest.raises(halving.UserError, match=r"trackers: \w+ writes into the run directory; give run_dir="):
+            halving.tune(descent, LR, metric="mse", r_max=1, trackers=[tracker])
+
+
+@pytest.mark.parametrize(
+    ("terminal", "progress", "shown"),
+    [
+        ("terminal", None, True),
+        ("notebook", None, True),
+        ("file", None, False),
+        ("terminal", False, False),
+        ("file", True, True),
+    ],
+)
+def test_progress_is_on_where_somebody_looks(
+    terminal: str,
+    progress: bool | None,
+    shown: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = SimpleNamespace(is_interactive=terminal == "terminal", is_jupyter=terminal == "notebook")
+    monkeypatch.setattr("halving.study.Terminal", lambda: console)
+    monkeypatch.setattr(Progress, "__init__", lambda self: print("progress begins"))
+    for method in ("resume", "record", "close"):
+        monkeypatch.setattr(Progress, method, lambda self, *rest: None)
+    halving.tune(descent, LR, metric="mse", r_max=1, progress=progress)
+    assert ("progress begins" in capsys.readouterr().out) is shown
+
+
+def test_the_metric_may_be_a_greatest_one_and_must_be_there() -> None:
+    for options in ({"metric": "max:norm"}, {"metric": "norm", "maximize": True}):
+        study = halving.tune(descent, LR, r_max=3, **options)
+        assert (study.summary["metric"], study.summary["maximize"], study.summary["best_error"]) == ("norm", True, -3)
+    with pytest.raises(
+        halving.UserError, match="reports mse, norm, val_loss and no error, which is the metric; give m"
+    ):
+        halving.tune(descent, LR, r_max=3)
+
+
+def test_a_test_that_fails_costs_no_study(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(trial: Any) -> Any:
+        raise LookupError("no test set")
+
+    study = halving.tune(descent, LR, metric="mse", r_max=3, run_dir=tmp_path, test=broken)
+    assert study.best.last.resource == 3 and "the winner's test failed: LookupError: no test set" in caplog.text
+    again = halving.tune(
+        descent, LR, metric="mse", r_max=3, run_dir=tmp_path, test=lambda trial: {"test_mse": 1}, resume=True
+    )
+    assert again.history.ended and again.history.ended.test == {"test_mse": 1.0} and not again.history.ended.failure

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from halving.ask_tell import AskTell
     from halving.errors import UserError
     from halving.executors import Process
     from halving.schedulers import FIFO, SuccessiveHalving
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIFO",
+    "AskTell",
     "Budget",
     "Process",
     "RandomSearcher",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AskTell": "ask_tell",
     "Budget": "tuner",
     "FIFO": "schedulers",
     "Process": "executors",

@@ -54,12 +54,16 @@ class Conduct:
 
     def run(self, first: Header | Resumed, last: Callable[[], Ended]) -> None:
         """Run to the end; `last` says what it came to, unless a signal ended it."""
-        self.tuner.record(first)
-        self.begun = True
+        self.begin(first)
         with _back_here():
             self.tuner.run()
         if not self.signals:
             self.tuner.record(last())
+
+    def begin(self, first: Header | Resumed) -> None:
+        """Record the first event: from here on there is a study, whose tables are written at the end."""
+        self.tuner.record(first)
+        self.begun = True
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

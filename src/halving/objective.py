@@ -82,4 +82,4 @@ class Objective:
         check_trusted(config, self.trusted)
         torch.set_num_threads(self.threads)  # after what is the user's was imported, as that may set it
         fidelity: Fidelity = instantiate(config["fidelity"], "fidelity")
-        return fidelity, Setting(config, self.store)
+        return fidelity, Setting(config, self.store, self.threads)

@@ -19,7 +19,7 @@ from halving.data.keys import key
 from halving.environment import expanded
 from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
-from halving.history import Ended, Header, History, Ladder, Resumed, Trial
+from halving.history import Ended, Event, Header, History, Ladder, Resumed, Trial
 from halving.journal import Journal, owner, read, replay
 from halving.report.derived import not_written
 from halving.report.tables import RESULTS, results_rows, summary
@@ -29,7 +29,9 @@ from halving.space import Space
 from halving.targets import check_call, check_trusted, function_name, instantiate, trusted_in_environment
 from halving.terminal import Terminal
 from halving.tracking.base import Tracker, Trackers
+from halving.tracking.csv import Csv
 from halving.tracking.progress import Progress
+from halving.tracking.wandb import Wandb
 from halving.training.fidelities.function import call
 from halving.training.own import Running, Trainings, hashed, is_training
 from halving.trial import Configuration, Job, Step, Value, plain
@@ -110,8 +112,12 @@ class Study:
         best = self.best
         if ended is None or "model" not in ended.config or best.checkpoint is None:
             raise UserError("this study has no best model: it trained none, or has not ended")
-        check_trusted(ended.config["model"], (*trusted, *trusted_in_environment()), "model")
         values = self._best(config_hash(ended.config)).values
+        if "model" not in values:
+            raise UserError(
+                "this study's training is its user's own: best_state() and best_directory have what it kept"
+            )
+        check_trusted(ended.config["model"], (*trusted, *trusted_in_environment()), "model")
         model: nn.Module = instantiate(ended.config["model"], "model", **values.get("arguments", {}))
         model.load_state_dict(values["model"])
         return model.eval()
@@ -193,98 +199,173 @@ def tune(
     training that keeps nothing or lacks the metric, or if no trial survived; KeyboardInterrupt after a signal, once the
     journal is whole. A table or report that cannot be written at the end is named in the log, and the study returned.
     """
-    seed, maximize = whole("tune: seed", seed, 0), plain(maximize)
-    if not isinstance(maximize, bool):
-        raise UserError(f"tune: maximize={maximize!r}: must be True or False")
-    metric, maximize = metric.removeprefix("max:"), maximize or metric.startswith("max:")
     training = is_training(function)
-    cube = space if isinstance(space, Space) else Space.from_config(space)
-    if initial is not None:
-        initial = {name: plain(value) for name, value in initial.items()}
-    given = {"seed": seed, "initial": initial}
-    proposer = searcher(cube, **given)
-    options = {name: plain(value) for name, value in options.items()}
-    if callable(scheduler):
-        check_call(scheduler, [proposer], options, False, "tune")
-    elif options:
-        raise UserError(f"tune: {', '.join(options)} belong to a scheduler class, but a ready scheduler was given")
-    allocator = scheduler(proposer, **options) if callable(scheduler) else scheduler
-    plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
-    if hasattr(allocator, "plan") and not plan and budget is None:
-        raise UserError(f"tune: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget")
-    directory = expanded(run_dir).absolute() if run_dir is not None else None
-    cost = _resuming if training else _restarting
-    r_max = int(max((level for ladder in plan for level in ladder.levels), default=_r_max(scheduler, options)))
-    header = Header(
-        name=getattr(function, "__name__", type(function).__name__),
-        scheduler=type(allocator).__name__,
-        searcher=type(proposer).__name__,
-        seed=seed,
-        r_max=r_max,
+    name = getattr(function, "__name__", type(function).__name__)
+    composed = Composed.of(
+        *(space, scheduler, searcher, name, seed, initial, budget, metric, maximize, run_dir, options),
         unit="epochs" if training else "units",
-        metric=metric,
-        maximize=maximize,
-        full_cost=r_max,
-        planned_cost=planned_cost(plan, cost),
-        dimensions=cube.names,
-        plan=plan,
-        settings={
-            "options": {
-                **_told(scheduler, proposer, options),
-                **_told(searcher, cube, given, "searcher.", tuple(given)),
-            },
-            "space": cube.described,
-            "initial": initial,
-            **({"run_dir": str(directory)} if directory is not None else {}),
-        },
     )
     with ExitStack() as opened:
-        root = directory
-        if training and root is None:
-            root = Path(opened.enter_context(TemporaryDirectory(prefix="halving-")))
         objective: Trainings | None = None
-        if training and root is not None:
+        if training:
+            root = composed.directory or Path(opened.enter_context(TemporaryDirectory(prefix="halving-")))
+            own = cast(Callable[[Running], Any], function)
+            header = composed.header
             store = Store(root)
             opened.callback(store.close)
-            objective = Trainings(cast(Callable[[Running], Any], function), store, seed, metric, r_max, test)
-        workers = executor(objective or _Calls(cast(Callable[[Configuration, int], float], function), seed))
+            objective = Trainings(own, store, header.seed, header.metric, header.r_max, test)
+        plain_function = cast(Callable[[Configuration, int], float], function)
+        workers = executor(objective or _Calls(plain_function, composed.header.seed))
+        conduct, events = composed.opened(
+            workers, resume, trackers, progress, objective.store.run_dir if objective is not None else None
+        )
+        tuner, before = conduct.tuner, replay(events)
+        with conduct:
+            tuner.replay(events)
+            conduct.run(composed.first(events), lambda: ended(tuner.history, objective))
+    if conduct.signals:
+        raise KeyboardInterrupt
+    warn(conduct)
+    idle = len(tuner.history.finished) == len(before.finished) and not tuner.history.halted
+    if before.ended is not None and idle and budget is not None:
+        log.warning(nothing_left(tuner.history, composed.scheduler, composed.options))
+    if tuner.history.incumbent is None:
+        raise UserError(f"no trial survived; {first_failure(tuner.history)}")
+    return Study(tuner.history, composed.directory)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A study of this process, but for what runs its jobs."""
+
+    scheduler: Scheduler
+    header: Header
+    budget: Budget | None
+    directory: Path | None
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        space: Space | Mapping[str, Any],
+        scheduler: Callable[..., Scheduler] | Scheduler,
+        searcher: Callable[..., Searcher],
+        name: str,
+        seed: int,
+        initial: Configuration | None,
+        budget: Budget | None,
+        metric: str,
+        maximize: bool,
+        run_dir: str | Path | None,
+        options: Mapping[str, Any],
+        unit: str = "epochs",
+        door: str = "tune",
+    ) -> "Composed":
+        """Build it from the arguments of `tune`, or of another `door`.
+
+        Raises UserError for a space or options that cannot be.
+        """
+        seed, maximize = whole(f"{door}: seed", seed, 0), plain(maximize)
+        if not isinstance(maximize, bool):
+            raise UserError(f"{door}: maximize={maximize!r}: must be True or False")
+        cube = space if isinstance(space, Space) else Space.from_config(space)
+        if initial is not None:
+            initial = {name: plain(value) for name, value in initial.items()}
+        given = {"seed": seed, "initial": initial}
+        proposer = searcher(cube, **given)
+        options = {name: plain(value) for name, value in options.items()}
+        if callable(scheduler):
+            check_call(scheduler, [proposer], options, False, door)
+        elif options:
+            raise UserError(
+                f"{door}: {', '.join(options)} belong to a scheduler class, but a ready scheduler was given"
+            )
+        allocator = scheduler(proposer, **options) if callable(scheduler) else scheduler
+        plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
+        if hasattr(allocator, "plan") and not plan and budget is None:
+            raise UserError(
+                f"{door}: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget"
+            )
+        directory = expanded(run_dir).absolute() if run_dir is not None else None
+        r_max = int(max((level for ladder in plan for level in ladder.levels), default=_r_max(scheduler, options)))
+        header = Header(
+            name=name,
+            scheduler=type(allocator).__name__,
+            searcher=type(proposer).__name__,
+            seed=seed,
+            r_max=r_max,
+            unit=unit,
+            metric=metric.removeprefix("max:"),
+            maximize=maximize or metric.startswith("max:"),
+            full_cost=r_max,
+            planned_cost=planned_cost(plan, _resuming if unit == "epochs" else _restarting),
+            dimensions=cube.names,
+            plan=plan,
+            settings={
+                "options": {
+                    **_told(scheduler, proposer, options),
+                    **_told(searcher, cube, given, "searcher.", tuple(given)),
+                },
+                "space": cube.described,
+                "initial": initial,
+                **({"run_dir": str(directory)} if directory is not None else {}),
+            },
+        )
+        return cls(allocator, header, budget, directory, options)
+
+    def first(self, events: Sequence[object]) -> Header | Resumed:
+        """Return the first event of this process, after those of earlier ones."""
+        header = self.header
+        return Resumed(header.plan, header.planned_cost, header.settings) if events else header
+
+    def opened(
+        self,
+        workers: Executor,
+        resume: bool,
+        trackers: Sequence[Tracker],
+        progress: bool | None,
+        root: Path | None,
+    ) -> tuple[Conduct, tuple[tuple[Event, float], ...]]:
+        """Return the study's conduct, and what its journal holds; with checkpoints, they lie below `root`.
+
+        Raises UserError for a used run directory, a study there that is another one, and trackers that need one.
+        """
         try:
-            journal = _journal(directory, resume, header, allocator) if directory is not None else None
+            for tracker in trackers:
+                if self.directory is None and isinstance(tracker, Csv | Wandb):
+                    raise UserError(
+                        f"trackers: {type(tracker).__name__} writes into the run directory; give run_dir=..."
+                    )
+            directory = self.directory
+            journal = _journal(directory, resume, self.header, self.scheduler) if directory is not None else None
         except BaseException:
             workers.shutdown(graceful=False)
             raise
         events = tuple(journal.events) if journal is not None else ()
-        before = replay(events)
         if progress is None:
-            progress = Terminal().is_interactive
-        mirrors = Trackers([Progress()] * progress + list(trackers), events)
+            console = Terminal()
+            progress = console.is_interactive or console.is_jupyter
+        mirrors = Trackers([*([Progress()] if progress else []), *trackers], events)
         tuner = Tuner(
-            allocator,
+            self.scheduler,
             workers,
-            cost=cost,
+            cost=_resuming if self.header.unit == "epochs" else _restarting,
             journal=journal,
             trackers=mirrors,
-            budget=budget,
-            maximize=maximize,
-            root=root if training else None,
+            budget=self.budget,
+            maximize=self.header.maximize,
+            root=root,
         )
-        with Conduct(tuner, workers, journal, mirrors, directory) as conduct:
-            tuner.replay(events)
-            first = Resumed(plan, header.planned_cost, header.settings) if events else header
-            conduct.run(first, lambda: _ended(tuner.history, objective))
-    if conduct.signals:
-        raise KeyboardInterrupt
-    ended = tuner.history.ended
-    if conduct.problems and directory is not None:
-        log.warning(not_written([], directory))
-    if ended is not None and ended.failure:
-        log.warning(ended.failure)
-    idle = len(tuner.history.finished) == len(before.finished) and not tuner.history.halted
-    if before.ended is not None and idle and budget is not None:
-        log.warning(nothing_left(tuner.history, allocator, options))
-    if tuner.history.incumbent is None:
-        raise UserError(f"no trial survived; {first_failure(tuner.history)}")
-    return Study(tuner.history, directory)
+        return Conduct(tuner, workers, journal, mirrors, self.directory), events
+
+
+def warn(conduct: Conduct) -> None:
+    """Name in the log what could not be done at a study's end."""
+    if conduct.problems and conduct.run_dir is not None:
+        log.warning(not_written([], conduct.run_dir))
+    last = conduct.tuner.history.ended
+    if last is not None and last.failure:
+        log.warning(last.failure)
 
 
 def _r_max(scheduler: Callable[..., Scheduler] | Scheduler, options: Mapping[str, Any]) -> int:
@@ -295,7 +376,7 @@ def _r_max(scheduler: Callable[..., Scheduler] | Scheduler, options: Mapping[str
     return parameter.default if parameter is not None and isinstance(parameter.default, int) else 1
 
 
-def _ended(history: History, objective: Trainings | None) -> Ended:
+def ended(history: History, objective: Trainings | None = None) -> Ended:
     """Name the winner, and test it where that is asked for; what fails of that is said in the end."""
     if history.incumbent is None:
         return Ended(None)
@@ -402,7 +483,10 @@ def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler
 def _differences(recorded: Header, now: Header, scheduler: Scheduler) -> dict[str, tuple[Any, Any]]:
     """Return what makes a study another one than the recorded, by name: what is recorded, and what is now."""
     old, new = (
-        {name: getattr(header, name) for name in ("name", "scheduler", "searcher", "seed", "r_max", "maximize")}
+        {
+            name: getattr(header, name)
+            for name in ("name", "scheduler", "searcher", "seed", "r_max", "unit", "metric", "maximize")
+        }
         | {"space": ", ".join(header.settings.get("space", ())), "initial": header.settings.get("initial")}
         | dict(header.settings.get("options", {}))
         for header in (recorded, now)

@@ -63,7 +63,8 @@ def instantiate(config: Any, /, where: str = "", **extra: Any) -> Any:
     """Build what a plain (resolved) configuration describes, depth first, as Hydra's `instantiate` does.
 
     A mapping with `_target_` is called with its other keys and `extra`; `_partial_: true` gives the callable with
-    these bound; `_args_` are positional. Other mappings and lists are rebuilt with their elements instantiated.
+    these bound; `_args_` are positional; with `_recursive_: false` the keys stay as they are. Other mappings and lists
+    are rebuilt with their elements instantiated.
     Workers have no Hydra, therefore this exists. `where` is the configuration path that messages name.
 
     Raises UserError for a target that cannot be found or called with these keys, or refuses their values.
@@ -72,8 +73,9 @@ def instantiate(config: Any, /, where: str = "", **extra: Any) -> Any:
         case {"_target_": str(target), **rest}:
             function = locate(target, where)
             bind = bool(rest.pop("_partial_", False))
-            arguments = [instantiate(item, f"{where}[{i}]") for i, item in enumerate(rest.pop("_args_", ()))]
-            keywords = {key: instantiate(value, join(where, key)) for key, value in rest.items()} | extra
+            build = instantiate if rest.pop("_recursive_", True) else lambda value, _: value
+            arguments = [build(item, f"{where}[{i}]") for i, item in enumerate(rest.pop("_args_", ()))]
+            keywords = {key: build(value, join(where, key)) for key, value in rest.items()} | extra
             check_call(function, arguments, keywords, bind, where or target)
             if bind:
                 return partial(function, *arguments, **keywords)

@@ -137,33 +137,41 @@ class Tuner:
         self._committed = sum(map(self._cost_of, self._interrupted))
         for verdict in due:
             self.record(verdict)
-        self._sync()
+        self.sync()
         if self._root is not None:
             sweep(self._root, self.history)
 
     def run(self) -> None:
         """Run to the end. Raises RuntimeError if the scheduler waits although nothing runs."""
-        while not self.stop:
-            done = self._assign()
-            self._sync()
-            if self._executor.idle():
-                if done:
-                    break
-                raise RuntimeError("the scheduler waits, but nothing runs that it could wait for")
-            events = self._executor.wait()
-            for event in events:
-                if self.stop and isinstance(event, Finished) and event.outcome.failed:
-                    break  # of the signal, perhaps, which what a trial had started got as well: it is run again later
-                self._take_in(event)
-                if self.stop:
-                    break
+        while not self.stop and self.hand_out():
+            self.listen()
         if self.stop:
             for event in self._executor.stop():
                 self._take_in(event)
             self.record(Halted(self.stop))
-        self._sync()
+        self.sync()
         if self._root is not None:
             sweep(self._root, self.history)
+
+    def hand_out(self) -> bool:
+        """Hand out jobs while there is room; return whether the study goes on.
+
+        Raises RuntimeError if the scheduler waits although nothing runs.
+        """
+        done = self._assign()
+        self.sync()
+        if self._executor.idle() and not done:
+            raise RuntimeError("the scheduler waits, but nothing runs that it could wait for")
+        return not self._executor.idle()
+
+    def listen(self) -> None:
+        """Take in what happens until a decision may be due."""
+        for event in self._executor.wait():
+            if self.stop and isinstance(event, Finished) and event.outcome.failed:
+                break  # of the signal, perhaps, which what a trial had started got as well: it is run again later
+            self._take_in(event)
+            if self.stop:
+                break
 
     def record(self, event: Event) -> None:
         """Tell journal, history and trackers of an event."""
@@ -197,7 +205,7 @@ class Tuner:
                     return False
                 case assignment:
                     self.record(assignment)
-                    self._sync()
+                    self.sync()
                     self._running[assignment.trial] = assignment
                     self._committed += self._cost_of(assignment)
                     self._executor.submit(self._job(assignment))
@@ -242,7 +250,7 @@ class Tuner:
         if self._journal is not None:
             self._journal.flush()
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
         """Make the journal durable; only then may checkpoints go that it no longer needs."""
         if self._journal is not None:
             self._journal.sync()

@@ -122,10 +122,12 @@ class Own:
                     "torch.serialization.add_safe_globals, or trust the file with weights_only=False "
                     "(in Lightning, of trainer.fit)"
                 ) from error
-        return _metrics(told, self._metric, epoch)
+        return measured(told, self._metric, epoch)
 
     def state(self) -> State | None:
         parts = {name: _state_of(name, part) for name, part in self._running._parts.items()}
+        if self._steps is None:  # restored, and not begun: it is what it was
+            parts = self._running._values.get("kept", {})
         directory = self._running._directory
         files = directory if directory is not None and any(directory.iterdir()) else None
         if not parts and files is None:
@@ -134,7 +136,7 @@ class Own:
 
     def restore(self, state: State) -> None:
         running = self._running
-        running.since, running._values, self._random = state.resource, state.values, state.values["random"]
+        running.since, running._values, self._random = state.resource, state.values, state.values.get("random")
         if state.files is not None:
             directory = running.directory
             rmtree(directory)
@@ -251,8 +253,8 @@ class Trainings:
         return Own(self.function, Running(job.trial, dict(job.configuration), seed, job.until, _work=work), self.metric)
 
 
-def _metrics(told: Any, metric: str, epoch: int) -> dict[str, float]:
-    """Return what was told as names and numbers; a single number is the metric."""
+def measured(told: Any, metric: str, epoch: int) -> dict[str, float]:
+    """Return what was told as names and numbers; a single number is the metric. Raises StudyError for another thing."""
     if not isinstance(told, Mapping):
         told = {metric: told}
     metrics = {str(name): _number(name, value) for name, value in told.items()}

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a trial is trained from, and where it goes on from: its plain resolved config, and the study's store."""
+    """What a trial is trained from: its plain resolved config, the study's store, and the threads that a job has."""
 
     config: Mapping[str, Any]
     store: Store
+    threads: int = 1
 
     def recipe(self) -> "Recipe":
         """Return what our own loop trains from; an objective of another kind never loads data, or torch."""

@@ -104,7 +104,7 @@ class Command:
 
     def _words(self, setting: Setting, job: Job, directory: Path) -> list[str]:
         """Return the command as its program gets it. Raises UserError for a name that the config does not have."""
-        values = {**_flat(setting.config), **self.configuration, **_own(setting, job, directory)}
+        values = {**_flat(setting.config), **_flat(self.configuration), **_own(setting, job, directory)}
 
         def value(found: re.Match[str]) -> str:
             if found[1] not in values:
@@ -122,7 +122,9 @@ class Command:
     def _epochs(self, setting: Setting, job: Job, work: Path, metric: str) -> Generator[tuple[int, dict[str, float]]]:
         """Run the program; yield the number and the metrics of each epoch. Raises UserError where it fails."""
         words = self._words(setting, job, work)
-        own = {f"HALVING_{name.upper()}": str(value) for name, value in _own(setting, job, work).items()}
+        # A Python program's lines come as they are printed, and libraries take the threads that a job has.
+        own = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(setting.threads), **os.environ}
+        own |= {f"HALVING_{name.upper()}": str(value) for name, value in _own(setting, job, work).items()}
         epoch = job.since
         with tempfile.TemporaryFile("w+", errors="replace") as errors, _grouped(words, own, errors) as program:
             for line in cast(IO[str], program.stdout):
@@ -140,7 +142,12 @@ class Command:
                     )
                 yield epoch, metrics
             if status := program.wait():
-                raise UserError(f"the command ended with status {status}: {_last(errors, job.trial)}")
+                errors.seek(0)
+                said = errors.read().strip()
+                last = said.rpartition("\n")[2] or "it says nothing"
+                error = UserError(f"the command ended with status {status}: {last}")
+                error.add_note(said)  # for the log
+                raise error
         if epoch < job.until:
             raise UserError(
                 f"the command told of {epoch - job.since} epochs after {job.since}, and was asked for {job.until}: "
@@ -149,7 +156,7 @@ class Command:
 
 
 @contextmanager
-def _grouped(words: list[str], own: Mapping[str, str], errors: IO[str]) -> Generator[subprocess.Popen[str]]:
+def _grouped(words: list[str], env: Mapping[str, str], errors: IO[str]) -> Generator[subprocess.Popen[str]]:
     """Run a program whose whole process group ends with it, with the context, and with this process."""
     try:
         program = subprocess.Popen(
@@ -157,7 +164,7 @@ def _grouped(words: list[str], own: Mapping[str, str], errors: IO[str]) -> Gener
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **own},
+            env=env,
             text=True,
             errors="replace",
             start_new_session=True,
@@ -210,12 +217,3 @@ def _metrics(line: str, metric: str) -> dict[str, float] | None:
         if told is None or metric not in told:
             return None
         raise UserError(f"the command prints what is no number: {line.strip()}") from error
-
-
-def _last(errors: IO[str], trial: int) -> str:
-    """Log what a program printed as errors, and return its last line."""
-    errors.seek(0)
-    text = errors.read().strip()
-    if text:
-        log.error("trial %d: %s", trial, text)
-    return text.rpartition("\n")[2] or "it says nothing"
