@@ -29,7 +29,6 @@ def train(trial):
         seed=trial.seed,
         report_to="none",
         disable_tqdm=True,
-        use_cpu=True,
     )
     pausing = Pausing(trial)
     trainer = Trainer(model, arguments, train_dataset=DATA[:1400], eval_dataset=DATA[1400:], callbacks=[pausing])

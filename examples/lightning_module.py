@@ -40,7 +40,7 @@ class Classifier(L.LightningModule):
 
 def train(trial):
     pausing = Pausing(trial)
-    trainer = L.Trainer(max_epochs=R_MAX, accelerator="cpu", callbacks=[pausing], **QUIET)  # r_max, never the rung
+    trainer = L.Trainer(max_epochs=R_MAX, devices=1, callbacks=[pausing], **QUIET)  # r_max, never the rung
     loaders = DataLoader(TRAINING, 64, shuffle=True), DataLoader(VALIDATION, 397)
     trainer.fit(Classifier(**trial.configuration), *loaders, ckpt_path=pausing.checkpoint)
 

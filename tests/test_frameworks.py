@@ -248,6 +248,16 @@ def test_a_forgotten_checkpoint_is_noticed(tmp_path: Path) -> None:
         list(trainings(tmp_path, function)([Job(0, {}, 1, 2)]))
 
 
+def test_several_devices_are_refused() -> None:
+    from halving.lightning import Pausing  # isort: split
+
+    from lightning.pytorch import Trainer
+
+    pausing = Pausing(Running(0, {}, 0))
+    with pytest.raises(StudyError, match=r"one device; give Trainer\(devices=1\)"):
+        pausing.setup(Trainer(accelerator="cpu", devices=2, callbacks=[pausing], logger=False), network("step"), "fit")
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "extra"),
     [("lightning", "lightning.pytorch", "lightning"), ("huggingface", "transformers", "transformers")],

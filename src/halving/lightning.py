@@ -22,7 +22,7 @@ class Pausing(Checkpoint):  # as such it comes after other callbacks, and there 
     """Reports `trainer.callback_metrics` after each epoch, and leaves the trainer's checkpoint to go on from.
 
     `trainer.fit(model, ckpt_path=pausing.checkpoint)` goes on; `Trainer(max_epochs=...)` is the most that any trial
-    trains, never the rung. Raises StudyError where the trainer does not know it as a Checkpoint.
+    trains, never the rung, and `devices=1`. Raises StudyError for several devices, and for another package's Trainer.
     """
 
     def __init__(self, trial: Running) -> None:
@@ -32,9 +32,9 @@ class Pausing(Checkpoint):  # as such it comes after other callbacks, and there 
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self not in trainer.checkpoint_callbacks:
-            raise StudyError(
-                "halving.lightning: give Pausing to a Trainer of lightning.pytorch, not of another package"
-            )
+            raise StudyError("halving.lightning: Pausing is for a Trainer of lightning.pytorch, not of another package")
+        if trainer.world_size > 1:  # as it is by default where there are several GPUs
+            raise StudyError("halving.lightning: a trial trains on one device; give Trainer(devices=1)")
 
     def state_dict(self) -> dict[str, Any]:
         return {"metrics": self._metrics}
