@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from halving.conformance.training import check
     from halving.errors import UserError
     from halving.executors import Process
     from halving.schedulers import FIFO, SuccessiveHalving
@@ -22,6 +23,7 @@ __all__ = [
     "Study",
     "SuccessiveHalving",
     "UserError",
+    "check",
     "load",
     "simulate",
     "tune",
@@ -36,6 +38,7 @@ _HOMES = {
     "Study": "study",
     "SuccessiveHalving": "schedulers",
     "UserError": "errors",
+    "check": "conformance.training",
     "load": "study",
     "simulate": "simulation",
     "tune": "study",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
+from types import FrameType
 from typing import Any
 
 from halving.checkpoints.files import copy, room
@@ -66,7 +67,7 @@ class Running:
         Raises StudyError for what cannot be kept, or was not kept before.
         """
         for name, part in parts.items():
-            _state_of(name, part)
+            state_of(name, part)
         self._parts |= parts
         if self.since:
             kept = self._values.get("kept", {})
@@ -101,6 +102,20 @@ class Own:
         self._modes: Any = None
         self._steps: Any = None
 
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """What its function gave to `trial.keep`."""
+        return self._running._parts
+
+    @property
+    def frames(self) -> Iterator[FrameType]:
+        """Where its function waits between two epochs: its frame, and those of the generators that it yields from."""
+        steps = self._steps
+        yield from getattr(steps, "frames", ())
+        while (frame := getattr(steps, "gi_frame", None)) is not None:
+            yield frame
+            steps = steps.gi_yieldfrom
+
     def aim(self, until: int) -> None:
         self._running.until = until
 
@@ -115,7 +130,7 @@ class Own:
         return _metrics(told, self._metric, epoch)
 
     def state(self) -> State | None:
-        parts = {name: _state_of(name, part) for name, part in self._running._parts.items()}
+        parts = {name: state_of(name, part) for name, part in self._running._parts.items()}
         directory = self._running._directory
         files = directory if directory is not None and any(directory.iterdir()) else None
         if not parts and files is None:
@@ -261,7 +276,7 @@ def _number(name: object, value: Any) -> float:
         raise StudyError(f"the training reports {name}={value!r}, which is no number") from error
 
 
-def _state_of(name: str, part: Any) -> Any:
+def state_of(name: str, part: Any) -> Any:
     """Return the state of what can be kept, in what a checkpoint may hold."""
     from halving.checkpoints.content import storable
 
