@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from halving.checkpoints.content import digest
 from halving.checkpoints.store import Store
 from halving.conformance.suite import Result
 from halving.errors import UserError, whole
@@ -205,6 +204,8 @@ def _straight(pieces: _Pieces) -> tuple[Curve, dict[str, str], dict[str, str]]:
 
 def _states(training: Own) -> dict[str, tuple[str, bool, str]]:
     """Return kind, whether it is kept, and digest of the state of all that has one where the function waits."""
+    from halving.checkpoints.content import digest  # which needs torch, as schedulers and searchers do not
+
     kept = {id(part) for part in training.kept.values()}
     weights = {id(each) for part in training.kept.values() for each in _weights(part)}
     found = dict[str, tuple[str, bool, str]]()
