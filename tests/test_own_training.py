@@ -408,6 +408,7 @@ YIELDED: dict[str, tuple[Any, str | None]] = {
     "tensors": ({"mse": torch.tensor(0.5), "more": np.float32(1)}, None),
     "the epoch": ({"mse": 0.5, "epoch": 1}, None),
     "another epoch": ({"mse": 0.5, "epoch": 3}, "says that this is epoch 3, where 1 follows"),
+    "a curve's own column": ({"mse": 0.5, "resource": 1}, "reports resource, which a curve has of its own"),
     "no metric": ({"loss": 0.5}, "reports loss and no mse.*metric=<name>"),
     "nothing": ({}, "reports nothing and no mse"),
     "none": (None, "mse=None, which is no number"),
