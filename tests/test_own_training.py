@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import halving
 from halving import Process, SuccessiveHalving, UserError
+from halving.checkpoints.store import State, Store
 from halving.errors import StudyError
 from halving.journal import read
 from halving.schedulers import (
@@ -407,6 +408,7 @@ YIELDED: dict[str, tuple[Any, str | None]] = {
     "tensors": ({"mse": torch.tensor(0.5), "more": np.float32(1)}, None),
     "the epoch": ({"mse": 0.5, "epoch": 1}, None),
     "another epoch": ({"mse": 0.5, "epoch": 3}, "says that this is epoch 3, where 1 follows"),
+    "a curve's own column": ({"mse": 0.5, "resource": 1}, "reports resource, which a curve has of its own"),
     "no metric": ({"loss": 0.5}, "reports loss and no mse.*metric=<name>"),
     "nothing": ({}, "reports nothing and no mse"),
     "none": (None, "mse=None, which is no number"),
@@ -532,3 +534,48 @@ def test_a_full_disk_ends_the_study_where_the_training_writes_itself(tmp_path: P
         training, "model.joblib: No space left on device; make room", tmp_path, scheduler=FIFO, r_max=2, max_trials=3
     )
     assert not halving.load(tmp_path).history.finished
+
+
+def test_a_signal_leaves_a_checkpoint_and_nothing_is_trained_twice(tmp_path: Path) -> None:
+    trained: list[tuple[int, int]] = []
+
+    def training(trial: Any) -> Iterator[dict[str, float]]:
+        for metrics in keeping(trial):
+            epoch = 1 + max([trial.since, *(epoch for number, epoch in trained if number == trial.number)])
+            trained.append((trial.number, epoch))
+            if (trial.number, epoch) in ((2, 1), (1, 2), (1, 5)) and trained.count((trial.number, epoch)) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield metrics
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            tune(training, FIFO, r_max=6, max_trials=3, run_dir=tmp_path, resume=True)
+    study = tune(training, FIFO, r_max=6, max_trials=3, run_dir=tmp_path, resume=True)
+    assert sorted(trained) == [(trial, epoch) for trial in range(3) for epoch in range(1, 7)]
+    assert curves(study) == curves(tune(keeping, FIFO, r_max=6, max_trials=3))
+
+
+def test_the_winner_is_tested_with_what_it_kept_and_left(tmp_path: Path) -> None:
+    def kept(trial: Any) -> dict[str, float]:
+        parts = Parts(trial)
+        assert trial.keep(model=parts.model) == trial.since == 9
+        return {"test_mse": parts.train()["mse"], "weights": weights(parts.model.state_dict())}
+
+    def left(trial: Any) -> dict[str, float]:
+        content = torch.load(trial.directory / "deep/er/model.pt", weights_only=True)
+        return {"weights": weights(content)}
+
+    first = tune(keeping, test=kept, run_dir=tmp_path / "kept")
+    assert first.history.ended is not None and first.history.ended.test["test_mse"] > 0
+    second = tune(filing, test=left, run_dir=tmp_path / "left")
+    assert second.history.ended is not None and second.history.ended.test == {"weights": final(second)}
+    assert not list(tmp_path.rglob("working-*"))
+
+
+def test_a_training_mended_to_keep_parts_instead_of_files_goes_on_with_these(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    directory = store.working(0)
+    (directory / "file").touch()
+    assert store.save(0, 3, "same", State({"kept": "files"}, directory)) == "checkpoints/0/3"
+    assert store.save(0, 3, "same", State({"kept": "parts"})) == "checkpoints/0/3.pt"
+    assert store.load(0, 3, "same").values == {"kept": "parts"}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halving.ask_tell import AskTell
+    from halving.conformance.training import check
     from halving.errors import UserError
     from halving.executors import Process
     from halving.schedulers import FIFO, SuccessiveHalving
@@ -25,6 +26,7 @@ __all__ = [
     "Study",
     "SuccessiveHalving",
     "UserError",
+    "check",
     "instantiate",
     "load",
     "simulate",
@@ -42,6 +44,7 @@ _HOMES = {
     "SuccessiveHalving": "schedulers",
     "UserError": "errors",
     "instantiate": "targets",
+    "check": "conformance.training",
     "load": "study",
     "simulate": "simulation",
     "tune": "study",

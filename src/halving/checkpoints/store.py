@@ -58,6 +58,8 @@ class Store:
         content = {"trial": trial, "resource": resource, "config": config, "state": dict(state.values)}
         if state.files is None:
             write(content, self.run_dir / below)
+            if (files := (self.run_dir / below).with_suffix("")).is_dir():  # of a training that was mended since
+                remove(files)
         else:
             below = below.removesuffix(".pt")
             with _drafted(self.run_dir / below) as draft:

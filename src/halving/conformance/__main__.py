@@ -1,20 +1,26 @@
-"""What every scheduler and every searcher keeps: `python -m halving.conformance my_package.schedulers:Mine`.
+"""What schedulers, searchers and trainings keep: `python -m halving.conformance my_package.schedulers:Mine`.
 
 A scheduler is built as `Mine(searcher, **options)` and driven through random schedules of workers, arrivals, failures
 and sizes of the space; a searcher (it has `propose`) as `Mine(space, seed=0, **options)`, over spaces of 1 to 20
 dimensions, finite and conditional ones too. Options are given as `--option r_max=27`; r_max=9 and the like are supplied
-where there is no default. One line per check; the exit status is 1 if any failed.
+where there is no default. A training, which is a function of one trial, is trained from `--configuration lr=0.1`
+straight and in pieces, here, in another process and after a kill, bit for bit. One line per check; the exit status is 1
+if any failed.
 """
 
 import argparse
 import ast
 import sys
 from collections.abc import Sequence
+from inspect import isclass
 from typing import Any
 
 from halving.conformance.suite import SCHEDULES, conform, digests, supplied
+from halving.conformance.training import compare
 from halving.errors import UserError
+from halving.targets import locate
 from halving.terminal import one_line
+from halving.training.own import is_training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,10 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m halving.conformance", description=description, epilog=details)
     parser.add_argument("target", help="module:Name or a dotted name")
     parser.add_argument("--option", type=_option, action="append", default=[], help="name=value, any number of times")
+    parser.add_argument("--configuration", type=_option, action="append", default=[], help="name=value of a training")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs to train a training")
     parser.add_argument("--schedules", type=int, default=SCHEDULES, help="random schedules or spaces to go through")
     parser.add_argument("--digests", action="store_true", help="only print a digest of each schedule's decisions")
     asked = parser.parse_args(arguments)
     try:
+        subject = locate(asked.target)
+        if callable(subject) and not isclass(subject) and is_training(subject):
+            report = compare(subject, dict(asked.configuration), asked.epochs, 0)
+            print(report)
+            return int(not report.exact)
         if asked.digests:
             print(*digests(asked.target, dict(asked.option), asked.schedules), sep="\n")
             return 0

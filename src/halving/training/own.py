@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
+from types import FrameType
 from typing import Any
 
 from halving.checkpoints.files import copy, room
@@ -68,7 +69,7 @@ class Running:
         Raises StudyError for what cannot be kept, or was not kept before.
         """
         for name, part in parts.items():
-            _state_of(name, part)
+            state_of(name, part)
         self._parts |= parts
         if self.since:
             kept = self._values.get("kept", {})
@@ -103,6 +104,20 @@ class Own:
         self._modes: Any = None
         self._steps: Any = None
 
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """What its function gave to `trial.keep`."""
+        return self._running._parts
+
+    @property
+    def frames(self) -> Iterator[FrameType]:
+        """Where its function waits between two epochs: its frame, and those of the generators that it yields from."""
+        steps = self._steps
+        yield from getattr(steps, "frames", ())
+        while (frame := getattr(steps, "gi_frame", None)) is not None:
+            yield frame
+            steps = steps.gi_yieldfrom
+
     def aim(self, until: int) -> None:
         self._running.until = until
 
@@ -125,7 +140,7 @@ class Own:
         return measured(told, self._metric, epoch)
 
     def state(self) -> State | None:
-        parts = {name: _state_of(name, part) for name, part in self._running._parts.items()}
+        parts = {name: state_of(name, part) for name, part in self._running._parts.items()}
         if self._steps is None:  # restored, and not begun: it is what it was
             parts = self._running._values.get("kept", {})
         directory = self._running._directory
@@ -260,6 +275,8 @@ def measured(told: Any, metric: str, epoch: int) -> dict[str, float]:
     metrics = {str(name): _number(name, value) for name, value in told.items()}
     if (said := metrics.pop("epoch", epoch)) != epoch:
         raise StudyError(f"the training says that this is epoch {said:g}, where {epoch} follows: it goes on from since")
+    if taken := {"trial", "resource"} & metrics.keys():
+        raise StudyError(f"the training reports {', '.join(sorted(taken))}, which a curve has of its own: rename it")
     return metrics
 
 
@@ -278,7 +295,7 @@ def _number(name: object, value: Any) -> float:
         raise StudyError(f"the training reports {name}={value!r}, which is no number") from error
 
 
-def _state_of(name: str, part: Any) -> Any:
+def state_of(name: str, part: Any) -> Any:
     """Return the state of what can be kept, in what a checkpoint may hold."""
     from halving.checkpoints.content import storable
 

@@ -1,8 +1,10 @@
 """A function that reports, in a thread of its own, as an iterator over what it reports."""
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 _PARTING = 10.0  # seconds that a function may take to end once it is closed
@@ -51,6 +53,15 @@ class Rendezvous:
         if self._thread.is_alive():
             self._go_on.put(False)
             self._thread.join(_PARTING)
+
+    @property
+    def frames(self) -> Iterator[FrameType]:
+        """The frames of the function, where it waits."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        while frame is not None:
+            if frame.f_globals.get("__name__") not in (__name__, threading.__name__):
+                yield frame
+            frame = frame.f_back
 
     def _report(self, value: Any) -> None:
         if not self._parted:  # a function may have caught the first one
