@@ -164,7 +164,8 @@ def test_what_was_never_told_is_handed_out_again_first_and_a_damaged_directory_i
         assert again[1].directory and (again[1].directory / "done").read_text() == "1"
         assert "is damaged" in study.study.history.trials[again[0].trial].last.restarts[0]
         step(study, again[0], scratch)
-        assert study.study.history.trials[again[0].trial].last.finished
+        last = study.study.history.trials[again[0].trial].last
+        assert last.finished and len(last.finished.outcome.curve) == 2 and [e.epoch for e in last.epochs] == [2, 3]
 
 
 def test_what_is_told_wrongly_is_refused_and_the_job_stays_out(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_what_is_told_wrongly_is_refused_and_the_job_stays_out(tmp_path: Path) -
         ({"loss": 0.1}, {}, "tell: there is loss and no accuracy, which is the metric"),
         ({"accuracy": "high"}, {}, "accuracy='high', which is no number"),
         (None, {}, "accuracy=None, which is no number"),
-        ([0.1, 0.2], {}, "tell: 2 metrics for a job of 1 epoch"),
+        ([0.1, 0.2], {}, "tell: metrics of 2 epochs for a job to 1"),
         (0.5, {"directory": tmp_path / "nowhere"}, "nowhere: there is no such directory"),
     ):
         with pytest.raises(halving.UserError, match=message):

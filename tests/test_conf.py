@@ -60,8 +60,10 @@ def test_the_groups_are_the_ones_of_the_schema() -> None:
 
 def needed(group: str, option: str, tmp_path: Path) -> list[str]:
     """What an option cannot do without."""
-    if group == "fidelity" and option in ("function", "training", "command"):
-        return [f"fidelity.{'command' if option == 'command' else 'function'}=math.hypot"]
+    if (group, option) in (("fidelity", "function"), ("fidelity", "training")):
+        return ["fidelity.function=math.hypot"]
+    if (group, option) == ("fidelity", "command"):
+        return ["fidelity.command=true"]
     if option in ("simulated", "compare_on_curves", "table"):
         save(Curves(np.full((4, 27), 0.5), np.arange(1, 28)), tmp_path / "curves.npz")
         return ["executor=simulated", f"executor.curves={tmp_path / 'curves.npz'}"]
@@ -125,6 +127,6 @@ def test_the_command_at_its_head_uses_it(file: str) -> None:
         return
     cfg = compose("config", overrides, return_hydra_config=True)
     if "/" in file:
-        group, option = Path(file).parent.as_posix(), Path(file).stem
+        group, option = Path(file).parent.name, Path(file).stem
         chosen = cfg.hydra.runtime.choices[group]
         assert option in (chosen if OmegaConf.is_list(chosen) else str(chosen))

@@ -373,3 +373,17 @@ def test_a_command_and_what_it_started_end_with_the_study(fork: Callable, repo: 
         assert waited(lambda: gone(pids)) and study.wait(60) != 0
     ran(fork, "resume=study", "trusted_packages=[command]", cwd=program)
     assert halving.load(program / "study").best.last.resource == 3
+
+
+def test_a_command_from_a_file_runs_only_if_somebody_trusts_it(fork: Callable, program: Path) -> None:
+    (program / "conf/experiment").mkdir(parents=True)
+    (program / "conf/experiment/strange.yaml").write_text(
+        "# @package _global_\ndefaults: [{override /fidelity: command}]\nmetric: error\nr_max: 3\n"
+        "fidelity: {command: 'python my.py --lr {lr} --until {until}', configuration: {lr: 0.5}}\n"
+    )
+    words = ("--config-dir", "conf", "experiment=strange", *SMALL, "hydra.run.dir=study")
+    refused = fork(*words, cwd=program)
+    assert refused.returncode == 1 and refused.stderr.startswith("error: fidelity.command: a file, and nobody at this")
+    assert not (program / "study/checkpoints").exists()
+    ran(fork, *words, "trusted_packages=[command]", cwd=program)
+    assert summary(program / "study")["best_error"] == pytest.approx(1 / 1.5)

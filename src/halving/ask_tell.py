@@ -124,10 +124,9 @@ class AskTell:
         directory that is none; StorageError where the disk refuses.
         """
         self._insist_open()
-        if (seconds := self._jobs.out(job)) is None:
-            raise UserError(
-                f"tell: trial {job.trial} has no job to {job.until} out; it was told, or ask() gives it again"
-            )
+        if (out := self._jobs.out(job.trial, job.until)) is None:
+            raise UserError(f"tell: trial {job.trial} has no job to {job.until} out; was it told? ask() gives it again")
+        job, seconds = out
         steps = self._failure(job, metrics, seconds) if failed or isinstance(metrics, BaseException) else None
         self._jobs.tell(job.trial, *(steps or self._success(job, metrics, directory, seconds)))
         self._tuner.listen()
@@ -193,7 +192,8 @@ class AskTell:
     def _success(self, job: Job, metrics: Any, directory: str | Path | None, seconds: float) -> tuple[Step, ...]:
         metric, rows = self._header.metric, metrics if isinstance(metrics, list | tuple) else [metrics]
         if not 1 <= len(rows) <= job.until:
-            raise UserError(f"tell: {len(rows)} metrics for a job of {job.until - job.since} epochs")
+            raise UserError(f"tell: metrics of {len(rows)} epochs for a job to {job.until}")
+        rows = rows[job.since - job.until :]  # those before were lost with a checkpoint, and are known
         numbers = range(job.until - len(rows) + 1, job.until + 1)
         epochs = [
             Epoch(job.trial, epoch, measured(row, metric, epoch)) for epoch, row in zip(numbers, rows, strict=True)
@@ -203,7 +203,7 @@ class AskTell:
                 raise UserError(f"tell: there is {', '.join(epoch.metrics)} and no {metric}, which is the metric")
         errors = [epoch.metrics[metric] for epoch in epochs]
         lost = next((i for i, error in enumerate(errors) if not math.isfinite(error)), None)
-        curve = tuple(errors[: None if lost is None else lost + 1]) if len(rows) >= job.until - job.since else ()
+        curve = tuple(errors[: None if lost is None else lost + 1]) if len(rows) == job.until - job.since else ()
         if lost is not None:
             last = epochs[lost]
             outcome = Outcome(job.trial, last.epoch, math.nan, failed=True, curve=curve)

@@ -23,10 +23,10 @@ class Handed:
             self._out[job.trial] = (job, time.monotonic())
         return job
 
-    def out(self, job: Job) -> float | None:
-        """Return for how many seconds a job has been out, None if it is not."""
-        found, since = self._out.get(job.trial, (None, 0.0))
-        return time.monotonic() - since if found is not None and found.until == job.until else None
+    def out(self, trial: int, until: int) -> tuple[Job, float] | None:
+        """Return a job with the seconds that it has been out, None if it is not."""
+        job, since = self._out.get(trial, (None, 0.0))
+        return (job, time.monotonic() - since) if job is not None and job.until == until else None
 
     def tell(self, trial: int, *steps: Step) -> None:
         """Take note of what became of a trial's job, which ends with that."""

@@ -54,16 +54,23 @@ def results_rows(history: History) -> list[dict[str, Any]]:
 def curve_rows(history: History) -> list[dict[str, Any]]:
     """Return one row per trial, resource and epoch, in order of trials; `resource` is what was being trained to.
 
-    Beyond CURVES a row has what else was measured. An epoch that was trained twice, after a retry, appears once, as it
-    was the last time.
+    Beyond CURVES a row has what else was measured, except for an accuracy that its error tells already. An epoch that
+    was trained twice, after a retry, appears once, as it was the last time.
     """
-    return [
+    rows: list[dict[str, Any]] = [
         {name: finite(epoch.metrics.get(name)) for name in dict.fromkeys((*METRICS, *epoch.metrics))}
         | {"trial": trial.trial, "resource": evaluation.until, "epoch": number}
         for trial in history.trials.values()
         for evaluation in trial.evaluations
         for number, epoch in sorted(last_epochs(evaluation.epochs).items())
     ]
+    for name in {name for row in rows for name in row if name.endswith("_accuracy")}:
+        error = f"{name.removesuffix('accuracy')}error"
+        measured = [(row[name], row.get(error)) for row in rows if row.get(name) is not None]
+        if all(value is not None and accuracy == 1 - value for accuracy, value in measured):
+            for row in rows:
+                row.pop(name, None)
+    return rows
 
 
 def summary(history: History) -> dict[str, Any]:
