@@ -205,7 +205,9 @@ def test_paused_at_every_rung_equals_straight(training: Any, straight: Any, tmp_
 
 
 def test_two_workers_equal_straight(training: Any, straight: Any, tmp_path: Path) -> None:
-    study = tune(training, ASHA, max_trials=6, executor=partial(Process, workers=2), run_dir=tmp_path / "study")
+    budget = halving.Budget(evaluations=9)  # which leaves trials that are paused
+    study = tune(training, ASHA, budget=budget, executor=partial(Process, workers=2), run_dir=tmp_path / "study")
+    assert not list(tmp_path.rglob("working-*"))
     assert any(isinstance(event, Resume) for event, _ in read(tmp_path / "study"))
     assert_as_straight(study, straight)
     assert final(study) == straight[study.best.trial][len(curves(study)[study.best.trial]) - 1][-1]

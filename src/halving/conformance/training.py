@@ -178,7 +178,7 @@ def _compared(pieces: _Pieces, travels: bool) -> Report:
         if scene in there:
             why = "as from the disk" if forgotten else _OUTSIDE
             results.append(Result(name, _difference(straight, there[scene], how, why)))
-    if unkept and not forgotten:
+    if unkept and not forgotten and not any(pieces.root.glob("disk/checkpoints/0/*/files")):
         notes = (*notes, f"{_named(unkept)} changes in training and is not kept, which was of no matter here")
     return Report(tuple(results), notes)
 
@@ -239,7 +239,7 @@ def _weights(part: Any) -> Iterable[Any]:
 
 def _forgotten(pieces: _Pieces, unkept: Mapping[str, str]) -> str:
     if unkept:
-        return f"{_named(unkept)} changes in training and is not kept: give it to trial.keep as well"
+        return f"{_named(unkept)} changes in training and is not kept: give it to trial.keep, or write it to a file"
     return (
         "something that it goes on from is not kept: a count, a best value, an iterator, a generator within another "
         "object; or trial.keep is not called after all that draws is built: without parts of its own, too, where "
