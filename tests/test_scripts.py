@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,3 +285,17 @@ def test_no_journal_is_one_line(fork: Callable, tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: {tmp_path}: no journal.jsonl there")
     assert result.stderr.count("\n") == 1
+
+
+def test_check_knows_the_checkpoint_of_an_own_training(tmp_path: Path) -> None:
+    def train(trial: Any) -> Iterator[float]:
+        for epoch in range(trial.since + 1, 4):
+            (trial.directory / "epoch").write_text(str(epoch))
+            yield trial.configuration["x"] / epoch
+
+    halving.tune(train, {"x": [1.0, 2.0]}, halving.SuccessiveHalving, eta=2, r_max=3, run_dir=tmp_path)
+    assert wrong(tmp_path) == []
+    (file,) = tmp_path.glob("checkpoints/*/3/files/epoch")
+    file.write_text("2")
+    (found,) = wrong(tmp_path)
+    assert "files/epoch is damaged: it is not as it was saved" in found

@@ -9,10 +9,11 @@ from halving.checkpoints.store import Store
 from halving.config.recorded import recorded
 from halving.config.secrets import REDACTED
 from halving.errors import UserError
-from halving.history import History, Trial
+from halving.history import Header, History, Trial
 from halving.journal import FILE, decode, owner, replay
 from halving.report.derived import TABLES
 from halving.tracking.wording import count
+from halving.training.own import hashed
 
 _LIVE = ("running", "paused")
 
@@ -77,18 +78,25 @@ def _can_go_on(history: History, trial: Trial) -> bool:
 
 
 def _checkpoint(run_dir: Path, history: History, trial: Trial) -> Finding:
-    from halving.training.recipe import config_hash  # it loads torch, which a study without checkpoints does not need
-
     assert history.header is not None and trial.checkpoint is not None
     try:
         inside(run_dir, trial.checkpoint)
-        config = recorded(history.header, trial.configuration, trial.trial)
-        if REDACTED in repr(config):
-            raise UserError("cannot be compared with its configuration, which holds a secret that is not recorded")
-        Store(run_dir).load(trial.trial, _resource(trial), config_hash(config))
+        Store(run_dir).load(trial.trial, _resource(trial), _hashed(history.header, trial))
     except UserError as error:
         return Finding(trial.checkpoint, False, str(error))
     return Finding(trial.checkpoint, True, f"trial {trial.trial} at {_resource(trial)}, whole")
+
+
+def _hashed(header: Header, trial: Trial) -> str:
+    """Return the hash of what a trial was trained from. Raises UserError where the header does not tell."""
+    from halving.training.recipe import config_hash  # it loads torch, which a study without checkpoints does not need
+
+    if "unresolved" not in header.settings:
+        return hashed(header.seed, trial.trial, trial.configuration)
+    config = recorded(header, trial.configuration, trial.trial)
+    if REDACTED in repr(config):
+        raise UserError("cannot be compared with its configuration, which holds a secret that is not recorded")
+    return config_hash(config)
 
 
 def _resource(trial: Trial) -> int:
