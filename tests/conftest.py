@@ -20,7 +20,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`.
 _FORKS = """
-import atexit, gc, json, os, runpy, sys, threading
+import atexit, gc, json, os, runpy, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
 import halving, halving.app, halving.data.scikit_digits, halving.report.figures, halving.report.html
 import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo
 from hydra.core.override_parser.overrides_parser import OverridesParser
