@@ -174,7 +174,7 @@ def test_two_multiruns_do_not_share_a_directory(fork: Fork, tmp_path: Path) -> N
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_is_interrupted(number: signal.Signals, status: int, fork: Fork, tmp_path: Path) -> None:
     words = ["-m", *STRUCK, "seed=0,1,2", "hydra.sweep.subdir=seed_${seed}"]
-    process = begin(tmp_path, *words, until="job seed_1 ")
+    process = begin(fork, tmp_path, *words, until="job seed_1 ")
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (status, "")
