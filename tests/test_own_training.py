@@ -464,6 +464,15 @@ def test_a_trial_that_raises_or_returns_too_early_fails_alone(caplog: pytest.Log
     assert "StopIteration" in blocking.trials[1].last.finished.cause
 
 
+def test_what_is_no_training_is_said_in_words() -> None:
+    def bare(*arguments: Any) -> Any:
+        yield 1.0
+
+    with pytest.raises(UserError, match="the training returned a list"):
+        tune(lambda trial: [1.0, 2.0])
+    refused(bare, "a training takes one argument, the trial")
+
+
 def test_a_function_that_catches_everything_pauses_all_the_same(tmp_path: Path) -> None:
     caught: list[BaseException] = []
 
