@@ -116,7 +116,7 @@ class Store:
     def working(self, trial: int) -> Path:
         """Return a new directory for a training to work in, on the same file system as its checkpoints."""
         directory = self.run_dir / DIRECTORY / str(trial) / f"{WORKING}{token_hex(8)}"
-        with room(directory):
+        with room(lambda: directory):
             directory.mkdir(parents=True)
         return directory
 

@@ -122,7 +122,7 @@ class Own:
         self._running.until = until
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        with self._own_world(), room(self._running._directory or Path()):
+        with self._own_world(), room(lambda: self._running._directory or Path.cwd()):
             if self._steps is None:
                 self._steps = self._begun()
             try:
@@ -155,7 +155,7 @@ class Own:
         if state.files is not None:
             directory = running.directory
             rmtree(directory)
-            with room(directory):
+            with room(lambda: directory):
                 copy(state.files, directory)
 
     def test(self, function: Callable[[Running], Mapping[str, float]]) -> dict[str, float]:

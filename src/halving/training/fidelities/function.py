@@ -59,7 +59,7 @@ def call(
         error: Any = function(configuration, job.until)
     if isinstance(error, Iterator):
         raise StudyError(
-            "the function yields, and a training takes one argument, the trial (functools.wraps tells a decorated one's)"
+            "the function yields, and a training takes one argument, the trial; functools.wraps keeps a decorated one's"
         )
     error = float(error.item() if hasattr(error, "item") else error)  # of an array, its one element
     return Finished(Outcome(job.trial, job.until, error), time.perf_counter() - began)
