@@ -542,7 +542,13 @@ def test_a_full_disk_ends_the_study_where_the_training_writes_itself(tmp_path: P
     def writing(trial: Any) -> Iterator[float]:
         yield trial.directory and os.write(os.open("/dev/full", os.O_WRONLY), b"x")
 
-    refused(writing, "cannot write .*working-[0-9a-f]*: No space left on device; make room", scheduler=FIFO, r_max=2)
+    refused(
+        writing,
+        "cannot write .*working-[0-9a-f]*: No space left on device; make room",
+        scheduler=FIFO,
+        r_max=2,
+        max_trials=1,
+    )
     refused(
         training, "model.joblib: No space left on device; make room", tmp_path, scheduler=FIFO, r_max=2, max_trials=3
     )

@@ -128,7 +128,10 @@ class Own:
             try:
                 told = next(self._steps)
             except StopIteration:
-                raise Exhausted from None
+                raise Exhausted(
+                    f"the training ended after {epoch - 1} of {self._running.until} epochs; it goes on until it is "
+                    "closed: for epoch in itertools.count(done + 1)"
+                ) from None
             except pickle.UnpicklingError as error:
                 if "weights_only" not in str(error):
                     raise
