@@ -161,10 +161,14 @@ class Own:
             with room(lambda: directory):
                 copy(state.files, directory)
 
-    def test(self, function: Callable[[Running], Mapping[str, float]]) -> dict[str, float]:
-        """Return what another function measures of the trained trial."""
-        with self._own_world():
-            return {name: _number(name, value) for name, value in function(self._running).items()}
+    def test(self, state: State, function: Callable[[Running], Mapping[str, float]]) -> dict[str, float]:
+        """Return what another function measures of the trained trial, and end it."""
+        try:
+            self.restore(state)
+            with self._own_world():
+                return {name: _number(name, value) for name, value in function(self._running).items()}
+        finally:
+            self.close()
 
     def close(self) -> None:
         try:
@@ -252,12 +256,8 @@ class Trainings:
         if self.test_function is None:
             return {}
         job = Job(trial, configuration, 0, resource)
-        own = self._begun(job)
-        try:
-            own.restore(retrained(self.store, job, self._course(job).config, self._run))
-            return own.test(self.test_function)
-        finally:
-            own.close()
+        state = retrained(self.store, job, self._course(job).config, self._run)
+        return self._begun(job).test(state, self.test_function)
 
     def _run(self, job: Job) -> Generator[Step]:
         yield from train(lambda: self._begun(job), self.store, job, self._course(job))
