@@ -15,7 +15,7 @@ from shutil import rmtree
 from types import FrameType
 from typing import Any
 
-from halving.checkpoints.files import copy, room
+from halving.checkpoints.files import room
 from halving.checkpoints.store import State, Store
 from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError
@@ -43,7 +43,7 @@ class Running:
     until: int = 0
     since: int = 0
     config: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
-    _work: Callable[[], Path] | None = field(default=None, repr=False)
+    _work: Callable[..., Path] | None = field(default=None, repr=False)
     _directory: Path | None = field(default=None, repr=False)
     _values: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     _parts: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
@@ -156,10 +156,8 @@ class Own:
         running = self._running
         running.since, running._values, self._random = state.resource, state.values, state.values.get("random")
         if state.files is not None:
-            directory = running.directory
-            rmtree(directory)
-            with room(lambda: directory):
-                copy(state.files, directory)
+            assert running._work is not None
+            running._directory = running._work(state.files)
 
     def test(self, state: State, function: Callable[[Running], Mapping[str, float]]) -> dict[str, float]:
         """Return what another function measures of the trained trial, and end it."""

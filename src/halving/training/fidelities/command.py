@@ -19,7 +19,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 
-from halving.checkpoints.files import copy
 from halving.checkpoints.store import State
 from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError, did_you_mean
@@ -68,11 +67,8 @@ class Command:
         config, metric = config_hash(setting.config), setting.config["metric"].removeprefix("max:")
         state = yield from setting.store.newest(job, config)
         since, done = min(state.resource, job.since), list[dict[str, float]]()
-        work = setting.store.working(job.trial)
+        work = setting.store.working(job.trial, state.files)
         try:
-            if state.files is not None:
-                shutil.rmtree(work)
-                copy(state.files, work)
             if state.resource > job.since:  # it was whole before the journal could name it
                 done = list(state.values["epochs"])
                 for i, metrics in enumerate(done):
