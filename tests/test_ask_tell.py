@@ -1,5 +1,6 @@
 """Loops that stay in charge: the same study as `tune`, by asking and telling."""
 
+import errno
 import math
 import os
 import signal
@@ -166,6 +167,25 @@ def test_what_was_never_told_is_handed_out_again_first_and_a_damaged_directory_i
         step(study, again[0], scratch)
         last = study.study.history.trials[again[0].trial].last
         assert last.finished and len(last.finished.outcome.curve) == 2 and [e.epoch for e in last.epochs] == [2, 3]
+
+
+def test_a_full_disk_lends_no_half_directory_and_the_job_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run_dir = tmp_path / "run"
+    with halving.AskTell(SPACE, metric="loss", r_max=9, seed=3, run_dir=run_dir) as study:
+        for _ in range(9):
+            step(study, study.ask(), tmp_path / "scratch")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "copy_file_range", full)
+            with pytest.raises(halving.UserError, match=r"cannot write .*working-.*make room"):
+                study.ask()
+        assert not list(run_dir.glob("checkpoints/*/working-*"))
+    with halving.AskTell(SPACE, metric="loss", r_max=9, seed=3, run_dir=run_dir, resume=True) as study:
+        step(study, study.ask(), tmp_path / "scratch")
 
 
 def test_what_is_told_wrongly_is_refused_and_the_job_stays_out(tmp_path: Path) -> None:

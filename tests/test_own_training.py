@@ -466,6 +466,15 @@ def test_a_trial_that_raises_or_returns_too_early_fails_alone(caplog: pytest.Log
     assert "StopIteration" in blocking.trials[1].last.finished.cause
 
 
+def test_what_is_no_training_is_said_in_words() -> None:
+    def bare(*arguments: Any) -> Any:
+        yield 1.0
+
+    with pytest.raises(UserError, match="the training returned a list"):
+        tune(lambda trial: [1.0, 2.0])
+    refused(bare, "a training takes one argument, the trial")
+
+
 def test_a_function_that_catches_everything_pauses_all_the_same(tmp_path: Path) -> None:
     caught: list[BaseException] = []
 
@@ -532,6 +541,16 @@ def test_a_full_disk_ends_the_study_where_the_training_writes_itself(tmp_path: P
         yield 1.0
         raise OSError(errno.ENOSPC, "No space left on device", "model.joblib")
 
+    def writing(trial: Any) -> Iterator[float]:
+        yield trial.directory and os.write(os.open("/dev/full", os.O_WRONLY), b"x")
+
+    refused(
+        writing,
+        "cannot write .*working-[0-9a-f]*: No space left on device; make room",
+        scheduler=FIFO,
+        r_max=2,
+        max_trials=1,
+    )
     refused(
         training, "model.joblib: No space left on device; make room", tmp_path, scheduler=FIFO, r_max=2, max_trials=3
     )

@@ -272,6 +272,7 @@ PROGRAM = """
                 time.sleep(1000)
             case "leave":
                 subprocess.Popen(["sleep", "1000"])
+                subprocess.Popen(["sleep", "60"], start_new_session=True)
 """
 COMMAND = "python my.py --lr {optimizer.lr} --until {until} --extra '{\"a\": 1}'"
 RUN = ("fidelity=command", "metric=error", "r_max=9", "scheduler=sha", *SEARCH, *SMALL)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from faults.objectives import Chaotic, FullDisk, Hanging, Hungry, Killed, Patient, Plain
 from hydra import compose, initialize_config_dir
 
+import halving
 from halving.config.polite import register
 from halving.errors import StorageError, UserError
 from halving.executors import Executor, Process, Serial
@@ -166,6 +168,14 @@ def test_a_worker_that_cannot_start_ends_the_study(repo: Path) -> None:
     result = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert "a worker could not start" in result.stderr and "__main__" in result.stderr
+
+
+def test_what_cannot_be_sent_to_a_worker_is_refused_in_a_line() -> None:
+    def trial(trial: Any) -> None: ...
+
+    for function in (trial, lambda configuration, resource: 1.0):
+        with pytest.raises(UserError, match=r"cannot be sent to another process .*the top level of a module"):
+            halving.tune(function, {"x": [1, 2, 3]}, r_max=3, executor=partial(Process, workers=1))
 
 
 def test_memory_of_the_device_is_not_asked_for_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from halving.checkpoints import named
-from halving.checkpoints.files import copy
 from halving.checkpoints.store import State, Store
 from halving.environment import expanded
 from halving.errors import UserError
@@ -173,9 +172,7 @@ class AskTell:
                 self._tuner.sync()
                 return replace(asked, since=0)
             if files is not None:
-                self._lent[job.trial] = self._store.working(job.trial)
-                rmtree(self._lent[job.trial])
-                copy(files, self._lent[job.trial])
+                self._lent[job.trial] = self._store.working(job.trial, files)
                 return replace(asked, directory=self._lent[job.trial])
         return asked
 

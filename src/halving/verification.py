@@ -64,7 +64,7 @@ def _checkpoints(run_dir: Path, history: History) -> Iterator[Finding]:
     directory = run_dir / "checkpoints"
     for path in sorted((*directory.glob("*"), *directory.glob("*/*"))):
         name = path.relative_to(run_dir).as_posix()
-        trial = history.trials.get(int(path.parent.name)) if path.parent.name.isdigit() else None
+        trial = history.trials.get(int(path.parent.name)) if path.parent.name.isdecimal() else None
         if path.is_dir() and path.parent == directory and not path.is_symlink():
             continue
         # An assignment that was interrupted goes on from whatever it has left.

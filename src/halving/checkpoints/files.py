@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,13 +83,13 @@ def _digests(root: Path, directory: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def room(path: Path) -> Iterator[None]:
+def room(path: Callable[[], Path]) -> Iterator[None]:
     """Let a disk without room for what is done at `path` end the study, as that is no trial's fault."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise refused(path, error) from error
+            raise refused(path(), error) from error
         raise
 
 

@@ -34,7 +34,7 @@ def resources(run_dir: Path, trial: int) -> list[int]:
     """Return the resources at which a trial has checkpoints, the most first."""
     found = (run_dir / DIRECTORY / str(trial)).glob("*")
     return sorted(
-        {int(each.stem) for each in found if each.stem.isdigit() and each.suffix in ("", ".pt")}, reverse=True
+        {int(each.stem) for each in found if each.stem.isdecimal() and each.suffix in ("", ".pt")}, reverse=True
     )
 
 
@@ -68,7 +68,7 @@ def sweep(run_dir: Path, history: History) -> None:
     worked in."""
     best = history.incumbent
     for directory in (run_dir / DIRECTORY).glob("*"):
-        trial = history.trials.get(int(directory.name)) if directory.name.isdigit() else None
+        trial = history.trials.get(int(directory.name)) if directory.name.isdecimal() else None
         if trial is None or (trial.state not in ("running", "paused") and (best is None or best[0] is not trial)):
             shutil.rmtree(directory, ignore_errors=True)
             continue

@@ -113,11 +113,18 @@ class Store:
         """Delete a trial's checkpoints, except those at some resources."""
         discard(self.run_dir, trial, but)
 
-    def working(self, trial: int) -> Path:
-        """Return a new directory for a training to work in, on the same file system as its checkpoints."""
+    def working(self, trial: int, files: Path | None = None) -> Path:
+        """Return a new directory to work in, with a copy of `files`, on the same file system as a trial's checkpoints.
+
+        Raises StorageError if the disk refuses.
+        """
         directory = self.run_dir / DIRECTORY / str(trial) / f"{WORKING}{token_hex(8)}"
-        with room(directory):
-            directory.mkdir(parents=True)
+        with room(lambda: directory):
+            try:
+                directory.mkdir(parents=True) if files is None else copy(files, directory)
+            except OSError:
+                remove(directory)
+                raise
         return directory
 
     def keep(self, trial: int, resource: int, config: str, training: Suspended) -> None:

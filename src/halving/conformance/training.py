@@ -206,12 +206,15 @@ def _states(training: Own) -> dict[str, tuple[str, bool, str]]:
     """Return kind, whether it is kept, and digest of the state of all that has one where the function waits."""
     from halving.checkpoints.content import digest  # which needs torch, as schedulers and searchers do not
 
-    kept = {id(part) for part in training.kept.values()}
+    kept, seen = {id(part) for part in training.kept.values()}, set[int]()
     weights = {id(each) for part in training.kept.values() for each in _weights(part)}
     found = dict[str, tuple[str, bool, str]]()
     for frame in training.frames:
         shared = {name: frame.f_globals[name] for name in frame.f_code.co_names if name in frame.f_globals}
         for name, value in _with_members({**shared, **frame.f_locals}):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
             try:
                 state = state_of(name, value)
             except Exception:  # it has none, or one that nobody could keep

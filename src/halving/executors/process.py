@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pickle import PicklingError
 from secrets import token_hex
 
 from halving.environment import wait_passively
@@ -174,8 +175,14 @@ class Process:
         ours, theirs = context.Pipe()
         mark = token_hex(8)
         process = context.Process(target=_work, args=(theirs, _Beginning(mark), self._objective, device))
-        with signals.held_back():
-            process.start()
+        try:
+            with signals.held_back():
+                process.start()
+        except (PicklingError, AttributeError, TypeError) as error:  # as Python's versions have it
+            raise UserError(
+                f"what is evaluated cannot be sent to another process ({error}): let it be a function at the top level "
+                "of a module"
+            ) from error
         theirs.close()
         return _Worker(process, ours, device, mark)
 

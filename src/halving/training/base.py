@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from halving.checkpoints.store import State
+from halving.errors import UserError
 
 
 class Training(Protocol):
@@ -29,5 +30,5 @@ class Training(Protocol):
         ...
 
 
-class Exhausted(Exception):
+class Exhausted(UserError):
     """The training has come to an end of its own."""

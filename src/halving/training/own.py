@@ -15,7 +15,7 @@ from shutil import rmtree
 from types import FrameType
 from typing import Any
 
-from halving.checkpoints.files import copy, room
+from halving.checkpoints.files import room
 from halving.checkpoints.store import State, Store
 from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError
@@ -43,7 +43,7 @@ class Running:
     until: int = 0
     since: int = 0
     config: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
-    _work: Callable[[], Path] | None = field(default=None, repr=False)
+    _work: Callable[..., Path] | None = field(default=None, repr=False)
     _directory: Path | None = field(default=None, repr=False)
     _values: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     _parts: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
@@ -122,13 +122,16 @@ class Own:
         self._running.until = until
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        with self._own_world(), room(self._running._directory or Path()):
+        with self._own_world(), room(lambda: self._running._directory or Path.cwd()):
             if self._steps is None:
                 self._steps = self._begun()
             try:
                 told = next(self._steps)
             except StopIteration:
-                raise Exhausted from None
+                raise Exhausted(
+                    f"the training ended after {epoch - 1} of {self._running.until} epochs; it goes on until it is "
+                    "closed: for epoch in itertools.count(done + 1)"
+                ) from None
             except pickle.UnpicklingError as error:
                 if "weights_only" not in str(error):
                     raise
@@ -153,15 +156,17 @@ class Own:
         running = self._running
         running.since, running._values, self._random = state.resource, state.values, state.values.get("random")
         if state.files is not None:
-            directory = running.directory
-            rmtree(directory)
-            with room(directory):
-                copy(state.files, directory)
+            assert running._work is not None
+            running._directory = running._work(state.files)
 
-    def test(self, function: Callable[[Running], Mapping[str, float]]) -> dict[str, float]:
-        """Return what another function measures of the trained trial."""
-        with self._own_world():
-            return {name: _number(name, value) for name, value in function(self._running).items()}
+    def test(self, state: State, function: Callable[[Running], Mapping[str, float]]) -> dict[str, float]:
+        """Return what another function measures of the trained trial, and end it."""
+        try:
+            self.restore(state)
+            with self._own_world():
+                return {name: _number(name, value) for name, value in function(self._running).items()}
+        finally:
+            self.close()
 
     def close(self) -> None:
         try:
@@ -249,12 +254,8 @@ class Trainings:
         if self.test_function is None:
             return {}
         job = Job(trial, configuration, 0, resource)
-        own = self._begun(job)
-        try:
-            own.restore(retrained(self.store, job, self._course(job).config, self._run))
-            return own.test(self.test_function)
-        finally:
-            own.close()
+        state = retrained(self.store, job, self._course(job).config, self._run)
+        return self._begun(job).test(state, self.test_function)
 
     def _run(self, job: Job) -> Generator[Step]:
         yield from train(lambda: self._begun(job), self.store, job, self._course(job))

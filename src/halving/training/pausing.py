@@ -54,7 +54,7 @@ def train(begin: Callable[[], Training], store: Store, job: Job, course: Course)
                 done.append(_trained(training, epoch, course.metric))
             except Exhausted:  # it was told of the last rung only, and believed that to be its end
                 if not remembered:
-                    raise _ended(epoch - 1, job) from None
+                    raise
                 training.close()
                 training, done = yield from _opened(begin, store, job, course)
                 done.append(_trained(training, epoch, course.metric))
@@ -151,10 +151,3 @@ def _save(
     below = store.save(job.trial, epoch, course.config, State({**state.values, "epochs": done}, state.files))
     store.discard(job.trial, job.since, epoch)
     return below
-
-
-def _ended(epoch: int, job: Job) -> UserError:
-    return UserError(
-        f"the training ended after {epoch} of {job.until} epochs; it goes on until it is closed: "
-        "for epoch in itertools.count(done + 1)"
-    )

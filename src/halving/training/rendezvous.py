@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from halving.errors import UserError
+
 _PARTING = 10.0  # seconds that a function may take to end once it is closed
 
 
@@ -76,6 +78,8 @@ class Rendezvous:
             if isinstance(returned, Iterator):
                 for value in returned:
                     self._report(value)
+            elif returned is not None:
+                raise UserError(f"the training returned a {type(returned).__name__}, and yields or reports its metrics")
             self._said.put(("ended", None))
         except Paused:
             pass

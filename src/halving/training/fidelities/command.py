@@ -12,13 +12,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from secrets import token_hex
+from typing import IO, Any
 
-from halving.checkpoints.files import copy
 from halving.checkpoints.store import State
 from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError, did_you_mean
@@ -67,11 +67,8 @@ class Command:
         config, metric = config_hash(setting.config), setting.config["metric"].removeprefix("max:")
         state = yield from setting.store.newest(job, config)
         since, done = min(state.resource, job.since), list[dict[str, float]]()
-        work = setting.store.working(job.trial)
+        work = setting.store.working(job.trial, state.files)
         try:
-            if state.files is not None:
-                shutil.rmtree(work)
-                copy(state.files, work)
             if state.resource > job.since:  # it was whole before the journal could name it
                 done = list(state.values["epochs"])
                 for i, metrics in enumerate(done):
@@ -126,8 +123,8 @@ class Command:
         own = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(setting.threads), **os.environ}
         own |= {f"HALVING_{name.upper()}": str(value) for name, value in _own(setting, job, work).items()}
         epoch = job.since
-        with tempfile.TemporaryFile("w+", errors="replace") as errors, _grouped(words, own, errors) as program:
-            for line in cast(IO[str], program.stdout):
+        with tempfile.TemporaryFile("w+", errors="replace") as errors, _grouped(words, own, errors) as (program, lines):
+            for line in lines:
                 if (metrics := _metrics(line, metric)) is None:
                     log.info("trial %d: %s", job.trial, line.rstrip())
                     continue
@@ -156,35 +153,42 @@ class Command:
 
 
 @contextmanager
-def _grouped(words: list[str], env: Mapping[str, str], errors: IO[str]) -> Generator[subprocess.Popen[str]]:
-    """Run a program whose whole process group ends with it, with the context, and with this process."""
+def _grouped(
+    words: list[str], env: Mapping[str, str], errors: IO[str]
+) -> Generator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
+    """Run a program whose whole process group ends with it, with the context, and with this process.
+
+    Its lines end with it as well: what it leaves behind, outside of the group too, may hold its output open.
+    """
+    reading, writing = os.pipe()
+    output, mark = os.fdopen(reading, errors="replace"), f"{token_hex(16)}\n"
     try:
         program = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=env,
-            text=True,
-            errors="replace",
-            start_new_session=True,
+            words, stdin=subprocess.DEVNULL, stdout=writing, stderr=errors, env=env, start_new_session=True
         )
     except OSError as error:
+        output.close()
+        os.close(writing)
         raise UserError(f"fidelity.command: cannot run {words[0]}: {error.strerror}") from error
 
     def end() -> None:
-        program.wait()  # what it leaves behind may hold its output open
+        program.wait()
         with suppress(OSError):
             os.killpg(program.pid, signal.SIGKILL)
+        with suppress(BrokenPipeError):
+            os.write(writing, f"\n{mark}".encode())
+        os.close(writing)
 
-    threading.Thread(target=end, daemon=True).start()
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
     watch = subprocess.Popen(["/bin/sh", "-c", _WATCH, str(program.pid)], stdin=subprocess.PIPE, start_new_session=True)
     try:
-        yield program
+        yield program, iter(output.readline, mark)
     finally:
         with suppress(OSError):
             os.killpg(program.pid, signal.SIGKILL)
-        program.wait()
+        output.close()
+        ending.join()
         watch.kill()
         watch.communicate()
 

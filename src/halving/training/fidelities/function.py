@@ -1,12 +1,13 @@
 """Any function of a configuration and a resource, in place of training."""
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from halving.data.keys import key
+from halving.errors import StudyError
 from halving.targets import locate
 from halving.training.fidelities.base import Setting
 from halving.training.randomness import seeded
@@ -56,5 +57,9 @@ def call(
     began = time.perf_counter()
     with nullcontext() if seed is None else seeded(seed):
         error: Any = function(configuration, job.until)
+    if isinstance(error, Iterator):
+        raise StudyError(
+            "the function yields, and a training takes one argument, the trial; functools.wraps keeps a decorated one's"
+        )
     error = float(error.item() if hasattr(error, "item") else error)  # of an array, its one element
     return Finished(Outcome(job.trial, job.until, error), time.perf_counter() - began)

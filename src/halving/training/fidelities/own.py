@@ -75,12 +75,8 @@ class OwnTraining:
     def test(self, setting: Setting, job: Job) -> dict[str, float]:
         if self.test_function is None:
             return {}
-        own = self._begun(setting, job)
-        try:
-            own.restore(retrained(setting.store, job, _course(setting).config, lambda job: self.run(setting, job)))
-            return own.test(locate(self.test_function, "fidelity.test_function"))
-        finally:
-            own.close()
+        state = retrained(setting.store, job, _course(setting).config, partial(self.run, setting))
+        return self._begun(setting, job).test(state, locate(self.test_function, "fidelity.test_function"))
 
     def _located(self) -> Callable[..., Any]:
         return locate(self.function, "fidelity.function")
