@@ -399,6 +399,13 @@ def test_what_cannot_be_loaded_and_comes_into_a_state_later_is_refused_at_the_pa
 
 def test_what_has_no_state_is_refused() -> None:
     refused(lambda trial: (trial.keep(loader=[1]) for _ in range(9)), r"keep\(loader=...\): a list has no state_dict")
+    refused(lambda trial: (trial.keep(nn.Linear(1, 1)) for _ in range(9)), r"each part has a name: trial.keep\(model=")
+
+
+def test_a_trial_that_is_taken_for_its_configuration_says_what_it_is() -> None:
+    refused(
+        lambda configuration: configuration["lr"], r"trial.configuration\['lr'\]; one that returns an error has two"
+    )
 
 
 YIELDED: dict[str, tuple[Any, str | None]] = {
