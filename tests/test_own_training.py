@@ -555,7 +555,7 @@ def test_a_signal_leaves_a_checkpoint_and_nothing_is_trained_twice(tmp_path: Pat
             yield metrics
 
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="the same call with resume=True goes on"):
             tune(training, FIFO, r_max=6, max_trials=3, run_dir=tmp_path, resume=True)
     study = tune(training, FIFO, r_max=6, max_trials=3, run_dir=tmp_path, resume=True)
     assert sorted(trained) == [(trial, epoch) for trial in range(3) for epoch in range(1, 7)]

@@ -108,7 +108,9 @@ def test_same_seed_gives_the_same_study_and_another_does_not() -> None:
 
 def test_maximize_finds_the_greatest() -> None:
     greatest = halving.tune(lambda c, r: -bowl(c, r), LR, r_max=9, maximize=True)
-    assert greatest.best.configuration == halving.tune(bowl, LR, r_max=9).best.configuration
+    least = halving.tune(bowl, LR, r_max=9)
+    assert greatest.best.configuration == least.best.configuration
+    assert repr(greatest.best) == repr(least.best).replace("completed: ", "completed: -").replace(", 0", ", -0")
 
 
 def test_ready_scheduler_initial_configuration_and_budget_are_used() -> None:

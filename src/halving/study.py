@@ -224,7 +224,7 @@ def tune(
             tuner.replay(events)
             conduct.run(composed.first(events), lambda: ended(tuner.history, objective))
     if conduct.signals:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("the same call with resume=True goes on" if composed.directory else "without a run_dir")
     warn(conduct)
     idle = len(tuner.history.finished) == len(before.finished) and not tuner.history.halted
     if before.ended is not None and idle and budget is not None:
