@@ -106,6 +106,12 @@ def test_same_seed_gives_the_same_study_and_another_does_not() -> None:
     assert first.best.configuration != other.best.configuration
 
 
+def test_a_scheduler_that_lies_elsewhere_is_named_with_its_home() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'ASHA'; from halving\.schedulers import ASHA"):
+        _ = halving.ASHA  # type: ignore
+    assert not hasattr(halving, "Asha")
+
+
 def test_maximize_finds_the_greatest() -> None:
     greatest = halving.tune(lambda c, r: -bowl(c, r), LR, r_max=9, maximize=True)
     least = halving.tune(bowl, LR, r_max=9)
