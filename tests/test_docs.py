@@ -84,7 +84,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(outputs: Path, tmp_path: Path) -> Path:
     """A directory in which the checkout's own files lie as at its root."""
-    for name in ("train.py", "conf", "scripts", "src", "docs"):
+    for name in ("train.py", "conf", "scripts", "src", "docs", "examples"):
         (tmp_path / name).symlink_to(REPO / name)
     (tmp_path / "outputs").symlink_to(outputs)
     return tmp_path

@@ -111,7 +111,10 @@ class Study:
         ended = self.history.ended
         best = self.best
         if ended is None or "model" not in ended.config or best.checkpoint is None:
-            raise UserError("this study has no best model: it trained none, or has not ended")
+            raise UserError(
+                "this study has no best model: it trained none, or has not ended; of a training of one's own, "
+                "best_state() has what it kept, and best_directory its files"
+            )
         values = self._best(config_hash(ended.config)).values
         if "model" not in values:
             raise UserError(
