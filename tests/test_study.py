@@ -397,6 +397,20 @@ def test_a_study_without_a_number_says_what_it_came_to(come_to: list[Any], maxim
         halving.tune(function, LR, r_max=3, maximize=maximize)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scheduler": "asha"}, "tune: scheduler='asha': give a class of halving.schedulers, not its name"),
+        ({"searcher": "random"}, "tune: searcher='random': give a class of halving.searchers, not its name"),
+        ({"space": [1, 2]}, r"tune: space=\[1, 2\]: give a mapping of names"),
+        ({"space": {"lr": rv_discrete}}, r"_target_ \(from Python also as loguniform"),
+    ],
+)
+def test_what_is_no_class_or_space_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(halving.UserError, match=message):
+        halving.tune(bowl, **({"space": LR} | arguments))
+
+
 def test_what_a_notebook_shows_is_for_reading(tmp_path: Path) -> None:
     study = halving.tune(bowl, LR, r_max=27, run_dir=tmp_path)
     shown = {repr(each) for each in (study, study.history, study.best, study.best.last, halving.Space.from_config(LR))}

@@ -271,6 +271,11 @@ class Composed:
         seed, maximize = whole(f"{door}: seed", seed, 0), plain(maximize)
         if not isinstance(maximize, bool):
             raise UserError(f"{door}: maximize={maximize!r}: must be True or False")
+        if not isinstance(cast(object, space), Space | Mapping):
+            raise UserError(f"{door}: space={space!r}: give a mapping of names to lists of values and distributions")
+        for part, given in (("scheduler", scheduler), ("searcher", searcher)):
+            if isinstance(cast(object, given), str):
+                raise UserError(f"{door}: {part}={given!r}: give a class of halving.{part}s, not its name")
         cube = space if isinstance(space, Space) else Space.from_config(space)
         if initial is not None:
             initial = {name: plain(value) for name, value in initial.items()}

@@ -283,7 +283,10 @@ def measured(told: Any, metric: str, epoch: int) -> dict[str, float]:
         told = {metric: told}
     metrics = {str(name): _number(name, value) for name, value in told.items()}
     if (said := metrics.pop("epoch", epoch)) != epoch:
-        raise StudyError(f"the training says that this is epoch {said:g}, where {epoch} follows: it goes on from since")
+        raise StudyError(
+            f"the training says that this is epoch {said:g}, where {epoch} follows: it goes on from trial.since, with "
+            "Pausing from ckpt_path (Transformers: resume_from_checkpoint) = pausing.checkpoint"
+        )
     if taken := {"trial", "resource"} & metrics.keys():
         raise StudyError(f"the training reports {', '.join(sorted(taken))}, which a curve has of its own: rename it")
     return metrics

@@ -155,6 +155,6 @@ def _save(
 
 def _ended(epoch: int, job: Job) -> UserError:
     return UserError(
-        f"the training ended after {epoch} of {job.until} epochs; it goes on until it is closed: "
-        "for epoch in itertools.count(done + 1)"
+        f"the training ended after {epoch} of {job.until} epochs; it yields or reports each epoch, or has a "
+        "callback that does, and goes on until it is closed: for epoch in itertools.count(done + 1)"
     )
