@@ -193,6 +193,8 @@ def test_what_cannot_be_checked_is_refused() -> None:
         halving.check(lambda trial: iter([trial.keep(model=nn.Linear(1, 1)) or float("nan")] * 9))
     with pytest.raises(UserError, match="epochs=2: must be"):
         halving.check(keeping, CONFIGURATION, epochs=2)
+    with pytest.raises(UserError, match="ends before epochs=4, to which it is checked"):
+        halving.check(lambda trial: iter([trial.keep(model=nn.Linear(1, 1)) or 1.0] * 3))
 
 
 def test_the_command_line_checks_a_training(

@@ -20,6 +20,7 @@ from halving.conformance.suite import Result
 from halving.errors import UserError, whole
 from halving.executors import Process
 from halving.targets import function_name
+from halving.training.base import Exhausted
 from halving.training.own import Own, Running, is_training, state_of
 from halving.training.pausing import Course, train
 from halving.trial import Configuration, Epoch, Finished, Job, Step
@@ -79,7 +80,10 @@ def compare(function: Callable[[Running], Any], configuration: Configuration, ep
         raise UserError(f"{function_name(function)} is no training: that is a function of one argument, the trial")
     with TemporaryDirectory(prefix="halving-") as root:
         pieces = _Pieces(function, dict(configuration), whole("check: epochs", epochs, 3), seed, Path(root))
-        return _compared(pieces, _travels(function))
+        try:
+            return _compared(pieces, _travels(function))
+        except Exhausted:
+            raise UserError(f"the training ends before epochs={epochs}, to which it is checked: give fewer") from None
 
 
 @dataclass(frozen=True)
