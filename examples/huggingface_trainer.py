@@ -29,6 +29,7 @@ def train(trial):
         seed=trial.seed,
         report_to="none",
         disable_tqdm=True,
+        dataloader_pin_memory=False,
     )
     pausing = Pausing(trial)
     trainer = Trainer(model, arguments, train_dataset=DATA[:1400], eval_dataset=DATA[1400:], callbacks=[pausing])

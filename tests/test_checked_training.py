@@ -134,10 +134,10 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("training", [filing, generating])
-def test_what_forgets_nothing_is_exact(training: Any) -> None:
+def test_what_forgets_nothing_is_exact(training: Any, caplog: pytest.LogCaptureFixture) -> None:
     report = halving.check(training, CONFIGURATION)
     assert report.exact and str(report).count("ok ") == len(report.results) == 6, report
-    assert not report.notes
+    assert not report.notes and not caplog.records  # not of the kill that is part of it, either
 
 
 @pytest.mark.usefixtures("here")
@@ -195,6 +195,8 @@ def test_what_cannot_be_checked_is_refused() -> None:
         halving.check(lambda trial: iter([trial.keep(model=nn.Linear(1, 1)) or 1.0] * 2))
     with pytest.raises(UserError, match="epochs=2: must be"):
         halving.check(keeping, CONFIGURATION, epochs=2)
+    with pytest.raises(UserError, match="ends before epochs=4, to which it is checked"):
+        halving.check(lambda trial: iter([trial.keep(model=nn.Linear(1, 1)) or 1.0] * 3))
 
 
 def test_the_command_line_checks_a_training(

@@ -401,6 +401,13 @@ def test_what_cannot_be_loaded_and_comes_into_a_state_later_is_refused_at_the_pa
 
 def test_what_has_no_state_is_refused() -> None:
     refused(lambda trial: (trial.keep(loader=[1]) for _ in range(9)), r"keep\(loader=...\): a list has no state_dict")
+    refused(lambda trial: (trial.keep(nn.Linear(1, 1)) for _ in range(9)), r"each part has a name: trial.keep\(model=")
+
+
+def test_a_trial_that_is_taken_for_its_configuration_says_what_it_is() -> None:
+    refused(
+        lambda configuration: configuration["lr"], r"trial.configuration\['lr'\]; one that returns an error has two"
+    )
 
 
 YIELDED: dict[str, tuple[Any, str | None]] = {
@@ -569,7 +576,7 @@ def test_a_signal_leaves_a_checkpoint_and_nothing_is_trained_twice(tmp_path: Pat
             yield metrics
 
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="the same call with resume=True goes on"):
             tune(training, FIFO, r_max=6, max_trials=3, run_dir=tmp_path, resume=True)
     study = tune(training, FIFO, r_max=6, max_trials=3, run_dir=tmp_path, resume=True)
     assert sorted(trained) == [(trial, epoch) for trial in range(3) for epoch in range(1, 7)]

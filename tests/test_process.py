@@ -178,6 +178,30 @@ def test_what_cannot_be_sent_to_a_worker_is_refused_in_a_line() -> None:
             halving.tune(function, {"x": [1, 2, 3]}, r_max=3, executor=partial(Process, workers=1))
 
 
+def test_a_script_that_starts_workers_unguarded_is_told_so_in_a_line(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import halving, functools\n"
+        "def f(configuration, resource): return 1.0\n"
+        "halving.tune(f, {'x': [1, 2, 3]}, r_max=3, executor=functools.partial(halving.Process, workers=1))\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1 and result.stderr.count("Traceback") == 1  # the call's own
+    assert 'workers: guard it by if __name__ == "__main__":' in result.stderr.splitlines()[0]
+
+
+@pytest.mark.parametrize("executor", [Serial, partial(Process, workers=1)])
+def test_what_fails_at_one_place_shows_its_traceback_once(executor: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(halving.UserError, match="no trial survived"):
+        halving.tune(_raises, {"x": [1, 2, 3]}, r_max=3, executor=executor)
+    assert caplog.text.count("Traceback") == 1 and caplog.text.count("in _raises") == 1
+    assert caplog.text.count("where one failed before: ValueError: of ") == 2
+
+
+def _raises(configuration: dict[str, Any], resource: int) -> float:
+    raise ValueError(f"of {configuration['x']}")
+
+
 def test_memory_of_the_device_is_not_asked_for_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(trainer: Trainer, epoch: int) -> dict[str, float]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nsecond line")

@@ -106,9 +106,17 @@ def test_same_seed_gives_the_same_study_and_another_does_not() -> None:
     assert first.best.configuration != other.best.configuration
 
 
+def test_a_scheduler_that_lies_elsewhere_is_named_with_its_home() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'ASHA'; from halving\.schedulers import ASHA"):
+        _ = halving.ASHA  # type: ignore
+    assert not hasattr(halving, "Asha")
+
+
 def test_maximize_finds_the_greatest() -> None:
     greatest = halving.tune(lambda c, r: -bowl(c, r), LR, r_max=9, maximize=True)
-    assert greatest.best.configuration == halving.tune(bowl, LR, r_max=9).best.configuration
+    least = halving.tune(bowl, LR, r_max=9)
+    assert greatest.best.configuration == least.best.configuration
+    assert repr(greatest.best) == repr(least.best).replace("completed: ", "completed: -").replace(", 0", ", -0")
 
 
 def test_ready_scheduler_initial_configuration_and_budget_are_used() -> None:
@@ -153,7 +161,7 @@ def test_some_failures_leave_a_study_and_all_failures_an_error(tmp_path: Path) -
 
 
 def test_there_is_no_best_model_where_none_was_trained(tmp_path: Path) -> None:
-    with pytest.raises(halving.UserError, match="no best model"):
+    with pytest.raises(halving.UserError, match=r"no best model.*best_state\(\) has"):
         halving.tune(bowl, LR, r_max=1, run_dir=tmp_path).best_model()
 
 
@@ -387,6 +395,20 @@ def test_a_study_without_a_number_says_what_it_came_to(come_to: list[Any], maxim
 
     with pytest.raises(halving.UserError, match=message):
         halving.tune(function, LR, r_max=3, maximize=maximize)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scheduler": "asha"}, "tune: scheduler='asha': give a class of halving.schedulers, not its name"),
+        ({"searcher": "random"}, "tune: searcher='random': give a class of halving.searchers, not its name"),
+        ({"space": [1, 2]}, r"tune: space=\[1, 2\]: give a mapping of names"),
+        ({"space": {"lr": rv_discrete}}, r"_target_ \(from Python also as loguniform"),
+    ],
+)
+def test_what_is_no_class_or_space_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(halving.UserError, match=message):
+        halving.tune(bowl, **({"space": LR} | arguments))
 
 
 def test_what_a_notebook_shows_is_for_reading(tmp_path: Path) -> None:

@@ -54,5 +54,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import on first use, so that the command line answers before scipy and torch are loaded."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'halving' has no attribute {name!r}")
+        homes = (f"halving.{home}" for home in ("schedulers", "searchers") if not name.startswith("_"))
+        home = next((home for home in homes if name in import_module(home).__all__), None)
+        hint = f"; from {home} import {name}" if home else ""
+        raise AttributeError(f"module 'halving' has no attribute {name!r}{hint}")
     return getattr(import_module(f"halving.{_HOMES[name]}"), name)

@@ -123,9 +123,11 @@ class Trial:
     bracket: int
     state: str = "running"
     evaluations: list[Evaluation] = field(default_factory=list[Evaluation])
+    sign: int = 1  # -1 where its metric is maximised
 
     def __repr__(self) -> str:
-        errors = ", ".join(f"{each.error:.6g} at {each.resource}" for each in self.evaluations if each.finished)
+        ended = (each for each in self.evaluations if each.finished)
+        errors = ", ".join(f"{self.sign * each.error:.6g} at {each.resource}" for each in ended)
         return f"Trial({self.trial}, {self.configuration}, {self.state}: {errors or 'no error yet'})"
 
     @property
@@ -205,7 +207,8 @@ class History:
                 )
                 self.halted, self.ended = "", None
             case Start(trial, configuration, until, bracket, rung, reason):
-                self.trials[trial] = Trial(trial, configuration, bracket)
+                sign = -1 if self.header is not None and self.header.maximize else 1
+                self.trials[trial] = Trial(trial, configuration, bracket, sign=sign)
                 self._assign(self.trials[trial], Evaluation(rung, 0, until, at, reason))
             case Resume(trial, since, until, rung, reason):
                 self.trials[trial].last.verdict = "promoted"

@@ -111,7 +111,10 @@ class Study:
         ended = self.history.ended
         best = self.best
         if ended is None or "model" not in ended.config or best.checkpoint is None:
-            raise UserError("this study has no best model: it trained none, or has not ended")
+            raise UserError(
+                "this study has no best model: it trained none, or has not ended; of a training of one's own, "
+                "best_state() has what it kept, and best_directory its files"
+            )
         values = self._best(config_hash(ended.config)).values
         if "model" not in values:
             raise UserError(
@@ -224,7 +227,7 @@ def tune(
             tuner.replay(events)
             conduct.run(composed.first(events), lambda: ended(tuner.history, objective))
     if conduct.signals:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("the same call with resume=True goes on" if composed.directory else "without a run_dir")
     warn(conduct)
     idle = len(tuner.history.finished) == len(before.finished) and not tuner.history.halted
     if before.ended is not None and idle and budget is not None:
@@ -268,6 +271,11 @@ class Composed:
         seed, maximize = whole(f"{door}: seed", seed, 0), plain(maximize)
         if not isinstance(maximize, bool):
             raise UserError(f"{door}: maximize={maximize!r}: must be True or False")
+        if not isinstance(cast(object, space), Space | Mapping):
+            raise UserError(f"{door}: space={space!r}: give a mapping of names to lists of values and distributions")
+        for part, given in (("scheduler", scheduler), ("searcher", searcher)):
+            if isinstance(cast(object, given), str):
+                raise UserError(f"{door}: {part}={given!r}: give a class of halving.{part}s, not its name")
         cube = space if isinstance(space, Space) else Space.from_config(space)
         if initial is not None:
             initial = {name: plain(value) for name, value in initial.items()}

@@ -290,7 +290,7 @@ def _differences(
     stored: Mapping[str, Any], composed: Mapping[str, Any], roots: set[str], keys: Iterable[str]
 ) -> dict[str, tuple[Any, Any]]:
     """Return what differs below some root keys between a study's config and one composed with the typed `keys`."""
-    ordered = [root for root in ROOT_KEYS if root in roots]
+    ordered = sorted(roots, key=lambda root: ROOT_KEYS.index(root) if root in ROOT_KEYS else len(ROOT_KEYS))
     old, new = _flat(stored, ordered), _flat(composed, ordered)
     pairs = {path: (old.get(path, _MISSING), new.get(path, _MISSING)) for path in dict.fromkeys([*old, *new])}
     # What was planned is in the study's config, where the command has nothing.

@@ -76,7 +76,7 @@ def best_yaml(cfg: DictConfig, run_dir: Path, trusted: Sequence[str], secrets: S
     """
     container = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
     skipped = (*_FROM_BASE, "budget", "trusted_packages")
-    content = {key: container[key] for key in ROOT_KEYS if key in container and key not in skipped}
+    content = {key: container[key] for key in sorted(container, key=_order) if key not in skipped}
     content |= {"plan": None, "resume": None, "executor": {"threads": container["executor"].get("threads")}}
     alone = OmegaConf.create(content)
     content = {key: raw if _stands(alone, key, raw) else _resolved(cfg, key) for key, raw in content.items()}

@@ -1,5 +1,6 @@
 """Whether a training of the user's pauses and resumes exactly, and what it forgets if it does not."""
 
+import logging
 import os
 import pickle
 import random
@@ -19,6 +20,7 @@ from halving.conformance.suite import Result
 from halving.errors import UserError, whole
 from halving.executors import Process
 from halving.targets import function_name
+from halving.training.base import Exhausted
 from halving.training.own import Own, Running, is_training, state_of
 from halving.training.pausing import Course, train
 from halving.trial import Configuration, Epoch, Finished, Job, Step
@@ -78,7 +80,10 @@ def compare(function: Callable[[Running], Any], configuration: Configuration, ep
         raise UserError(f"{function_name(function)} is no training: that is a function of one argument, the trial")
     with TemporaryDirectory(prefix="halving-") as root:
         pieces = _Pieces(function, dict(configuration), whole("check: epochs", epochs, 3), seed, Path(root))
-        return _compared(pieces, _travels(function))
+        try:
+            return _compared(pieces, _travels(function))
+        except Exhausted:
+            raise UserError(f"the training ends before epochs={epochs}, to which it is checked: give fewer") from None
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ class _Pieces:
     def elsewhere(self) -> dict[int, Curve]:
         """Return the curves of another process, which is killed once; what goes on is the first that a process does."""
         executor, told = Process(self, 1, retries=1), dict[int, Curve]()
+        process_log = logging.getLogger(Process.__module__)
+        process_log.addFilter(_no_retry)
         try:
             for scene in (_GOING_ON, _STRAIGHT, _KILLED, _AGAIN):
                 steps = list[Step]()
@@ -133,6 +140,7 @@ class _Pieces:
                 told[scene] = _curve(steps)
         finally:
             executor.shutdown(graceful=False)
+            process_log.removeFilter(_no_retry)
         return told
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
@@ -178,7 +186,8 @@ def _compared(pieces: _Pieces, travels: bool) -> Report:
         if scene in there:
             why = "as from the disk" if forgotten else _OUTSIDE
             results.append(Result(name, _difference(straight, there[scene], how, why)))
-    if unkept and not forgotten and not any(pieces.root.glob("disk/checkpoints/0/*/files")):
+    files = any(pieces.root.glob("disk/checkpoints/*/*/files"))  # which may hold it
+    if unkept and not (forgotten or files):
         notes = (*notes, f"{_named(unkept)} changes in training and is not kept, which was of no matter here")
     return Report(tuple(results), notes)
 
@@ -288,6 +297,11 @@ def _curve(steps: Iterable[Step]) -> Curve:
             case _:
                 pass
     return curve
+
+
+def _no_retry(record: logging.LogRecord) -> bool:
+    """Leave out that a worker was killed and its job is tried again: the check did that."""
+    return "retry" not in record.getMessage()
 
 
 def _before(last: int, step: Step) -> bool:

@@ -1,5 +1,6 @@
 """What runs jobs, and what a job runs."""
 
+import logging
 import math
 import os
 import sys
@@ -9,6 +10,8 @@ from typing import Protocol
 
 from halving.errors import UserError
 from halving.trial import Finished, Job, Outcome, Step
+
+log = logging.getLogger(__name__)
 
 
 class Objective(Protocol):
@@ -72,3 +75,12 @@ def failure(job: Job, error: BaseException | str, seconds: float) -> Finished:
         case _:
             cause = f"{type(error).__name__}: {error}"
     return Finished(Outcome(job.trial, job.since, math.nan, failed=True), seconds, cause=cause)
+
+
+def log_failure(job: Job, cause: str, details: str, places: set[str]) -> None:
+    """Log why a job failed: at one of `places`, which is logged with its traceback once, in a line."""
+    place = "".join(line for line in details.splitlines() if line.startswith("  File "))
+    again = place in places
+    places.add(place)
+    told = f", where one failed before: {cause}" if again else f"\n{details}"
+    log.error("trial %d failed between %d and %d%s", job.trial, job.since, job.until, told)

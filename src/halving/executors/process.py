@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import current_process, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pickle import PicklingError
@@ -18,7 +18,7 @@ from secrets import token_hex
 from halving.environment import wait_passively
 from halving.errors import StudyError, UserError, real, whole
 from halving.executors import signals, tree
-from halving.executors.base import Objective, advance, failure
+from halving.executors.base import Objective, advance, failure, log_failure
 from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Process:
         self._objective = objective
         self._retries = whole("executor.retries", retries, 0)
         self._timeout = trial_timeout
-        self._began = time.monotonic()
+        self._began, self._places = time.monotonic(), set[str]()
         wait_passively()  # several workers' threads share the cores
         self._workers = [self._spawn(devices[i % len(devices)] if devices else None) for i in range(workers)]
 
@@ -174,6 +174,10 @@ class Process:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         mark = token_hex(8)
+        if getattr(current_process(), "_inheriting", False):  # as multiprocessing itself asks, at more length
+            raise SystemExit(
+                'a worker imports this script, which starts workers: guard it by if __name__ == "__main__":'
+            )
         process = context.Process(target=_work, args=(theirs, _Beginning(mark), self._objective, device))
         try:
             with signals.held_back():
@@ -236,7 +240,7 @@ class Process:
                 case _Raised():
                     job = worker.job
                     assert job is not None
-                    log.error("trial %d failed between %d and %d\n%s", job.trial, job.since, job.until, message.details)
+                    log_failure(job, message.cause, message.details, self._places)
                     yield self._end(worker, message.cause)
                 case Finished():
                     worker.job = None

@@ -1,15 +1,13 @@
 """One job at a time, in this process."""
 
-import logging
 import time
+import traceback
 from collections.abc import Generator, Iterator
 
 from halving.errors import StudyError
 from halving.executors import signals
-from halving.executors.base import Objective, advance, failure
+from halving.executors.base import Objective, advance, failure, log_failure
 from halving.trial import Job, Step
-
-log = logging.getLogger(__name__)
 
 
 class Serial:
@@ -20,6 +18,7 @@ class Serial:
         self._job: Job | None = None
         self._steps: Generator[Step] | None = None
         self._began = time.monotonic()
+        self._places = set[str]()
 
     def submit(self, job: Job) -> None:
         self._job = job
@@ -42,8 +41,9 @@ class Serial:
         except BaseException as error:  # SystemExit, too, ends no more than the trial
             if isinstance(error, StudyError) or signals.from_user(error):
                 raise
-            log.exception("trial %d failed between %d and %d", job.trial, job.since, job.until)
-            return failure(job, error, time.monotonic() - began)
+            failed = failure(job, error, time.monotonic() - began)
+            log_failure(job, failed.cause, traceback.format_exc(), self._places)
+            return failed
 
     def has_room(self) -> bool:
         return self._job is None

@@ -90,8 +90,8 @@ def _dimension(name: str, leaf: Any, integer: bool) -> Dimension:
         median = float(distribution.ppf(0.5))
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"space.{name}: {leaf!r} is not a distribution; give one of scipy.stats as a mapping with _target_, "
-            "or a list of values"
+            f"space.{name}: {leaf!r} is not a distribution; give one of scipy.stats as a mapping with _target_ "
+            "(from Python also as loguniform(1e-4, 1e-1)), or a list of values"
         ) from error
     if not low <= high or not np.isfinite(median):
         raise UserError(

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from types import FrameType
-from typing import Any
+from typing import Any, Never
 
 from halving.checkpoints.files import room
 from halving.checkpoints.store import State, Store
@@ -60,7 +60,7 @@ class Running:
             self._directory = self._work()
         return self._directory
 
-    def keep(self, **parts: Any) -> int:
+    def keep(self, *nameless: object, **parts: Any) -> int:
         """Keep `parts` from pause to pause and return how many epochs are done: call it when all is built.
 
         A part has `state_dict` and `load_state_dict`, or is a generator of Python, NumPy or torch. In a trial that goes
@@ -68,6 +68,8 @@ class Running:
 
         Raises StudyError for what cannot be kept, or was not kept before.
         """
+        if nameless:
+            raise StudyError("trial.keep: each part has a name: trial.keep(model=model, optimizer=optimizer)")
         for name, part in parts.items():
             state_of(name, part)
         self._parts |= parts
@@ -82,6 +84,13 @@ class Running:
                 _give_back(part, kept[name])
             randomness.restore(self._values["random"])
         return self.since
+
+    def __getitem__(self, name: str) -> Never:
+        """Raises StudyError: the configuration is one of its attributes."""
+        raise StudyError(
+            f"a function of one argument is a training, and gets the trial: trial.configuration[{name!r}]; one that "
+            "returns an error has two, configuration and resource"
+        )
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Tell the metrics of one more epoch, as a yield does; does not return where the trial pauses.
@@ -275,7 +284,10 @@ def measured(told: Any, metric: str, epoch: int) -> dict[str, float]:
         told = {metric: told}
     metrics = {str(name): _number(name, value) for name, value in told.items()}
     if (said := metrics.pop("epoch", epoch)) != epoch:
-        raise StudyError(f"the training says that this is epoch {said:g}, where {epoch} follows: it goes on from since")
+        raise StudyError(
+            f"the training says that this is epoch {said:g}, where {epoch} follows: it goes on from trial.since, with "
+            "Pausing from ckpt_path (Transformers: resume_from_checkpoint) = pausing.checkpoint"
+        )
     if taken := {"trial", "resource"} & metrics.keys():
         raise StudyError(f"the training reports {', '.join(sorted(taken))}, which a curve has of its own: rename it")
     return metrics

@@ -18,6 +18,10 @@ from halving.training.randomness import seeded
 METRICS = ("val_error", "val_loss", "train_error", "train_loss")
 ACCURACIES = {"val_accuracy": "val_error", "train_accuracy": "train_error"}
 _TRAINED_FROM = ("data", "model", "optimizer", "lr_schedule", "fidelity", "r_max", "epochs", "seed", "trial")
+_OF_THE_STUDY = (
+    *("space", "searcher", "scheduler", "executor", "tracker", "name", "eta", "r_min", "until", "metric", "plan"),
+    *("budget", "device", "data_dir", "resume", "trusted_packages", "notes"),
+)
 _NOT_TRAINED_FROM = {"data": ("data_dir", "device"), "fidelity": ("r_min", "r_max")}
 
 
@@ -94,7 +98,8 @@ def measured(metric: str, data: Data) -> str:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Hash what a trial's weights follow from; where its data lie and what computes them are left out."""
-    parts = {name: config[name] for name in _TRAINED_FROM}
+    own = (name for name in config if name not in (*_TRAINED_FROM, *_OF_THE_STUDY))
+    parts = {name: config[name] for name in (*_TRAINED_FROM, *own)}
     for name, ignored in _NOT_TRAINED_FROM.items():
         if isinstance(parts[name], Mapping):
             parts[name] = {k: v for k, v in parts[name].items() if k not in ignored}
