@@ -209,6 +209,37 @@ def test_the_groups_serve_an_own_loop_and_ours_is_not_loaded_where_it_is_not_use
     assert summary(mine / "lost")["best_error"] == 0.5
 
 
+def test_a_group_of_ones_own_is_part_of_a_trial(fork: Callable, mine: Path) -> None:
+    (mine / "blurred.py").write_text(
+        "import itertools, halving\n"
+        "class Noise:\n"
+        "    def __init__(self, level): self.level = level\n"
+        "def train(trial):\n"
+        "    level = halving.instantiate(trial.config['noise']).level\n"
+        "    for epoch in itertools.count(trial.since + 1):\n"
+        "        (trial.directory / 'epoch').touch()\n"
+        "        yield abs(level - 0.3) + 1 / epoch\n"
+    )
+    (mine / "conf/noise").mkdir(parents=True)
+    for name, level in (("low", 0.125), ("high", 0.5)):
+        (mine / f"conf/noise/{name}.yaml").write_text(f"_target_: blurred.Noise\nlevel: {level}\n")
+    own = ("--config-dir", "conf", "fidelity=training", "metric=error", "fidelity.function=blurred.train", "r_max=3")
+    trusted = ("trusted_packages=[blurred]", "tracker=none")
+    searched = ("scheduler=sha", "space=none", "+space.noise.level={_target_: scipy.stats.uniform}")
+    ran(fork, *own, *trusted, "+noise=low", *searched, "hydra.run.dir=run", cwd=mine)
+    told = summary(mine / "run")
+    level = told["best_configuration"]["noise.level"]
+    assert told["best_error"] == abs(level - 0.3) + 1 / 3
+    ran(fork, "-cp", str(mine / "run"), "-cn", "best", *trusted, "hydra.run.dir=again", cwd=mine)
+    ran(fork, *shlex.split(told["command"])[2:], "hydra.run.dir=typed", cwd=mine)
+    assert {summary(mine / each)["best_error"] for each in ("again", "typed")} == {told["best_error"]}
+    ran(fork, "-m", *own, *trusted, "+noise=low,high", "hydra.sweep.dir=sweep", cwd=mine)
+    errors = [summary(mine / "sweep" / job)["best_error"] for job in "01"]
+    assert errors == [pytest.approx(0.175 + 1 / 3), pytest.approx(0.2 + 1 / 3)]
+    changed = fork(f"resume={mine / 'run'}", "noise.level=0.4", *trusted[:1], cwd=mine, PYTHONPATH=path(mine))
+    assert changed.returncode == 1 and "noise.level: 0.125 in the study, 0.4 on the command line" in changed.stderr
+
+
 def test_a_multirun_and_wandb_have_what_is_yielded(fork: Callable, mine: Path) -> None:
     words = ("fidelity=training", "fidelity.function=mine.counted", "metric=mse", "trusted_packages=[mine]", "r_max=3")
     space = ("+fidelity.configuration.lr=1.0", "space=none", "+space.fidelity.configuration.lr=[0.5,1.0,2.0]")

@@ -20,7 +20,7 @@ def check_base(cfg: DictConfig) -> None:
 def check(cfg: DictConfig) -> None:
     """Raise UserError for the first rule that the config breaks."""
     for key in cfg:
-        if key not in ROOT_KEYS:
+        if key not in ROOT_KEYS and not OmegaConf.is_dict(cfg[key]):  # which is a group of one's own
             raise UserError(f"unknown key {key}{nearest(str(key), cfg)}")
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from halving.config import commands
 from halving.config.arguments import as_typed, placed
 from halving.config.commands import config_source, key_of, line, override, read
-from halving.config.schema import ROOT_KEYS, Config
+from halving.config.schema import ROOT_KEYS, Config, order
 from halving.config.secrets import REDACTED, redacted_paths
 from halving.errors import UserError
 from halving.history import Header
@@ -290,7 +290,7 @@ def _differences(
     stored: Mapping[str, Any], composed: Mapping[str, Any], roots: set[str], keys: Iterable[str]
 ) -> dict[str, tuple[Any, Any]]:
     """Return what differs below some root keys between a study's config and one composed with the typed `keys`."""
-    ordered = sorted(roots, key=lambda root: ROOT_KEYS.index(root) if root in ROOT_KEYS else len(ROOT_KEYS))
+    ordered = sorted(roots, key=order)
     old, new = _flat(stored, ordered), _flat(composed, ordered)
     pairs = {path: (old.get(path, _MISSING), new.get(path, _MISSING)) for path in dict.fromkeys([*old, *new])}
     # What was planned is in the study's config, where the command has nothing.

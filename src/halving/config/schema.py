@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from typing import Any
+from warnings import filterwarnings
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import II, MISSING
@@ -19,8 +20,11 @@ class BudgetConfig:
 
 
 @dataclass
-class Config:
-    """The root keys. Groups are plain YAML with `_target_`; `experiment` is a group without a key."""
+class Config(dict[str, Any]):
+    """The root keys. Groups are plain YAML with `_target_`; `experiment` is a group without a key.
+
+    A mapping more is a group of one's own.
+    """
 
     data: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
@@ -65,4 +69,11 @@ GROUPS = (
 )
 ROOT_KEYS = tuple(item.name for item in fields(Config))
 
+# There is no other way to a root that is typed and open.
+filterwarnings("ignore", r"Class `Config` subclasses `Dict`")
 ConfigStore.instance().store("schema", Config)
+
+
+def order(key: str) -> int:
+    """Return where a root key stands; groups of one's own come last."""
+    return ROOT_KEYS.index(key) if key in ROOT_KEYS else len(ROOT_KEYS)

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from halving.config.arguments import place
 from halving.config.commands import key_of, line, override, search_path
-from halving.config.schema import ROOT_KEYS
+from halving.config.schema import ROOT_KEYS, order
 from halving.config.secrets import Secrets, yaml_text
 from halving.trial import Value
 
@@ -54,7 +54,8 @@ def retrains(overrides: Sequence[str], best: DictConfig, hydra: DictConfig) -> b
     try:
         found = compose(hydra.job.config_name, [*search_path(hydra), *overrides])
         place(found)
-        return all(_resolved(found, key) == _resolved(best, key) for key in _RETRAINED)
+        own = (str(key) for key in {**found, **best} if key not in ROOT_KEYS)
+        return all(_resolved(found, key) == _resolved(best, key) for key in (*_RETRAINED, *own))
     except (HydraException, OmegaConfBaseException, OSError):  # or its files have gone since it began
         return False
 
@@ -76,7 +77,7 @@ def best_yaml(cfg: DictConfig, run_dir: Path, trusted: Sequence[str], secrets: S
     """
     container = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
     skipped = (*_FROM_BASE, "budget", "trusted_packages")
-    content = {key: container[key] for key in sorted(container, key=_order) if key not in skipped}
+    content = {key: container[key] for key in sorted(container, key=order) if key not in skipped}
     content |= {"plan": None, "resume": None, "executor": {"threads": container["executor"].get("threads")}}
     alone = OmegaConf.create(content)
     content = {key: raw if _stands(alone, key, raw) else _resolved(cfg, key) for key, raw in content.items()}
@@ -100,7 +101,7 @@ def _stands(cfg: DictConfig, key: str, raw: Any) -> bool:
 
 
 def _resolved(cfg: DictConfig, key: str) -> Any:
-    value = cfg[key]
+    value = cfg.get(key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -138,8 +138,9 @@ class Own:
                 told = next(self._steps)
             except StopIteration:
                 raise Exhausted(
-                    f"the training ended after {epoch - 1} of {self._running.until} epochs; it goes on until it is "
-                    "closed: for epoch in itertools.count(done + 1)"
+                    f"the training ended after {epoch - 1} of {self._running.until} epochs; it yields or reports each, "
+                    "or has a callback that does, and goes on until it is closed: for epoch in itertools.count("
+                    "done + 1)"
                 ) from None
             except pickle.UnpicklingError as error:
                 if "weights_only" not in str(error):
