@@ -16,6 +16,10 @@ from halving.environment import wait_passively
 
 wait_passively()  # tests share the cores
 
+import torch  # noqa: E402  (which reads what was set)
+
+_THREADS = torch.get_num_threads()
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`.
@@ -63,6 +67,18 @@ atexit._run_exitfuncs()
 sys.stdout.flush()
 os._exit(status or 0)  # taking all modules apart would take half a second
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads_of_a_file() -> None:
+    """Let what a file's tests share be made with the threads that another process has."""
+    torch.set_num_threads(_THREADS)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> None:
+    """Let every test begin with them, too: one before it may have set other ones."""
+    torch.set_num_threads(_THREADS)
 
 
 @pytest.fixture(scope="session")

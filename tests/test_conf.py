@@ -127,6 +127,6 @@ def test_the_command_at_its_head_uses_it(file: str) -> None:
         return
     cfg = compose("config", overrides, return_hydra_config=True)
     if "/" in file:
-        group, option = Path(file).parent.name, Path(file).stem
+        group, option = Path(file).parent.as_posix(), Path(file).stem
         chosen = cfg.hydra.runtime.choices[group]
         assert option in (chosen if OmegaConf.is_list(chosen) else str(chosen))

@@ -122,12 +122,12 @@ def test_batch_norm_meets_no_batch_of_one(tmp_path: Path) -> None:
     train_epoch(model, torch.optim.SGD(model.parameters()), data, 1, lambda x: asked.append(x) or 0.1)
     assert asked == pytest.approx([i / 8 for i in range(8)])
 
-    _, recipe = build(["model=softmax", "data.batch_size=1"], tmp_path)
-    trainer = Trainer(replace(recipe(), model=lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784))))
+    _, setting = build(["model=softmax", "data.batch_size=1"], tmp_path)
+    trainer = Trainer(replace(setting.recipe(), model=lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784))))
     with pytest.raises(
         UserError, match=r"batch norm cannot train on a batch of one example: data.batch_size=1 of a training set of "
     ):
-        trainer.train_epoch(1)
+        trainer.epoch(1)
 
 
 def test_a_lazy_layer_that_nothing_reaches_is_named() -> None:

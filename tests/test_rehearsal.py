@@ -21,8 +21,8 @@ from halving.training.rehearsal import rehearse
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    _, recipe = build(["model=softmax", "data.train_samples=30"], tmp_path_factory.mktemp("run"))
-    return recipe()
+    _, setting = build(["model=softmax", "data.train_samples=30"], tmp_path_factory.mktemp("run"))
+    return setting.recipe()
 
 
 def images(*shape: int) -> tuple[Tensor, Tensor]:
@@ -153,13 +153,13 @@ def test_a_metric_that_is_not_measured_is_refused(
 ) -> None:
     fit = data(metrics={"f1": lambda outputs, targets: 0.0}) if classification else numbers(torch.zeros(9, 1))
     monkeypatch.setattr("halving.data.digits", lambda **_: fit)
-    _, recipe = build([f"metric={metric}"], tmp_path)
+    _, setting = build([f"metric={metric}"], tmp_path)
     with pytest.raises(UserError, match=said):
-        recipe()
+        setting.recipe()
 
 
 def test_a_data_set_that_returns_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halving.data.digits", lambda **_: (1, 2))
-    _, recipe = build([], tmp_path)
+    _, setting = build([], tmp_path)
     with pytest.raises(UserError, match=r"data: halving.data.digits gives a tuple; return split_data"):
-        recipe()
+        setting.recipe()

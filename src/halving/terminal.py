@@ -60,6 +60,8 @@ def _refused() -> str:
     """Say why what was printed cannot arrive, as on a full disk, or nothing; if so, the rest goes nowhere."""
     try:
         print(end="", flush=True)
+    except BrokenPipeError:  # its reader has left, which is no fault
+        _print_nowhere()
     except OSError as error:
         _print_nowhere()
         return f"error: cannot print: {error.strerror}"
