@@ -40,7 +40,8 @@ from halving.schedulers import (
     OneEpoch,
 )
 from halving.training import randomness
-from halving.trial import Epoch, Resume
+from halving.training.own import Trainings
+from halving.trial import Epoch, Job, Resume
 
 SPACE = {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.003, "b": 0.3}}
 DATA = torch.linspace(-1, 1, 96).reshape(24, 4).sin()
@@ -607,3 +608,30 @@ def test_a_training_mended_to_keep_parts_instead_of_files_goes_on_with_these(tmp
     assert store.save(0, 3, "same", State({"kept": "files"}, directory)) == "checkpoints/0/3"
     assert store.save(0, 3, "same", State({"kept": "parts"})) == "checkpoints/0/3.pt"
     assert store.load(0, 3, "same").values == {"kept": "parts"}
+
+
+def counting_threads(trial: Any) -> Iterator[float]:
+    while True:
+        yield float(trial.keep(generator=torch.Generator()) * 0 + torch.get_num_threads())
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_trainings_have_the_threads_of_the_call_in_workers_too(number: int) -> None:
+    torch.set_num_threads(number)
+    study = halving.tune(counting_threads, {"x": [1, 2, 3]}, r_max=3, executor=partial(Process, workers=1))
+    assert {row["error"] for curve in study.curves.values() for row in curve} == {float(number)}
+
+
+def test_a_training_that_cannot_go_on_leaves_nothing_behind(tmp_path: Path) -> None:
+    def train(trial: Any) -> Iterator[float]:
+        (trial.directory / "epoch").write_text("1")
+        for epoch in itertools.count(trial.since + 1):
+            if epoch == 2:
+                raise ValueError("no further")
+            yield 1.0
+
+    store = Store(tmp_path)
+    trainings = Trainings(train, store, 0, "error", 9)
+    with pytest.raises(ValueError, match="no further"):  # an earlier checkpoint is lost, and its epochs trained again
+        list(trainings([Job(0, {}, 4, 9)]))
+    assert not list(tmp_path.rglob("working-*"))

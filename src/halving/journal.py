@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from halving.checkpoints.files import durable
 from halving.errors import StorageError, UserError
 from halving.history import Ended, Event, Halted, Header, History, Ladder, Resumed
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict, plain
@@ -64,7 +65,7 @@ class Journal:
             self.path.with_name(f"journal.torn-{end}").write_bytes(raw[end:])
             os.ftruncate(self._fd, end)
         os.fsync(self._fd)
-        _sync_directory(run_dir)
+        durable(run_dir)
         self._seq = len(self.events)
         self._gathered = bytearray()
         self.durable = True
@@ -308,11 +309,3 @@ def _disown() -> None:
 
 
 os.register_at_fork(after_in_child=_disown)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -64,8 +64,7 @@ def remove(path: Path) -> None:
 
 
 def sweep(run_dir: Path, history: History) -> None:
-    """Delete what no process needs any more: checkpoints of trials that cannot go on, replaced ones, and what trainings
-    worked in."""
+    """Delete what nobody needs any more: checkpoints of ended trials, replaced ones, and what trainings worked in."""
     best = history.incumbent
     for directory in (run_dir / DIRECTORY).glob("*"):
         trial = history.trials.get(int(directory.name)) if directory.name.isdecimal() else None

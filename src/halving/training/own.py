@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import re
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -245,7 +246,8 @@ def hashed(seed: int, trial: int, configuration: Configuration) -> str:
 class Trainings:
     """An objective of a user's training: every job trains its configuration on to `until`, from where it paused.
 
-    `test`, a function of a trial too, measures the winner, as its parts are kept and its files left.
+    `test`, a function of a trial too, measures the winner, as its parts are kept and its files left. Trainings begin
+    with as many `threads` as torch has where the objective was made, in other processes too.
     """
 
     function: Callable[[Running], Any]
@@ -254,8 +256,13 @@ class Trainings:
     metric: str
     r_max: int
     test_function: Callable[[Running], Mapping[str, float]] | None = None
+    threads: int | None = field(default_factory=lambda: _threads(), compare=False)
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        if self.threads is not None and self.threads != _threads():  # other numbers give other bits
+            import torch
+
+            torch.set_num_threads(self.threads)
         for job in jobs:
             yield from self._run(job)
 
@@ -277,6 +284,12 @@ class Trainings:
         work = partial(self.store.working, job.trial)
         seed = trial_seed(self.seed, job.trial)
         return Own(self.function, Running(job.trial, dict(job.configuration), seed, job.until, _work=work), self.metric)
+
+
+def _threads() -> int | None:
+    """Return how many threads torch has here, None where nobody has imported it."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else torch.get_num_threads()
 
 
 def measured(told: Any, metric: str, epoch: int) -> dict[str, float]:

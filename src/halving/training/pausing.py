@@ -113,10 +113,14 @@ def _opened(
     state = yield from store.newest(job, course.config)
     training = begin()
     training.aim(job.until)
-    if state.resource:
-        training.restore(state)
-    for epoch in range(state.resource + 1, job.since + 1):
-        _trained(training, epoch, course.metric)
+    try:
+        if state.resource:
+            training.restore(state)
+        for epoch in range(state.resource + 1, job.since + 1):
+            _trained(training, epoch, course.metric)
+    except BaseException:
+        training.close()
+        raise
     beyond: list[dict[str, Any]] = list(state.values["epochs"]) if state.resource > job.since else []
     return training, beyond
 

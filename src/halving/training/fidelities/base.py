@@ -26,6 +26,17 @@ class Setting:
         return Recipe.from_config(self.config)
 
 
+class Axis:
+    """What fidelities have in common that train: a trial goes on from where it paused, unless they say otherwise."""
+
+    resumable: bool = True
+    measures = ""
+    trains = True
+
+    def cost(self, since: int, until: int) -> float:
+        return until - since if self.resumable else until
+
+
 class Fidelity(Protocol):
     """Maps a resource to training.
 

@@ -22,7 +22,7 @@ from typing import IO, Any
 from halving.checkpoints.store import State
 from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError, did_you_mean
-from halving.training.fidelities.base import Setting
+from halving.training.fidelities.base import Axis, Setting
 from halving.training.recipe import config_hash
 from halving.trial import Epoch, Finished, Job, Outcome, Step, Value
 
@@ -34,7 +34,7 @@ _NAME = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(Axis):
     """The resource is the epochs of a program, which trains from `HALVING_SINCE` to `HALVING_UNTIL` and ends.
 
     `{optimizer.lr}` in the command is that value of the trial's config, and `{lr}` that of `configuration`; `{since}`,
@@ -50,12 +50,6 @@ class Command:
     r_min: int = 1
     r_max: int = 27
     epochs: int = 27
-    resumable: bool = True
-    measures: str = ""
-    trains: bool = True
-
-    def cost(self, since: int, until: int) -> float:
-        return until - since
 
     def prepare(self, setting: Setting) -> None:
         program, *_ = self._words(setting, Job(0, {}, 0, 1), Path())

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from halving.training.fidelities.base import Setting
+from halving.training.fidelities.base import Axis, Setting
 from halving.training.pausing import Course, retrained, train
 from halving.training.rehearsal import rehearse
 from halving.training.trainer import Trainer
@@ -11,19 +11,13 @@ from halving.trial import Job, Step
 
 
 @dataclass(frozen=True)
-class Epochs:
+class Epochs(Axis):
     """The resource is the number of epochs; a paused trial resumes exactly where it was."""
 
     r_min: int = 1
     r_max: int = 27
     epochs: int = 27
     unit: str = "epochs"
-    resumable: bool = True
-    measures: str = ""
-    trains: bool = True
-
-    def cost(self, since: int, until: int) -> float:
-        return until - since
 
     def prepare(self, setting: Setting) -> None:
         rehearse(setting.recipe())

@@ -10,7 +10,7 @@ from typing import Any
 from halving.checkpoints import path
 from halving.checkpoints.store import State
 from halving.errors import UserError
-from halving.training.fidelities.base import Setting
+from halving.training.fidelities.base import Axis, Setting
 from halving.training.pausing import retrained
 from halving.training.recipe import Recipe
 from halving.training.rehearsal import rehearse
@@ -19,7 +19,7 @@ from halving.trial import Epoch, Finished, Job, Outcome, Step
 
 
 @dataclass(frozen=True)
-class Folds:
+class Folds(Axis):
     """The resource is the number of folds evaluated, out of r_max; the error is the mean over them.
 
     Training and validation set together are cut into r_max folds, the same for every trial (`Data.fold`). For each in
@@ -38,12 +38,6 @@ class Folds:
     r_max: int = 9
     epochs: int = 10
     unit: str = "folds"
-    resumable: bool = True
-    measures: str = ""
-    trains: bool = True
-
-    def cost(self, since: int, until: int) -> float:
-        return until - since
 
     def prepare(self, setting: Setting) -> None:
         whole = setting.recipe()

@@ -9,13 +9,13 @@ from typing import Any
 from halving.data.keys import key
 from halving.errors import StudyError
 from halving.targets import locate
-from halving.training.fidelities.base import Setting
+from halving.training.fidelities.base import Axis, Setting
 from halving.training.randomness import seeded
 from halving.trial import Finished, Job, Outcome, Step, Value
 
 
 @dataclass(frozen=True)
-class Function:
+class Function(Axis):
     """The resource means what `function(configuration, resource) -> error` takes it to mean; each rung starts anew.
 
     What it draws from global generators follows from (seed, trial, resource); without a `seed` these are left alone.
@@ -28,13 +28,9 @@ class Function:
     r_max: int = 27
     epochs: int = 27
     resumable: bool = False
-    measures: str = "error"
-    trains: bool = True
     seed: int | None = None
     trial: int = 0
-
-    def cost(self, since: int, until: int) -> float:
-        return until
+    measures = "error"
 
     def prepare(self, setting: Setting) -> None:
         locate(self.function, "fidelity.function")

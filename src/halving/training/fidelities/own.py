@@ -8,7 +8,7 @@ from typing import Any
 from halving.data.keys import trial_seed
 from halving.errors import UserError
 from halving.targets import locate
-from halving.training.fidelities.base import Setting
+from halving.training.fidelities.base import Axis, Setting
 from halving.training.own import Own, Running, is_training
 from halving.training.pausing import Course, retrained, train
 from halving.training.recipe import config_hash
@@ -38,7 +38,7 @@ class _Found(dict[str, Value]):
 
 
 @dataclass(frozen=True)
-class OwnTraining:
+class OwnTraining(Axis):
     """The resource is the epochs of `function(trial)`, which yields or reports their metrics, as `halving.tune` has it.
 
     `trial.configuration` is `configuration` and, by their paths, whatever else is searched, and it finds every other
@@ -53,12 +53,6 @@ class OwnTraining:
     r_min: int = 1
     r_max: int = 27
     epochs: int = 27
-    resumable: bool = True
-    measures: str = ""
-    trains: bool = True
-
-    def cost(self, since: int, until: int) -> float:
-        return until - since
 
     def prepare(self, setting: Setting) -> None:
         if not is_training(self._located()):

@@ -31,8 +31,8 @@ class Samples:
     epochs: int = 10
     warm_start: bool = False
     unit: str = "data shares"
-    measures: str = ""
-    trains: bool = True
+    measures = ""
+    trains = True
 
     @property
     def resumable(self) -> bool:

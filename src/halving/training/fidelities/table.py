@@ -25,8 +25,9 @@ class Table:
     curves: Curves
     resumable: bool = True
     epochs_too: bool = False
-    measures: str = "error"
-    trains: bool = False
+
+    measures = "error"
+    trains = False
 
     @property
     def unit(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from halving.errors import UserError
-from halving.training.fidelities.base import Setting
+from halving.training.fidelities.base import Axis, Setting
 from halving.training.fidelities.full_training import train_in_full
 from halving.training.pausing import retrained
 from halving.training.recipe import Recipe
@@ -15,7 +15,7 @@ from halving.trial import Job, Step
 
 
 @dataclass(frozen=True)
-class Width:
+class Width(Axis):
     """The resource r multiplies the configured width of the model by r / r_max, rounded up; each rung starts anew.
 
     `model.width` = 6 and r_max = 9 give the widths 1, 2 and 6 at r = 1, 3 and 9. What a width is, the model says. Each
@@ -31,11 +31,6 @@ class Width:
     epochs: int = 10
     unit: str = "width shares"
     resumable: bool = False
-    measures: str = ""
-    trains: bool = True
-
-    def cost(self, since: int, until: int) -> float:
-        return until
 
     def prepare(self, setting: Setting) -> None:
         whole = setting.recipe()
