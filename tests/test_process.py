@@ -198,6 +198,16 @@ def test_what_fails_at_one_place_shows_its_traceback_once(executor: Any, caplog:
     assert caplog.text.count("where one failed before: ValueError: of ") == 2
 
 
+@pytest.mark.parametrize("executor", [Serial, partial(Process, workers=1)])
+def test_a_users_mistake_in_a_trial_is_logged_in_words(executor: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(halving.UserError, match="no trial survived; 3 failed, the first with: the training ended"):
+        halving.tune(_ends, {"x": [1, 2, 3]}, r_max=3, executor=executor)
+    assert caplog.text.count("the training ended after 0 of 1 epochs") == 3 and "Traceback" not in caplog.text
+
+
+def _ends(trial: Any) -> None: ...
+
+
 def _raises(configuration: dict[str, Any], resource: int) -> float:
     raise ValueError(f"of {configuration['x']}")
 

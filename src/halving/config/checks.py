@@ -3,7 +3,7 @@
 import re
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from halving.config.schema import GROUPS, ROOT_KEYS
 from halving.config.suggestions import nearest
@@ -32,6 +32,10 @@ def check(cfg: DictConfig) -> None:
             raise cause from None
         if lacking := re.search(r"interpolation: Missing mandatory value: (\S+)", first_line(error)):
             raise UserError(f"{lacking[1]}: a value must be given: {lacking[1]}=...") from error
+        if isinstance(error, MissingMandatoryValue):
+            raise UserError(f"{error.full_key}: a value must be given: {error.full_key}=...") from error
+        if absent := re.search(r"Interpolation key '(\S+)' not found", first_line(error)):
+            raise UserError(f"{error.full_key}: needs {absent[1]}, which this config does not have") from error
         raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
     for group in GROUPS:
         if group not in ("space", "tracker") and not isinstance(cfg[group].get("_target_"), str):

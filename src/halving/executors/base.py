@@ -77,10 +77,17 @@ def failure(job: Job, error: BaseException | str, seconds: float) -> Finished:
     return Finished(Outcome(job.trial, job.since, math.nan, failed=True), seconds, cause=cause)
 
 
+def details(error: BaseException) -> str:
+    """Return what the log says of an error: its traceback, but of a user's mistake its words and notes."""
+    if isinstance(error, UserError):
+        return "\n".join([str(error), *getattr(error, "__notes__", ())])
+    return "\n" + "".join(traceback.format_exception(error))
+
+
 def log_failure(job: Job, cause: str, details: str, places: set[str]) -> None:
-    """Log why a job failed: at one of `places`, which is logged with its traceback once, in a line."""
-    place = "".join(line for line in details.splitlines() if line.startswith("  File "))
+    """Log why a job failed: in full, or in a line where one has failed before at the same of `places`."""
+    place = "".join(line for line in details.splitlines() if line.startswith("  File ")) or details
     again = place in places
     places.add(place)
-    told = f", where one failed before: {cause}" if again else f"\n{details}"
+    told = f", where one failed before: {cause}" if again else f": {details}"
     log.error("trial %d failed between %d and %d%s", job.trial, job.since, job.until, told)

@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from secrets import token_hex
 from halving.environment import wait_passively
 from halving.errors import StudyError, UserError, real, whole
 from halving.executors import signals, tree
-from halving.executors.base import Objective, advance, failure, log_failure
+from halving.executors.base import Objective, advance, details, failure, log_failure
 from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 log = logging.getLogger(__name__)
@@ -345,7 +344,7 @@ def _run(pipe: Connection, objective: Objective, job: Job) -> bool:
         os._exit(1)
     except BaseException as error:  # SystemExit, too, ends no more than the trial
         cause = failure(job, error, 0.0).cause
-        pipe.send(_Raised(cause, traceback.format_exc()))
+        pipe.send(_Raised(cause, details(error)))
     return True
 
 

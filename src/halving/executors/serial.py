@@ -1,12 +1,11 @@
 """One job at a time, in this process."""
 
 import time
-import traceback
 from collections.abc import Generator, Iterator
 
 from halving.errors import StudyError
 from halving.executors import signals
-from halving.executors.base import Objective, advance, failure, log_failure
+from halving.executors.base import Objective, advance, details, failure, log_failure
 from halving.trial import Job, Step
 
 
@@ -42,7 +41,7 @@ class Serial:
             if isinstance(error, StudyError) or signals.from_user(error):
                 raise
             failed = failure(job, error, time.monotonic() - began)
-            log_failure(job, failed.cause, traceback.format_exc(), self._places)
+            log_failure(job, failed.cause, details(error), self._places)
             return failed
 
     def has_room(self) -> bool:
