@@ -17,7 +17,8 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss
 from torch.utils.data import DataLoader, TensorDataset
 
-from halving.checkpoints.content import digest
+from halving.checkpoints.content import digest, read
+from halving.checkpoints.names import DIRECTORY
 from halving.checkpoints.store import Store
 from halving.data.torchvision_shim import allow_import
 from halving.errors import StudyError, UserError
@@ -163,16 +164,16 @@ def trainings(run_dir: Path, function: Any = train) -> Trainings:
 
 def ends(run_dir: Path, trial: int) -> str:
     """All that the next epoch would depend on, as a digest."""
-    state = Store(run_dir).load(trial, R_MAX, None)
-    assert state.files is not None
-    content: dict[str, Any] = {"random": state.values["random"]}
-    if (file := state.files / "trainer.ckpt").exists():
+    kept = run_dir / DIRECTORY / str(trial) / str(R_MAX)
+    files, state = kept / "files", read(kept / "state.pt")["state"]
+    content: dict[str, Any] = {"random": state["random"]}
+    if (file := files / "trainer.ckpt").exists():
         saved = torch.load(file, weights_only=True)
         content |= {name: saved[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
-    elif (file := state.files / "model.joblib").exists():
+    elif (file := files / "model.joblib").exists():
         content |= {name: x.tolist() for name, x in vars(joblib.load(file)).items() if hasattr(x, "tolist")}
     else:
-        (checkpoint,) = state.files.glob("checkpoint-*")
+        (checkpoint,) = files.glob("checkpoint-*")
         content["model"] = (checkpoint / "model.safetensors").read_bytes()
         content |= {
             name: torch.load(checkpoint / f"{name}.pt", weights_only=True) for name in ("optimizer", "scheduler")
