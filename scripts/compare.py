@@ -4,7 +4,6 @@ Or ask which settings would be best on recorded curves: `python scripts/compare.
 """
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from halving.environment import expanded
 from halving.history import History
 from halving.report.drawing import drawing
 from halving.run_directories import run_directories
+from halving.spreadsheet import line
 from halving.terminal import one_line, printable
 from halving.tracking.wording import count
 from halving.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
@@ -133,9 +133,8 @@ def mean_and_error(values: np.ndarray) -> str:
 
 def write_curves(runs: Sequence[Run], path: Path) -> None:
     """Write one row per task, axis, point and method; NaN while a seed has no incumbent yet is left empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(CURVES)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(line(CURVES))
         axes: tuple[Axis, ...] = ("resource", "seconds")
         for task, of_task in by_task(runs).items():
             sign = -1 if of_task[0].maximize else 1
@@ -146,15 +145,12 @@ def write_curves(runs: Sequence[Run], path: Path) -> None:
                     columns = (b.x, sign * b.mean, b.standard_error, sign * b.median, sign * low, sign * high)
                     for x, *values in zip(*columns, strict=True):
                         cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
-                        writer.writerow([task, axis, f"{x:.6g}", method, b.n, *cells])
+                        file.write(line([task, axis, f"{x:.6g}", method, b.n, *cells]))
 
 
 def write_tests(tested: Sequence[Pair], path: Path) -> None:
     """Write one row per task and pair of methods; errors are minimised."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(TESTS)
-        writer.writerows(vars(pair).values() for pair in tested)
+    path.write_text(line(TESTS) + "".join(line(vars(pair).values()) for pair in tested), encoding="utf-8")
 
 
 def what_if(file: Path, arguments: argparse.Namespace) -> None:

@@ -1,6 +1,5 @@
 """What a multirun says: a line as each job ends, and at its end a table of all jobs, read from their directories."""
 
-import csv
 import json
 import shlex
 import signal
@@ -36,6 +35,7 @@ from halving.config.secrets import Secrets
 from halving.errors import UserError
 from halving.journal import FILE
 from halving.run_directories import by_number
+from halving.spreadsheet import table
 from halving.terminal import Terminal, printable
 from halving.tracking.wording import count, duration
 
@@ -163,10 +163,8 @@ def print_table() -> None:
         Secrets.of({}, sys.argv[1:]).redact_files(sweep.sweep)
         if not (rows := sweep.rows()):
             continue
-        with (sweep.sweep / "jobs.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(row | {"overrides": shlex.join(row["overrides"])} for row in rows)
+        jobs = (row | {"overrides": shlex.join(row["overrides"])} for row in rows)
+        (sweep.sweep / "jobs.csv").write_text(table(_COLUMNS, jobs), encoding="utf-8", errors="backslashreplace")
         _print(rows, sweep)
     _sweeps.clear()
 
