@@ -210,7 +210,7 @@ class _Clock:
 
     def __rich__(self) -> Text:
         since = 0.0 if self._final else time.monotonic() - self._drawn
-        left = f", about {duration(max(0.0, self._left - since))} left" if self._left is not None else ""
+        left = f", ~{duration(max(0.0, self._left - since))} left" if self._left is not None else ""
         text = f"{self._spent}{duration(self._seconds + since)}{left}{self._speed}"
         return Text(text, no_wrap=True, overflow="ellipsis")
 
