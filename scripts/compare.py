@@ -18,10 +18,10 @@ from halving.comparison import (
     by_method,
     by_task,
     common_end,
-    curves_of,
     grid,
     labelled,
     pairs,
+    tables,
 )
 from halving.curves import Curves
 from halving.curves import load as load_curves
@@ -56,8 +56,7 @@ def studies(paths: Sequence[Path]) -> dict[Path, History]:
 def compare(paths: Sequence[Path], out: Path) -> None:
     """Print the comparison as Markdown; write comparison.csv, tests.csv, comparison.png and comparison.svg."""
     histories = studies(paths)
-    known = {curves_of(history) for history in histories.values()}
-    runs = labelled(histories, {path: load_curves(path) for path in known if path and Path(path).is_file()})
+    runs = labelled(histories, tables(histories.values()))
     tested = pairs(runs)
     for task, of_task in by_task(runs).items():
         print_task(task, of_task, [pair for pair in tested if pair.task == task])

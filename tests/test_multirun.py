@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from test_resume import STRUCK, begin
 
+from halving.config.multirun import compared
+
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=9", "tracker=none", "executor.threads=1")
 
 
@@ -49,6 +51,9 @@ def test_methods_and_seeds_side_by_side(run: Callable, tmp_path: Path) -> None:
         line = next(line for line in table.splitlines() if line.startswith(row["job"]) and "finished" in line)
         assert line.split()[1:5] == [scheduler, seed, f"{float(row['error']):.4f}", f"{float(row['epochs']):g}"]
     assert "trial 0" not in result.stdout and "rung" not in result.stdout
+    assert result.stdout.endswith(f"{sweep}/jobs.csv\n{sweep}/comparison.html\n")
+    page = (sweep / "comparison.html").read_text("utf-8")
+    assert all(f'<a href="{job}/report.html">{job}</a>' in page for job in range(4)) and "Of 2 methods" in page
 
 
 def test_a_job_that_fails_leaves_the_others_alone(fork: Callable, tmp_path: Path) -> None:
@@ -180,6 +185,8 @@ def test_interrupted_is_interrupted(number: signal.Signals, status: int, fork: F
     assert (process.returncode, err) == (status, "")
     (sweep,) = (tmp_path / "outputs/study/multirun").iterdir()
     assert [row["state"] for row in jobs(sweep)] == ["finished", "interrupted", "not started"]
+    assert [job.state for job in compared(sweep)] == ["finished", "interrupted", "not started"]
+    assert not (sweep / "comparison.html").exists()
     (command,) = re.findall(r"^interrupted; go on with: python \S*train.py (.*)$", out, re.MULTILINE)
     finished = journals(sweep)["seed_0"]
     result = fork(*command.replace("'", "").split(), cwd=tmp_path)

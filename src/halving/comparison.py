@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from halving.curves import Curves, row_of
+from halving.curves import Curves, load, row_of
 from halving.errors import UserError
 from halving.history import Header, History
 
@@ -161,6 +161,12 @@ def curves_of(history: History) -> str:
     """Return the path of the table that a study was simulated on, or nothing."""
     config: Mapping[str, Any] = _header(history).settings.get("config", {})
     return str(config.get("executor", {}).get("curves", ""))
+
+
+def tables(histories: Iterable[History]) -> dict[str, Curves]:
+    """Return the tables that studies were simulated on, by their paths, as far as they are still there."""
+    paths = {curves_of(history) for history in histories}
+    return {path: load(path) for path in sorted(paths) if path and Path(path).is_file()}
 
 
 def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halving.comparison import Pair, Run, by_method, common_end, ranks
 from halving.report.tables import digits, number
-from halving.tracking.wording import count, duration
+from halving.tracking.wording import count
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def methods_table(runs: Sequence[Run]) -> Table:
         f"incumbents' {runs[0].unit}",
         "mean rank",
     ]
-    heads += ["mean spent", "mean time", *(["regret at its end"] if regret else [])]
+    heads += ["mean spent", "mean seconds", *(["regret at its end"] if regret else [])]
     rows: list[tuple[str, ...]] = []
     for method, own in by_method(runs).items():
         of_method = list(own.values())
@@ -44,7 +44,7 @@ def methods_table(runs: Sequence[Run]) -> Table:
         cells = [method, str(len(own)), mean_and_error(errors), f"{middle} ({low} to {high})", _levels(of_method, end)]
         cells += [f"{rank[method][0][0]:.2f}" if method in rank else ""]
         cells += [number(float(np.mean([run.spent for run in of_method])))]
-        cells += [duration(float(np.mean([run.elapsed for run in of_method])))]
+        cells += [f"{np.mean([run.elapsed for run in of_method]):.3g}"]
         rows.append((*cells, *([mean_and_error(np.array([run.regret for run in of_method]))] if regret else [])))
     return Table(tuple(heads), tuple(rows))
 
