@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import halving
 from halving.config.multirun import compared, write_comparison
 from halving.errors import UserError
+from halving.history import Chosen, Confirm, Confirmed, Ended
 from halving.inspection import main as inspect
 from halving.report.comparison_page import comparison_html
 from halving.report.jobs import Job
@@ -170,6 +172,16 @@ def test_many_methods_make_no_thousands_of_tests_and_two_that_are_one_are_named(
     text = comparison_html(finished, [job(i, f"eta={i}") for i in range(40)], {})
     assert "So many methods make too many pairs" in text and "median difference" not in text
     assert len(text) < 1_000_000 and "may be chance" not in text
+    assert "with fresh seeds" not in text
+    again = deepcopy(history)
+    for repeat, error in enumerate((0.3, 0.4, 0.5), start=1):
+        again.apply(Confirm(repeat, again.incumbents[-1][0].trial, repeat, 9, "order"), 9.0)
+        again.apply(Confirmed(repeat, error), 9.0)
+    again.apply(Chosen(again.incumbents[-1][0].trial), 9.0)
+    again.apply(Ended(again.incumbents[-1][0].trial), 9.0)
+    # .1 * 4.3027 / sqrt(3) = .248
+    confirmed = comparison_html(finished, [Job("0", finished / "0", (), "finished", again)], {})
+    assert re.search(r"with fresh seeds, 95 %.*trial \d: 0\.40 ± 0\.25<", confirmed, re.DOTALL)
     twice = comparison_html(finished, [job(i, "eta=3") for i in range(2)], {})
     assert "They cannot be compared." in twice and "with seed 0" in twice and len(Page(twice).rows) == 3
 

@@ -38,7 +38,7 @@ from halving.history import History
 from halving.journal import FILE, owner, read, replay
 from halving.report.derived import replace
 from halving.report.jobs import Job
-from halving.report.tables import summary
+from halving.report.tables import digits, summary, uncertainty
 from halving.run_directories import by_number
 from halving.spreadsheet import table
 from halving.terminal import Terminal, printable
@@ -109,7 +109,7 @@ class RememberSweep(Callback):
             said = f"failed: {_failure(directory)}"
             self._failed.append((self._started[-1][1], said))
         else:
-            said = f"{row['metric']} {row['error']:.4f}, {count(row['epochs'], row['unit'])}"
+            said = f"{row['metric']} {row['shown']}, {count(row['epochs'], row['unit'])}"
             said += ", done before" if known else f" in {duration(seconds)}"
         self._say(f"{said}{self._left()}")
 
@@ -140,7 +140,10 @@ class RememberSweep(Callback):
         rows = [_row(job) for job in sorted(jobs, key=lambda job: by_number(Path(job.name)))]
         begun = [set(overrides) for _, overrides in self._started]
         waiting = [(job, "not started") for job in self.jobs if set(job) not in begun]
-        here, nothing = [set(row["overrides"]) for row in rows], dict.fromkeys((*_COLUMNS, "metric", "unit"))
+        here, nothing = (
+            [set(row["overrides"]) for row in rows],
+            dict.fromkeys((*_COLUMNS, "metric", "unit")) | {"shown": ""},
+        )
         return rows + [
             nothing | {"job": "", "overrides": job, "state": state}
             for job, state in ((*self._failed, *waiting) if rows else ())
@@ -277,12 +280,18 @@ def _row(job: Job) -> dict[str, Any]:
         "job": job.name,
         "overrides": list(job.overrides),
         "error": found.get("best_error"),
+        "shown": _shown(job.history),
         "epochs": found.get("resource_spent"),
         "seconds": round(found["wall_seconds"], 1) if found else None,
         "state": job.state,
         "metric": found.get("metric"),
         "unit": found.get("unit"),
     }
+
+
+def _shown(history: History | None) -> str:
+    best = summary(history)["best_error"] if history is not None else None
+    return "" if best is None or history is None else digits(float(best), uncertainty(history))
 
 
 def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:
@@ -295,11 +304,10 @@ def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:
         table.add_column(name, justify="right")
     table.add_column("state")
     for row in rows:
-        error = "" if row["error"] is None else f"{row['error']:.4f}"
         spent = "" if row["epochs"] is None else f"{row['epochs']:g}"
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         own = " ".join(item for item in row["overrides"] if item not in of_all)
-        table.add_row(row["job"], own, error, spent, seconds, row["state"])
+        table.add_row(row["job"], own, row["shown"], spent, seconds, row["state"])
     console = Terminal()
     console.print()
     if of_all:
@@ -323,6 +331,8 @@ def _interrupted(rows: list[dict[str, Any]]) -> bool:
 
 def _means(rows: list[dict[str, Any]], of_all: set[str]) -> list[tuple[str, str, str, str]]:
     """Return for each combination of the other overrides the mean over its seeds, with its standard error."""
+    from halving.report.methods import mean_and_error
+
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         others = (item for item in row["overrides"] if item not in of_all)
@@ -332,8 +342,7 @@ def _means(rows: list[dict[str, Any]], of_all: set[str]) -> list[tuple[str, str,
     means: list[tuple[str, str, str, str]] = []
     for others, of_group in groups.items():
         errors = list({_seed(row): row["error"] for row in of_group if row["state"] == "finished"}.values())
-        spread = f" ± {statistics.stdev(errors) / len(errors) ** 0.5:.4f}" if len(errors) > 1 else ""
-        mean = f"{statistics.mean(errors):.4f}{spread}" if errors else ""
+        mean = mean_and_error(errors) if errors else ""
         lacking = len(set(map(_seed, of_group))) - len(errors)
         means.append(
             (" ".join(others) or "all jobs", mean, str(len(errors)), f"{lacking} not finished" if lacking else "")

@@ -17,6 +17,7 @@ from halving.comparison import Pair, Run, by_method, by_task, common_end, labell
 from halving.curves import Curves
 from halving.errors import UserError, noted
 from halving.history import Header, History
+from halving.report.confirmation import reviewed
 from halving.report.drawing import drawing
 from halving.report.html import duration
 from halving.report.jobs import Job
@@ -48,6 +49,7 @@ def comparison_html(
     label = _of_all(jobs, metric_label, "metric")
     of_all = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
     found = Counter(job.state.partition(":")[0] for job in jobs)
+    rows = [_job_row(job, of_all, directory) for job in jobs]
     return environment.get_template("comparison.html").render(
         name=_of_all(jobs, lambda header: header.name, directory.name),
         place=directory.name,
@@ -58,7 +60,8 @@ def comparison_html(
         states=[(state, found[state]) for state in STATES if found[state]],
         common=[item for item in jobs[0].overrides if item in of_all] if of_all else [],
         told="overrides" if any(job.overrides for job in jobs) else "method",
-        jobs=[_job_row(job, of_all, directory) for job in jobs],
+        jobs=rows,
+        confirmed=any(row["confirmed"] for row in rows),
         metric=label,
         unit=_of_all(jobs, lambda header: header.unit, "resource"),
         methods=draw.legend(),
@@ -178,6 +181,7 @@ def _job_row(job: Job, of_all: Collection[str], beside: Path) -> dict[str, Any]:
         "spent": "",
         "time": "",
         "winner": "",
+        "confirmed": "",
     }
     if job.history is None or job.history.header is None:
         return row
@@ -186,6 +190,10 @@ def _job_row(job: Job, of_all: Collection[str], beside: Path) -> dict[str, Any]:
     if found["best_error"] is not None:
         row["error"] = digits(float(found["best_error"]), uncertainty(job.history))
         row["winner"] = f"trial {found['best_trial']} at {found['best_resource']}"
+    if (review := reviewed(job.history)) is not None and review.finished and review.chosen is not None:
+        best, sign = review.rows[0], -1 if header.maximize else 1
+        mean, half = (digits(each, best.standard_error) for each in (sign * best.mean, best.high - best.mean))
+        row["confirmed"] = f"trial {best.trial}: {mean} ± {half}"
     return row | {"spent": number(found["resource_spent"]), "time": duration(found["wall_seconds"])}
 
 

@@ -97,10 +97,10 @@ def ranks_table(runs: Sequence[Run]) -> Table:
     return Table(("method", "mean rank"), tuple(rows))
 
 
-def mean_and_error(values: NDArray[np.float64]) -> str:
+def mean_and_error(values: Sequence[float] | NDArray[np.float64]) -> str:
     """Return "mean ± standard error", with the digits that this allows; a single value has four."""
-    error = _error(values)
-    mean = digits(float(values.mean()), error)
+    error = _error(np.asarray(values))
+    mean = digits(float(np.mean(values)), error)
     return f"{mean} ± {digits(error, error)}" if error is not None else mean
 
 

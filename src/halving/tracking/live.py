@@ -32,7 +32,9 @@ def status(
     rungs = _rungs(header, history, final)
     rows = _many_brackets if len({bracket for bracket, _ in rungs}) > 1 else _one_bracket
     said = tuple(_said(header, history, pace, decision, final))
-    return _Fitting([Group("", rows(header, rungs, most), "", _lines(said, wrapped)) for most, wrapped in SIZES])
+    return _Fitting(
+        [Group("", rows(header, history, rungs, most), "", _lines(said, wrapped)) for most, wrapped in SIZES]
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def _said(
     if history.incumbent is not None:
         trial, evaluation = history.incumbent
         where = f"  trial {trial.trial} at {count(evaluation.resource, header.unit)}"
-        error = f"{header.metric} {shown(header, evaluation.error)}"
+        error = f"{header.metric} {shown(history, evaluation.error)}"
         yield "best", Text.assemble((error, "bold green"), where)
         yield "", Text(values(trial.configuration), style="dim")
     if decision is not None:
@@ -83,9 +85,14 @@ def _said(
             yield word, Text(f"{len(events)}, trial {events[-1][0]}: {events[-1][1]}", style="yellow")
     if history.halted:
         yield "halted", Text(history.halted, style="yellow")
-    workers, speed = header.settings.get("workers"), pace.speed(header, history)
+    again = [each.asked for each in history.confirmations.values() if each.confirmed is None]
+    if history.confirmations:
+        ended = f"{len(history.confirmations) - len(again)} ended"
+        yield "confirm", Text(", ".join([ended, *(f"trial {each.trial} seed {each.repeat}" for each in again)]))
+    workers = header.settings.get("workers")
+    speed = "" if history.confirmations else pace.speed(header, history)  # they are no part of what is spent
     if isinstance(workers, int) and workers > 1 and not final:
-        busy = min(len(running), workers)
+        busy = min(len(running) + len(again), workers)
         yield "workers", Text(f"{busy} busy, {workers - busy} idle{speed and f'; {speed}'}")
     elif speed:
         yield "pace", Text(speed)
@@ -139,7 +146,7 @@ def _rungs(header: Header, history: History, final: bool) -> dict[tuple[int, int
     return dict(sorted(rungs.items()))
 
 
-def _one_bracket(header: Header, rungs: Mapping[tuple[int, int], _Rung], most: int) -> Fitting:
+def _one_bracket(header: Header, history: History, rungs: Mapping[tuple[int, int], _Rung], most: int) -> Fitting:
     names = ("rung", header.unit, "trials", "", "running", "promoted", f"best {header.metric}")
     numbered = [(number, rung) for (_, number), rung in rungs.items()]
     reached = max((i for i, (_, rung) in enumerate(numbered) if rung.finished or rung.running), default=0)
@@ -148,14 +155,14 @@ def _one_bracket(header: Header, rungs: Mapping[tuple[int, int], _Rung], most: i
     tables[-1][1].columns[-1].header = "best"
     for i, rung in _window(numbered, reached - most + 2, most):
         bar = ProgressBar(total=max(1, rung.planned), completed=rung.finished, width=18) if rung.planned else ""
-        last = (str(rung.running or ""), str(rung.promoted or ""), shown(header, rung.best))
+        last = (str(rung.running or ""), str(rung.promoted or ""), shown(history, rung.best))
         cells = (str(i), str(rung.level), rung.trials, bar, *last)
         for kept, rows in tables:
             rows.add_row(*(cells[k] for k in kept), style=rung.style)
     return Fitting([rows for _, rows in tables])
 
 
-def _many_brackets(header: Header, rungs: Mapping[tuple[int, int], _Rung], most: int) -> Fitting:
+def _many_brackets(header: Header, history: History, rungs: Mapping[tuple[int, int], _Rung], most: int) -> Fitting:
     levels = sorted({rung.level for rung in rungs.values()})
     rows = table("bracket", *map(str, levels), header.unit, f"best {header.metric}")
     narrow = table("bracket", f"at {header.unit}", "trials", "best")
@@ -166,7 +173,7 @@ def _many_brackets(header: Header, rungs: Mapping[tuple[int, int], _Rung], most:
     for bracket, ladder in _window(list(of.items()), active - 1, most):
         at = {rung.level: rung for rung in ladder}
         cells = [Text(at[level].trials, at[level].style) if level in at else "" for level in levels]
-        best = shown(header, min(rung.best for rung in ladder))
+        best = shown(history, min(rung.best for rung in ladder))
         rows.add_row(str(bracket), *cells, "", best)
         now = next((rung for rung in reversed(ladder) if rung.running or rung.finished), ladder[0])
         narrow.add_row(str(bracket), str(now.level), now.trials, best, style=now.style)

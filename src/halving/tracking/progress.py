@@ -103,7 +103,7 @@ class Progress:
                 self._say(f"trial {trial} begins again from {count(since, header.unit)}: {reason}")
             case Confirmed(number, error):
                 asked = history.confirmations[number].asked
-                came = f"{header.metric} {shown(header, error)}" if math.isfinite(error) else f"failed: {event.cause}"
+                came = f"{header.metric} {shown(history, error)}" if math.isfinite(error) else f"failed: {event.cause}"
                 self._say(f"trial {asked.trial} again, fresh seed {asked.repeat}: {came}")
             case Halted(reason):
                 self._say(f"no new assignments: {reason}")
@@ -122,7 +122,7 @@ def _evaluation_line(
     if math.isinf(evaluation.error):
         result = f"failed: {cause(evaluation)}"
     else:
-        result = f"{header.metric} {shown(header, evaluation.error)}{', the best so far' if new else ''}"
+        result = f"{header.metric} {shown(history, evaluation.error)}{', the best so far' if new else ''}"
     left = pace.left(header, history)
     time_left = f", about {duration(left)} left" if left else ""
     return f"{where}: {result} [{spent_of_planned(header, history)}{time_left}]"
