@@ -356,6 +356,27 @@ def test_an_empty_journal_is_a_users_mistake() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.09722, 0.018, "0.097"), (0.1, 0.018, "0.100"), (0.23456, 0.04, "0.23"), (-0.0004, 0.018, "0.000"),
+        (12345.6, 300.0, "12350"), (1.23456e-7, 2e-9, "1.235e-07"), (3.2e9, 1e8, "3.20e+09"), (0.3, 0.0, "0.3"),
+        (0.123456, None, "0.1235"), (7.0, None, "7"), (math.inf, 0.1, "-"), (0.5, math.nan, "0.5"),
+    ],
+)  # fmt: skip
+def test_a_number_has_the_digits_that_its_standard_error_allows(value: float, error: float | None, text: str) -> None:
+    assert tables.digits(value, error) == text
+
+
+def test_the_standard_error_of_a_metric_is_the_binomial_one_or_follows_from_the_spread_of_trials() -> None:
+    history = many(40)
+    assert tables.uncertainty(history) == pytest.approx(0.1 * (0.415 - 0.19), rel=0.3)
+    assert tables.uncertainty(alone(0.5)) is None and tables.uncertainty(header_only()) is None
+    assert tables.standard_error(0.1, 100) == pytest.approx(0.03, rel=0.1)
+    assert 0 < (tables.standard_error(0.0, 100) or 0) < 0.011
+    assert tables.standard_error(0.1, None) is None and tables.standard_error(3.0, 100) is None
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"), [(0.4218, "0.422 s"), (59.7, "59.7 s"), (60.2, "1 min 0 s"), (7261, "2 h 1 min")]
 )
 def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:

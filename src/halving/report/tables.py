@@ -153,6 +153,44 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def digits(value: float, uncertainty: float | None = None) -> str:
+    """Return a number with the digits that its standard error allows; four significant ones where that is not known.
+
+    The last digit is worth between 3 % and 28 % of the standard error, as particle physicists round theirs.
+    """
+    if not math.isfinite(value) or not uncertainty or not math.isfinite(uncertainty):
+        return number(value) if math.isfinite(value) else "-"
+    places = min(-math.floor(math.log10(uncertainty / 3.55)), 12)
+    rounded = round(value, places) + 0.0  # which makes -0.0 a zero
+    if rounded == 0 or 1e-4 <= abs(rounded) < 1e7:
+        return f"{rounded:.{max(places, 0)}f}"
+    return f"{rounded:.{max(math.floor(math.log10(abs(rounded))) + places, 0)}e}"
+
+
+def standard_error(rate: float, samples: float | None) -> float | None:
+    """Return the binomial standard error of a rate over a number of examples, by Laplace's rule not 0 at its ends."""
+    if not samples or not 0 <= rate <= 1:
+        return None
+    shrunk = (rate * samples + 1) / (samples + 2)
+    return math.sqrt(shrunk * (1 - shrunk) / samples)
+
+
+def uncertainty(history: History) -> float | None:
+    """Return the standard error with which a study's metric is shown; None where nothing tells it.
+
+    That is the winner's, of a rate over a known number of examples; else a tenth of the interquartile range of all
+    errors, so that trials can be told apart.
+    """
+    header, best = header_of(history), winner(history)
+    if best is not None and history.ended is not None and header.metric in ("val_error", "val_accuracy"):
+        found = standard_error(abs(best[1].error), history.ended.test.get("val_samples"))
+        if found is not None:
+            return found
+    errors = sorted(evaluation.error for _, evaluation in history.finished if math.isfinite(evaluation.error))
+    low, high = (errors[len(errors) * quarter // 4] for quarter in (1, 3)) if len(errors) > 3 else (0.0, 0.0)
+    return (high - low) / 10 or None
+
+
 def real(value: Value) -> float | None:
     """Return a value that is a finite number as a float; None for booleans, words, infinities and what is larger."""
     if isinstance(value, bool | str | None):
