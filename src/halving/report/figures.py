@@ -11,8 +11,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from halving.history import Evaluation, History, Trial
 from halving.report.canvas import ACCENT, FAINT, HAIR, MUTED, PAPER, Scale, place, png, svg, thinned
 from halving.report.dimensions import COLUMNS, draw_dimensions
-from halving.report.marks import annotate, blank, caption, columns, crosses, dots, lines, mark_winner, sparse
-from halving.report.tables import header_of, last_epochs, metric_label, number, uncertainty, winner
+from halving.report.marks import annotate, blank, caption, crosses, dots, lines, mark_winner, sparse
+from halving.report.parallel import draw_parallel
+from halving.report.tables import header_of, last_epochs, metric_label, number, time_unit, uncertainty, winner
+from halving.report.timeline import draw_timeline, height
 from halving.tracking.wording import count
 
 WIDTH, HEIGHT = 540, 380
@@ -46,6 +48,22 @@ def hyperparameters(history: History) -> str:
     return svg(
         "values", "Error against the value of each hyperparameter", 2 * WIDTH, 30 + 225 * rows,
         lambda figure: draw_dimensions(figure, history),
+    )  # fmt: skip
+
+
+def parallel(history: History) -> str:
+    """Return the SVG of all trials as lines through the values of their dimensions to their error."""
+    return svg(
+        "parallel", "Every trial as a line through its hyperparameters to its error", 2 * WIDTH, 350,
+        lambda figure: draw_parallel(figure, history),
+    )  # fmt: skip
+
+
+def timeline(history: History) -> str:
+    """Return the SVG of what ran when on how many workers."""
+    return svg(
+        "timeline", "What the workers did over time", 2 * WIDTH, height(history),
+        lambda figure: draw_timeline(figure, history),
     )  # fmt: skip
 
 
@@ -89,7 +107,7 @@ def _draw_rungs(axes: Axes, history: History) -> None:
     lost = [(t.trial if single else e.until, t.trial) for t, e in history.finished if not math.isfinite(e.error)]
     crosses(axes, [x for x, _ in lost], [trial for _, trial in lost], scale)
     if best is not None:
-        mark_winner(axes, best[0].trial, paths[best[0].trial], scale, every=True)
+        mark_winner(axes, best[0].trial, paths[best[0].trial], scale.number(best[1].error), every=True)
     if single:
         axes.set_xlabel(f"trial, each trained for {count(levels[0], header.unit)}")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -129,7 +147,7 @@ def _draw_curves(axes: Axes, history: History) -> None:
     dots(axes, [(t, line[-1]) for t, line in far.items()], s=14, color=MUTED, linewidths=0, zorder=3)
     longest = max(x for line in drawn.values() for x, _ in line)
     if best is not None and (line := drawn.get(best[0].trial)):
-        mark_winner(axes, best[0].trial, line, scale)
+        mark_winner(axes, best[0].trial, line, scale.number(scale.sign * line[-1][1]))
     ends = sorted({line[-1][0] for line in drawn.values()})
     if 3 <= len(ends) <= 8:
         axes.set_xticks([x for x, after in zip(ends, [*ends[1:], math.inf], strict=True) if after - x > longest / 30])
@@ -186,15 +204,11 @@ def _draw_incumbent(figure: Figure, history: History) -> None:
     for _, evaluation in history.finished:
         total += evaluation.finished.cost if evaluation.finished else 0.0
         spent[id(evaluation)] = total
-    unit, divisor = _time_unit(history.seconds)
+    unit, divisor = time_unit(history.seconds)
     _draw_steps(panels[0], found, [spent[id(e)] for _, e in found], total, scale)
     _draw_steps(panels[1], found, [e.ended / divisor for _, e in found], history.seconds / divisor, scale)
     panels[0].set_xlabel(f"{header.unit} spent by all trials", loc="left")
     panels[1].set_xlabel(f"{unit} since the start", loc="left")
-
-
-def _time_unit(seconds: float) -> tuple[str, int]:
-    return ("hours", 3600) if seconds > 7200 else ("minutes", 60) if seconds > 300 else ("seconds", 1)
 
 
 def _draw_steps(

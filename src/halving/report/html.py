@@ -1,8 +1,10 @@
 """report.html: one file that shows a study, with no remote parts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,29 +16,37 @@ from halving.report.conclusion import in_full
 from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
+from halving.report.next_steps import confirmable, next_steps
+from halving.report.parallel import MOST
+from halving.report.story import got_worse, luckiest, story
+from halving.report.surroundings import Fact, surroundings
 from halving.report.tables import (
+    digits,
     header_of,
     json_value,
     metric_label,
     number,
     override_text,
     shown_error,
+    standard_error,
     status,
     summary,
     tested,
+    uncertainty,
     winner,
 )
 from halving.tracking.wording import count
 from halving.trial import Value
 
-_FIGURES = ("rung_scatter", "learning_curves", "incumbent", "hyperparameters")
+_FIGURES = ("rung_scatter", "learning_curves", "incumbent", "parallel", "hyperparameters", "timeline")
 _ENOUGH = 20  # trials that importance takes
 
 
-def report_html(history: History, problems: list[str] | None = None) -> str:
-    """Return the page of a study: its result, the command that retrains the winner, plan, figures, trials, failures.
+def report_html(history: History, problems: list[str] | None = None, run_dir: Path | None = None) -> str:
+    """Return the page of a study: its result, commands to go on with, figures, plan, trials, failures, environment.
 
-    A figure that cannot be drawn gives way to a line that says why, and adds it to `problems`.
+    Commands name `run_dir`, or the directory that the study began in. A figure that cannot be drawn gives way to a
+    line that says why, and adds it to `problems`. Equal histories give equal pages but for what differs on the machine.
     """
     problems = [] if problems is None else problems
     header, best = header_of(history), winner(history)
@@ -45,21 +55,36 @@ def report_html(history: History, problems: list[str] | None = None) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count}
+    mattered = importance(history, problems)
+    facts, unknown = environment_of(header)
+    known_to = uncertainty(history)
+    place = str(run_dir.resolve()) if run_dir is not None else str(header.settings.get("run_dir", ""))
     return environment.get_template("report.html").render(
         summary=summary(history),
+        story=story(history, mattered),
+        luckiest=luckiest(history),
+        got_worse=got_worse(history),
+        confirm=confirmable(history),
+        steps=list(next_steps(history, place)),
+        facts=facts,
+        unknown=unknown,
+        axes=MOST,
+        script=Markup(files("halving.report").joinpath("report.js").read_text("utf-8")),
         label=metric_label(header),
         flipped=flipped(header),
-        tested=tested(history),
-        best_error=error_text(header, best[1]) if best else "",
+        tested=tested_text(history),
+        best_error=error_text(header, best[1], known_to) if best else "",
         figures={name: drawn(name, history, problems) for name in _FIGURES} if best else {},
-        importance=importance(history, problems),
+        importance=mattered,
         test_failure=history.ended.failure if history.ended else "",
         dimensions=header.dimensions,
         brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
         plan=list(plan_rows(history)),
-        trials=[trial_row(history, trial) for trial in history.trials.values()],
+        trials=[trial_row(history, trial, known_to) for trial in history.trials.values()],
         failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
-        settings={name: setting_text(value) for name, value in header.settings.items() if value},
+        settings={
+            name: setting_text(value) for name, value in header.settings.items() if value and name != "environment"
+        },
         in_full=in_full(history),
         config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
     )
@@ -85,7 +110,7 @@ def importance(history: History, problems: list[str]) -> Importances | str | Non
 
 def plan_rows(history: History) -> Iterator[dict[str, Any]]:
     """Yield each rung of each bracket, ascending: how many trials were planned to reach it and how many did."""
-    header = header_of(history)
+    header, known_to = header_of(history), uncertainty(history)
     reached: dict[tuple[int, int], list[Evaluation]] = {}
     for trial, evaluation in history.finished:
         reached.setdefault((trial.bracket, evaluation.until), []).append(evaluation)
@@ -104,12 +129,13 @@ def plan_rows(history: History) -> Iterator[dict[str, Any]]:
             "trials": len(here),
             "promoted": sum(evaluation.verdict == "promoted" for evaluation in here),
             "failed": sum(status(evaluation) == "failed" for evaluation in here),
-            "best": error_text(header, best) if best else "",
+            "best": error_text(header, best, known_to) if best else "",
         }
 
 
-def trial_row(history: History, trial: Trial) -> dict[str, Any]:
+def trial_row(history: History, trial: Trial, known_to: float | None = None) -> dict[str, Any]:
     """Return what the table shows of a trial: the most resource at which it survived, and what became of it."""
+    header = header_of(history)
     finished = [evaluation for evaluation in trial.evaluations if evaluation.finished is not None]
     survived = [evaluation for evaluation in finished if status(evaluation) == "ok"]
     last = (survived or finished or trial.evaluations)[-1]
@@ -118,7 +144,8 @@ def trial_row(history: History, trial: Trial) -> dict[str, Any]:
         "bracket": trial.bracket,
         "configuration": trial.configuration,
         "resource": last.resource if finished else None,
-        "error": error_text(header_of(history), last),
+        "error": error_text(header, last, known_to),
+        "exact": shown_error(header, last),
         "state": history.state(trial),
         "reason": trial.last.verdict_reason or trial.last.reason,
     }
@@ -137,10 +164,26 @@ def failure_row(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def error_text(header: Header, evaluation: Evaluation) -> str:
-    """Return the metric as people know it; empty for a failure."""
+def error_text(header: Header, evaluation: Evaluation, known_to: float | None) -> str:
+    """Return the metric as people know it, with the digits that its standard error allows; empty for a failure."""
     error = shown_error(header, evaluation)
-    return "" if error is None else number(error)
+    return "" if error is None else digits(error, known_to)
+
+
+def tested_text(history: History) -> tuple[str, str] | None:
+    """Return in words what was tested, and the result."""
+    found = tested(history)
+    if found is None or history.ended is None:
+        return None
+    samples = history.ended.test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
+    return found[0].replace("_", " "), digits(found[1], standard_error(found[1], samples))
+
+
+def environment_of(header: Header) -> tuple[list[Fact], str]:
+    """Return the environment as it was recorded beside what it is now, and why that cannot be told."""
+    recorded, unknown = header.settings.get("environment"), list[str]()
+    facts = surroundings(recorded, unknown) if isinstance(recorded, Mapping) else []
+    return facts, " ".join(unknown)
 
 
 def shown(value: Value) -> str:

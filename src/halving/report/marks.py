@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from halving.report.canvas import ACCENT, INK, MUTED, PAPER, Scale, link
-from halving.report.tables import digits
 
 Path = Sequence[tuple[float, float]]
 
@@ -35,15 +34,14 @@ def dots(axes: Axes, points: Sequence[tuple[int, tuple[float, float]]], **style:
     link(axes.scatter(*columns([point for _, point in points]), **style), [trial for trial, _ in points])
 
 
-def mark_winner(axes: Axes, trial: int, path: Path, scale: Scale, every: bool = False) -> None:
-    """Draw the winner's line, dots at `every` point or the last one, and there its name and height."""
+def mark_winner(axes: Axes, trial: int, path: Path, text: str, every: bool = False) -> None:
+    """Draw the winner's line, dots at `every` point or the last one, and there its name and error."""
     (line,) = axes.plot(*columns(path), color=ACCENT, linewidth=2.2, zorder=5)
     style = {"marker": "o", "markersize": 6, "markeredgecolor": PAPER, "linewidth": 0, "zorder": 6}
     (points,) = axes.plot(*columns(path if every else path[-1:]), color=ACCENT, **style)
     link(line, [trial])
     link(points, [trial])
-    text = f"trial {trial}\n{digits(path[-1][1], scale.uncertainty)}"
-    annotate(axes, text, path[-1], (9, 0), color=ACCENT, va="center", weight="bold")
+    annotate(axes, f"trial {trial}\n{text}", path[-1], (9, 0), color=ACCENT, va="center", weight="bold")
 
 
 def sparse(path: Path, most: int) -> Path:

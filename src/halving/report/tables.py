@@ -191,6 +191,11 @@ def uncertainty(history: History) -> float | None:
     return (high - low) / 10 or None
 
 
+def time_unit(seconds: float) -> tuple[str, int]:
+    """Return the unit that suits an axis of so much time, and how many seconds it has."""
+    return ("hours", 3600) if seconds > 7200 else ("minutes", 60) if seconds > 300 else ("seconds", 1)
+
+
 def real(value: Value) -> float | None:
     """Return a value that is a finite number as a float; None for booleans, words, infinities and what is larger."""
     if isinstance(value, bool | str | None):

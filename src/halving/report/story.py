@@ -1,0 +1,80 @@
+"""What a study came to, in sentences for a reader who has not run it."""
+
+import math
+
+from scipy.stats import binomtest
+
+from halving.history import History
+from halving.report.importance import Importances
+from halving.report.tables import digits, header_of, metric_label, number, shown_error, tested, uncertainty, winner
+from halving.report.timeline import busy
+from halving.tracking.wording import count
+
+
+def story(history: History, importance: Importances | str | None) -> str:
+    """Return one paragraph: what was tried, what it cost, how far the result may be trusted, what mattered."""
+    header, best = header_of(history), winner(history)
+    if best is None:
+        return ""
+    sentences = [_tried(history)]
+    test = history.ended.test if history.ended is not None else {}
+    if header.metric in ("val_error", "val_accuracy") and (samples := test.get("val_samples")):
+        rate = min(max(shown_error(header, best[1]) or 0.0, 0.0), 1.0)
+        ends = binomtest(round(rate * samples), int(samples)).proportion_ci(method="wilson")
+        low, high = (digits(end, uncertainty(history)) for end in ends)
+        sentences.append(
+            f"{number(samples)} validation examples tell its {metric_label(header)} to lie between {low} and {high} "
+            "(95 % interval)."
+        )
+    if tested(history):
+        sentences.append("The test examples were used once, at the end, and for this trial alone.")
+    if isinstance(importance, Importances) and importance.telling:
+        first = importance.dimensions[0]
+        sentences.append(f"What mattered most was {first.dimension}.")
+    if text := busy(history):
+        sentences.append(text)
+    return " ".join(sentences)
+
+
+def _tried(history: History) -> str:
+    header = header_of(history)
+    if len(history.trials) == 1:
+        return f"One configuration was trained for up to {count(header.r_max, header.unit)}."
+    full = sum(trial.state == "completed" for trial in history.trials.values())
+    failed = sum(trial.state == "failed" for trial in history.trials.values())
+    text = f"{len(history.trials)} configurations were tried with up to {count(header.r_max, header.unit)} each"
+    text += f"; {full or 'none'} went all the way" if full < len(history.trials) else ""
+    return f"{text}{f', {failed} failed' if failed else ''}."
+
+
+def luckiest(history: History) -> str:
+    """Say that the winner's error is the least of several, and so too good by luck; nothing where it is alone."""
+    header, best = header_of(history), winner(history)
+    if best is None:
+        return ""
+    rivals = sum(math.isfinite(e.error) and e.resource == best[1].resource for _, e in history.finished)
+    tried = len(history.trials)
+    if tried < 2:
+        return ""
+    of = f"the luckiest of {rivals} at {count(best[1].resource, header.unit)}" if rivals > 1 else "that of one training"
+    return (
+        f"Its {metric_label(header)} is {of}, chosen from {count(tried, 'trials')}: another training of the same "
+        f"configuration, with another seed, is likely to come out {'lower' if header.maximize else 'higher'}."
+    )
+
+
+def got_worse(history: History) -> str:
+    """Say at which lower rung the winner was better than it is; nothing where it was not."""
+    header, best = header_of(history), winner(history)
+    if best is None:
+        return ""
+    earlier = [e for e in best[0].evaluations if e.resource < best[1].resource and e.error < best[1].error]
+    if not earlier:
+        return ""
+    peak = min(earlier, key=lambda evaluation: evaluation.error)
+    error = uncertainty(history)
+    was, now = (digits(shown_error(header, each) or 0.0, error) for each in (peak, best[1]))
+    return (
+        f"Trial {best[0].trial} has got worse: it had a {metric_label(header)} of {was} after "
+        f"{count(peak.resource, header.unit)}, and has {now} after {best[1].resource}."
+    )
