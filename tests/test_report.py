@@ -27,7 +27,10 @@ from halving.report.explanation import explanation
 from halving.report.html import duration, plan_rows, report_html
 from halving.trial import Configuration, Epoch, Finished, Outcome, Resume, Start, Verdict
 
-FIGURES = (figures.rung_scatter, figures.learning_curves, figures.incumbent, figures.hyperparameters)
+FIGURES = (
+    figures.rung_scatter, figures.learning_curves, figures.incumbent, figures.hyperparameters, figures.parallel,
+    figures.timeline,
+)  # fmt: skip
 SETTINGS = {"overrides": ["scheduler=sha", "eta=2"], "environment": {"python": "3.11"}}
 HEADER = Header(
     "small", "sha", "random", 7, 4, full_cost=4.0, dimensions=("optimizer.lr", "model.activation"),
@@ -214,9 +217,9 @@ def test_a_maximised_metric_is_shown_unflipped_and_recorded_flipped() -> None:
 def test_the_plan_sets_what_was_planned_beside_what_happened() -> None:
     columns = ("bracket", "level", "planned", "trials", "promoted", "failed", "best")
     assert [tuple(row[name] for name in columns) for row in plan_rows(study())] == [
-        (0, 1, 4, 4, 2, 1, "0.4"),
-        (0, 2, 2, 2, 1, 0, "0.3"),
-        (0, 4, 1, 1, 0, 0, "0.2"),
+        (0, 1, 4, 4, 2, 1, "0.400"),
+        (0, 2, 2, 2, 1, 0, "0.300"),
+        (0, 4, 1, 1, 0, 0, "0.200"),
     ]
 
 
@@ -302,7 +305,7 @@ def test_a_study_is_told_where_matplotlib_cannot_read_its_settings(settings: byt
         command = [sys.executable, str(repo / "scripts/study.py"), *words]
         result = subprocess.run(command, cwd=tmp_path, env={**os.environ, **broken}, capture_output=True, text=True)
         assert (result.returncode, result.stderr) == (0, ""), result.stderr
-    assert (tmp_path / "run/report.html").read_text("utf-8").count("<svg") == 4
+    assert (tmp_path / "run/report.html").read_text("utf-8").count("<svg") == 6
     assert (tmp_path / "figure.png").is_file()
 
 

@@ -17,10 +17,10 @@ from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
 from halving.report.next_steps import confirmable, next_steps
-from halving.report.parallel import MOST
 from halving.report.story import got_worse, luckiest, story
 from halving.report.surroundings import Fact, surroundings
 from halving.report.tables import (
+    AXES,
     digits,
     header_of,
     json_value,
@@ -68,7 +68,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         steps=list(next_steps(history, place)),
         facts=facts,
         unknown=unknown,
-        axes=MOST,
+        axes=AXES,
         script=Markup(files("halving.report").joinpath("report.js").read_text("utf-8")),
         label=metric_label(header),
         flipped=flipped(header),

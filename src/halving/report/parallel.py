@@ -12,10 +12,9 @@ from halving.history import History, Trial
 from halving.report.canvas import FAINT, HAIR, INK, MUTED, Scale, place
 from halving.report.dimensions import lettered, positions, strength, tail
 from halving.report.marks import blank, lines, mark_winner
-from halving.report.tables import header_of, metric_label, uncertainty, winner
+from halving.report.tables import AXES, header_of, metric_label, uncertainty, winner
 from halving.tracking.wording import short
 
-MOST = 11  # dimensions that have room for their ticks
 TOP, BOTTOM, ASIDE = 54.0, 300.0, 326.0  # the ends of an axis, and where what has no place on it goes
 _LEFT, _RIGHT = 60.0, 96.0
 
@@ -36,7 +35,7 @@ def draw_parallel(figure: Figure, history: History) -> None:
     axes.set_axis_off()
     axes.set_xlim(0, across)
     axes.set_ylim(down, 0)
-    names = header.dimensions[:MOST]
+    names = header.dimensions[:AXES]
     step = (across - _LEFT - _RIGHT) / len(names)
     titles = short(names)
     columns: list[dict[int, float]] = []

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from halving.history import History
 from halving.report.importance import Importances
 from halving.report.tables import digits, header_of, metric_label, number, shown_error, tested, uncertainty, winner
-from halving.report.timeline import busy
+from halving.report.workers import busy
 from halving.tracking.wording import count
 
 
@@ -52,14 +52,12 @@ def luckiest(history: History) -> str:
     header, best = header_of(history), winner(history)
     if best is None:
         return ""
-    rivals = sum(math.isfinite(e.error) and e.resource == best[1].resource for _, e in history.finished)
-    tried = len(history.trials)
+    tried = sum(math.isfinite(trial.evaluations[0].error) for trial in history.trials.values())
     if tried < 2:
         return ""
-    of = f"the luckiest of {rivals} at {count(best[1].resource, header.unit)}" if rivals > 1 else "that of one training"
     return (
-        f"Its {metric_label(header)} is {of}, chosen from {count(tried, 'trials')}: another training of the same "
-        f"configuration, with another seed, is likely to come out {'lower' if header.maximize else 'higher'}."
+        f"The winner's {metric_label(header)} is that of the luckiest of {tried} trials: trained again with another "
+        f"seed, the same configuration is likely to come out {'lower' if header.maximize else 'higher'}."
     )
 
 

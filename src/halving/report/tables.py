@@ -11,6 +11,7 @@ from halving.trial import Epoch, Value, plain
 RESULTS = ("trial", "bracket", "rung", "resource", "error", "status", "verdict", "seconds")
 METRICS = ("lr", "train_loss", "train_error", "val_loss", "val_error", "seconds")
 CURVES = ("trial", "resource", "epoch", *METRICS)
+AXES = 11  # dimensions that have room in parallel coordinates
 
 
 def tested(history: History) -> tuple[str, float] | None:
