@@ -54,7 +54,7 @@ def draw_parallel(figure: Figure, history: History) -> None:
     scale.apply(scratch)
     heights = _heights(scratch.yaxis, [scale.height(evaluation.error) for evaluation in last.values()])
     x = _LEFT + len(names) * step
-    _draw_axis(axes, x, tail(lettered(scale.title), 24), "error")
+    _draw_axis(axes, x, tail(lettered(scale.label), 24), "error")
     _draw_ticks(axes, x, scratch.yaxis, "failed" if len(last) < len(trials) else "")
     columns.append(dict(zip(last, heights, strict=True)))
     _draw_trials(axes, [_LEFT + i * step for i in range(len(columns))], columns, trials, history)
@@ -72,7 +72,7 @@ def _draw_trials(
     paths = {t.trial: [(at, column.get(t.trial, ASIDE)) for at, column in zip(x, columns, strict=True)] for t in trials}
     for level in levels:
         here = {trial: path for trial, path in paths.items() if last.get(trial) == level}
-        lines(axes, here, color=MUTED, linewidth=1.0, alpha=0.25 + 0.6 * strength(level, levels) ** 2)
+        lines(axes, here, color=MUTED, linewidth=1.0, alpha=0.35 + 0.6 * strength(level, levels) ** 2)
 
 
 def _draw_axis(axes: Axes, x: float, title: str, name: str) -> None:
