@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halving.ask_tell import AskTell
+    from halving.confirming import Confirming
     from halving.conformance.training import check
     from halving.errors import UserError
     from halving.executors import Process
@@ -20,6 +21,7 @@ __all__ = [
     "FIFO",
     "AskTell",
     "Budget",
+    "Confirming",
     "Process",
     "RandomSearcher",
     "Space",
@@ -36,6 +38,7 @@ __all__ = [
 _HOMES = {
     "AskTell": "ask_tell",
     "Budget": "tuner",
+    "Confirming": "confirming",
     "FIFO": "schedulers",
     "Process": "executors",
     "RandomSearcher": "searchers",

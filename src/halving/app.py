@@ -21,12 +21,14 @@ from halving.config.arguments import place
 from halving.config.resumption import merged, settle, settled, typed
 from halving.config.secrets import Secrets
 from halving.config.trust import trusted_packages
+from halving.confirming import Confirming
 from halving.environment import environment
 from halving.errors import UserError, noted
 from halving.history import Ended, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
 from halving.objective import Objective
 from halving.report.conclusion import conclusion
+from halving.report.confirmation import mean_test
 from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
 from halving.study import first_failure, nothing_left, planned_cost
@@ -35,6 +37,7 @@ from halving.terminal import Terminal
 from halving.tracking.base import Tracker, Trackers
 from halving.tracking.progress import Progress
 from halving.tracking.wandb import Wandb
+from halving.trial import Job
 from halving.tuner import Tuner
 
 log = logging.getLogger(__name__)
@@ -62,8 +65,9 @@ def run(cfg: DictConfig) -> None:
                 raise UserError(f"resume: {run_dir} holds a study of a Python function; go on with it by halving.tune")
             stored = OmegaConf.create(dict(before.header.settings["unresolved"]))
             cfg = merged(stored, cfg, overrides)
-            budgeted = cfg.budget != stored.budget
-            if _complete(before, run_dir) and cfg.scheduler == stored.scheduler and not (budgeted and before.halted):
+            budgeted, confirming = cfg.budget != stored.budget, Confirming(**cfg.confirm)
+            over = _complete(before, run_dir) and not confirming.wanted(before, cfg.r_max)
+            if over and cfg.scheduler == stored.scheduler and not (budgeted and before.halted):
                 notes = [nothing_left(before, locate(cfg.scheduler._target_), cfg.scheduler)] if budgeted else []
                 _conclude(before, run_dir, console, [], notes, write_all(before, run_dir))
                 return
@@ -101,7 +105,11 @@ def run(cfg: DictConfig) -> None:
     )
     with Conduct(tuner, parts.executor, journal, trackers, run_dir) as conduct:
         tuner.replay(events)
-        conduct.run(first, lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts))
+        conduct.run(
+            first,
+            lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts),
+            lambda: conduct.confirm(Confirming(**cfg.confirm), cfg.seed, cfg.r_max, parts.objective),
+        )
     for line in trackers.off:
         tell(f"{line}. The journal has all, and tables and W&B runs are made from it by: {rebuilding(run_dir)}")
     if conduct.signals:
@@ -188,7 +196,7 @@ def _conclude(
     if history.incumbent is None:
         raise UserError(f"no trial survived; {first_failure(history)}; see {run_dir / 'train.log'}")
     console.print()
-    console.print(conclusion(history, run_dir), soft_wrap=True, highlight=False, markup=False)
+    console.print(conclusion(history, run_dir, _again(run_dir)), soft_wrap=True, highlight=False, markup=False)
     for mirror in mirrors:
         if isinstance(mirror, Wandb) and (line := mirror.sync_command(history)):
             console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
@@ -234,28 +242,36 @@ def _ended(
 ) -> Ended:
     """Test the winner, write best.yaml, and say how to train it again, to the resource that it had.
 
-    What fails of that is said in the end.
+    What fails of that is said in the end. A confirmed one is trained in full, and was tested with its own seeds.
     """
     if history.incumbent is None:
         return Ended(None)
     trial, evaluation = history.incumbent
+    confirmed = history.chosen if history.chosen is not None and history.chosen.trial is not None else None
+    if confirmed is not None and confirmed.trial is not None:
+        trial = history.trials[confirmed.trial]
+    resource = evaluation.resource if confirmed is None else cfg.r_max
     if not parts.fidelity.trains:  # so there is nothing to train again
         return Ended(trial.trial)
     objective = parts.objective
     stream = cfg.trial + trial.trial
     best = trials.overlay(cfg, trial.configuration, stream, objective.choices)
     best.executor.threads = objective.threads
-    best.until = evaluation.resource if evaluation.resource < cfg.r_max else "${r_max}"
+    best.until = resource if resource < cfg.r_max else "${r_max}"
     trusted = trusted_packages()
     problems: list[str] = []
     test: dict[str, float] = {}
     with noted("best.yaml could not be written", problems):
         replace_text(objective.run_dir / "best.yaml", winner.best_yaml(best, objective.run_dir, trusted, secrets))
-    with noted("the winner's test failed", problems):
-        test = objective.test(trial.trial, trial.configuration, evaluation.resource)
+    if confirmed is not None:
+        test = mean_test(confirmed)
+        problems += [confirmed.failure] if confirmed.failure else []
+    else:
+        with noted("the winner's test failed", problems):
+            test = objective.test(Job(trial.trial, trial.configuration, 0, resource))
     others = (item for item in settings["overrides"] if not item.startswith("executor.threads="))
-    full = evaluation.resource == cfg.r_max == cfg.get("until", cfg.r_max)
-    reach = {} if full else {"until": evaluation.resource}
+    full = resource == cfg.r_max == cfg.get("until", cfg.r_max)
+    reach = {} if full else {"until": resource}
     words = winner.task(
         [*others, f"executor.threads={objective.threads}"],
         stream,

@@ -4,19 +4,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+from halving.confirming import Confirming, job
 from halving.errors import noted
 from halving.executors import Executor, signals
 from halving.history import INTERRUPTED, Ended, Header, Resumed
 from halving.journal import Journal
+from halving.report.confirmation import chosen
 from halving.report.derived import write_all
 from halving.tracking.base import Trackers
+from halving.trial import Job
 from halving.tuner import Tuner
 
 _STOPPING = "stopping after the running epochs; a second Ctrl-C ends it at once"
@@ -31,6 +35,14 @@ def _back_here() -> Generator[None]:
     finally:
         os.fchdir(here)
         os.close(here)
+
+
+class Tested(Protocol):
+    """What confirmed trials are measured by on the test set, if there is one."""
+
+    def test(self, job: Job) -> dict[str, float]: ...
+
+    def ensemble(self, jobs: Sequence[Job]) -> dict[str, float]: ...
 
 
 @dataclass
@@ -52,13 +64,26 @@ class Conduct:
     problems: list[str] = field(default_factory=list[str])
     _handlers: dict[int, Any] = field(default_factory=dict[int, Any])
 
-    def run(self, first: Header | Resumed, last: Callable[[], Ended]) -> None:
-        """Run to the end; `last` says what it came to, unless a signal ended it."""
+    def run(
+        self, first: Header | Resumed, last: Callable[[], Ended], confirm: Callable[[], None] | None = None
+    ) -> None:
+        """Run to the end, and `confirm` its best; `last` says what it came to, unless a signal ended it."""
         self.begin(first)
         with _back_here():
             self.tuner.run()
+            if confirm is not None and not self.signals:
+                confirm()
         if not self.signals:
             self.tuner.record(last())
+
+    def confirm(self, plan: Confirming, seed: int, until: int, objective: Tested) -> None:
+        """Train the best trials again with fresh seeds, and test the one with the best mean, and that alone."""
+        tuner, again = self.tuner, partial(job, self.tuner.history, seed)
+        if plan.wanted(tuner.history, until):
+            tuner.confirm(plan.due(tuner.history, until), again)
+            if not self.signals:
+                tuner.record(chosen(tuner.history, again, objective.test, objective.ensemble))
+                tuner.tidy()
 
     def begin(self, first: Header | Resumed) -> None:
         """Record the first event: from here on there is a study, whose tables are written at the end."""

@@ -78,7 +78,58 @@ class Resumed:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
 
-Event = Header | Resumed | Start | Resume | Epoch | Restarted | Finished | Verdict | Halted | Ended
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Train a trial's configuration from nothing to `until`; each `repeat`, from 1, draws anew what `vary` names."""
+
+    number: int
+    trial: int
+    repeat: int
+    until: int
+    vary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A confirmation ended: its error, minimised and +inf where it failed, and what else `Finished` tells."""
+
+    number: int
+    error: float
+    seconds: float = 0.0
+    cost: float = 0.0
+    checkpoint: str | None = None
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The trial with the best mean over its confirmations, None where all failed.
+
+    `tests` are the test metrics of each of its confirmations, by repeat, and `ensemble` those of their mean prediction.
+    `failure` says what of these is missing, and why: resuming the study tries again.
+    """
+
+    trial: int | None
+    tests: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    ensemble: Mapping[str, float] = field(default_factory=dict[str, float])
+    failure: str = ""
+
+
+Event = (
+    Header
+    | Resumed
+    | Start
+    | Resume
+    | Epoch
+    | Restarted
+    | Finished
+    | Verdict
+    | Halted
+    | Confirm
+    | Confirmed
+    | Chosen
+    | Ended
+)
 
 
 @dataclass
@@ -150,10 +201,21 @@ class Trial:
 
 
 @dataclass
+class Confirmation:
+    """One retraining of a trial with fresh seeds: no trial itself. Times are seconds since the start."""
+
+    asked: Confirm
+    started: float
+    confirmed: Confirmed | None = None
+    ended: float = 0.0
+
+
+@dataclass
 class History:
     """A study so far. `apply` is the only way in.
 
     `spent` is in units of resource, `improved_at` the number of evaluations at which the incumbent last changed.
+    `confirmations`, by their numbers, enter neither these nor the incumbent.
     """
 
     header: Header | None = None
@@ -167,6 +229,8 @@ class History:
     improved_at: int = 0
     halted: str = ""
     ended: Ended | None = None
+    confirmations: dict[int, Confirmation] = field(default_factory=dict[int, Confirmation])
+    chosen: Chosen | None = None
 
     def __repr__(self) -> str:
         what = f"{count(len(self.trials), 'trials')}, {count(len(self.finished), 'evaluations')}"
@@ -228,6 +292,13 @@ class History:
                 self.trials[trial].last.verdict_reason = reason
             case Halted(reason):
                 self.halted = reason
+            case Confirm(number):
+                self.confirmations[number] = Confirmation(event, at)
+                self.chosen = None
+            case Confirmed(number):
+                self.confirmations[number].confirmed, self.confirmations[number].ended = event, at
+            case Chosen():
+                self.chosen = event
             case Ended():
                 self.ended = event
 
@@ -235,7 +306,7 @@ class History:
         trial.state = "running"
         trial.evaluations.append(evaluation)
         self.running += 1
-        self.halted, self.ended = "", None
+        self.halted, self.ended, self.chosen = "", None, None
 
     def _finish(self, trial: Trial, event: Finished, at: float) -> None:
         evaluation = trial.last

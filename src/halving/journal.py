@@ -16,7 +16,18 @@ from typing import Any, cast
 
 from halving.checkpoints.files import durable
 from halving.errors import StorageError, UserError
-from halving.history import Ended, Event, Halted, Header, History, Ladder, Resumed
+from halving.history import (
+    Chosen,
+    Confirm,
+    Confirmed,
+    Ended,
+    Event,
+    Halted,
+    Header,
+    History,
+    Ladder,
+    Resumed,
+)
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict, plain
 
 VERSION = 1
@@ -32,11 +43,15 @@ _EVENTS: dict[str, type[Event]] = {
     "finished": Finished,
     "verdict": Verdict,
     "halted": Halted,
+    "confirm": Confirm,
+    "confirmed": Confirmed,
+    "chosen": Chosen,
     "ended": Ended,
 }
 _TYPES = {event: name for name, event in _EVENTS.items()}
 _locks: set[int] = set()
-_COUNTS = ("trial", "bracket", "rung", "since", "until", "resource", "epoch", "best")
+_COUNTS = ("trial", "bracket", "rung", "since", "until", "resource", "epoch", "best", "number", "repeat")
+_MAY_LACK = {"best": ("ended",), "trial": ("chosen",)}
 _CHECKPOINT = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*(\.pt)?")
 
 
@@ -258,7 +273,7 @@ def _refuse_strange(body: dict[str, Any]) -> None:
     """Refuse a record, whole as it is, that would lead out of the run directory: paths are built from these."""
     for holder in (body, body.get("outcome") or {}):
         for name in _COUNTS:
-            if holder.get(name) is None and (name not in holder or name == "best"):
+            if holder.get(name) is None and (name not in holder or body["type"] in _MAY_LACK.get(name, ())):
                 continue
             if type(holder[name]) is not int or holder[name] < 0:
                 raise UserError(f"the journal's record {body['seq']} has {name}={holder[name]!r}, which is no count")

@@ -1,8 +1,10 @@
 """What a study optimises: training one trial, as executors run it here or in other processes."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,8 +16,12 @@ from halving.config.choices import Choices
 from halving.errors import UserError
 from halving.space import Space
 from halving.targets import check_trusted, instantiate
+from halving.training import ensemble
 from halving.training.fidelities.base import Fidelity, Setting
+from halving.training.trainer import Trainer
 from halving.trial import Configuration, Job, Step
+
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Objective:
             yield from self._run(job)
 
     def _run(self, job: Job) -> Generator[Step]:
-        fidelity, setting = self._prepared(job.configuration, job.trial)
+        fidelity, setting = self._prepared(job)
         try:
             yield from fidelity.run(setting, job)
         except torch.OutOfMemoryError as error:
@@ -56,7 +62,7 @@ class Objective:
 
     def prepare(self, configuration: Configuration) -> Fidelity:
         """Return the fidelity, after building everything once. Raises UserError for what could not run."""
-        fidelity, setting = self._prepared(configuration, 0)
+        fidelity, setting = self._prepared(Job(0, dict(configuration), 0, 0))
         fidelity.prepare(setting)
         return fidelity
 
@@ -68,17 +74,25 @@ class Objective:
                 self.prepare(dict(chosen))
                 built.update(chosen.items())
 
-    def test(self, trial: int, configuration: Configuration, resource: int) -> dict[str, float]:
-        """Return the test metrics of a finished trial."""
-        fidelity, setting = self._prepared(configuration, trial)
-        return fidelity.test(setting, Job(trial, dict(configuration), 0, resource))
+    def test(self, job: Job) -> dict[str, float]:
+        """Return the test metrics of a trial that has finished `job`."""
+        fidelity, setting = self._prepared(job)
+        return fidelity.test(setting, job)
 
-    def config(self, configuration: Configuration, trial: int) -> dict[str, Any]:
-        """Return a trial's plain resolved config."""
-        return trials.plain(trials.overlay(self.cfg, configuration, self.cfg.trial + trial, self.choices))
+    def ensemble(self, jobs: Sequence[Job]) -> dict[str, float]:
+        """Return the test metrics of the mean prediction of what finished jobs trained, if that is our own loop."""
+        return ensemble.test(chain.from_iterable(self._trained(job) for job in jobs))
 
-    def _prepared(self, configuration: Configuration, trial: int) -> tuple[Fidelity, Setting]:
-        config = self.config(configuration, trial)
+    def _trained(self, job: Job) -> Iterable[Trainer]:
+        fidelity, setting = self._prepared(job)
+        return fidelity.trained(setting, job)
+
+    def config(self, configuration: Configuration, trial: int, streams: Mapping[str, int] = _NONE) -> dict[str, Any]:
+        """Return a trial's plain resolved config, with a confirmation's own `streams`."""
+        return trials.plain(trials.overlay(self.cfg, configuration, self.cfg.trial + trial, self.choices, streams))
+
+    def _prepared(self, job: Job) -> tuple[Fidelity, Setting]:
+        config = self.config(job.configuration, job.trial, job.streams)
         check_trusted(config, self.trusted)
         torch.set_num_threads(self.threads)  # after what is the user's was imported, as that may set it
         fidelity: Fidelity = instantiate(config["fidelity"], "fidelity")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from halving.checkpoints import inside
 from halving.checkpoints.store import State, Store
 from halving.conduct import Conduct
+from halving.confirming import Confirming
 from halving.data.keys import key
 from halving.environment import expanded
 from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Event, Header, History, Ladder, Resumed, Trial
 from halving.journal import Journal, owner, read, replay
+from halving.report.confirmation import Review, mean_test, reviewed
 from halving.report.derived import not_written
-from halving.report.tables import RESULTS, results_rows, summary
+from halving.report.tables import RESULTS, results_rows, summary, winner
 from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
@@ -60,10 +63,13 @@ class Study:
 
     @property
     def best(self) -> Trial:
-        """The incumbent: the best at the highest resource that any trial reached. Raises UserError if none survived."""
-        if self.history.incumbent is None:
+        """The winner: what confirmations chose, else the best at the highest resource that any trial reached.
+
+        Raises UserError if none survived.
+        """
+        if (best := winner(self.history)) is None:
             raise UserError(f"no trial of this study survived, so it has no best one; {first_failure(self.history)}")
-        return self.history.incumbent[0]
+        return best[0]
 
     @property
     def curves(self) -> dict[int, list[dict[str, float]]]:
@@ -75,6 +81,11 @@ class Study:
             ]
             for trial in self.trials
         }
+
+    @property
+    def confirmed(self) -> Review | None:
+        """What the best trials came to with fresh seeds, the best mean first; None where nobody asked."""
+        return reviewed(self.history)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -109,8 +120,7 @@ class Study:
         from halving.training.recipe import config_hash
 
         ended = self.history.ended
-        best = self.best
-        if ended is None or "model" not in ended.config or best.checkpoint is None:
+        if ended is None or "model" not in ended.config:
             raise UserError(
                 "this study has no best model: it trained none, or has not ended; of a training of one's own, "
                 "best_state() has what it kept, and best_directory its files"
@@ -141,10 +151,19 @@ class Study:
         return state.files
 
     def _best(self, config: str) -> State:
-        best = self.best
-        if self.run_dir is None or best.checkpoint is None:
+        """Return what the winner came to: with the first of its fresh seeds, if the study itself had chosen another."""
+        trial, checkpoint, hashed = self.best.trial, self.best.checkpoint, config
+        if (own := self.history.incumbent) is None or own[0].trial != trial:
+            trial, checkpoint, hashed = self._first_confirmed(trial)
+        if self.run_dir is None or checkpoint is None:
             raise UserError("this study has no checkpoint of its winner: it kept none, or has no run_dir")
-        return Store(self.run_dir).load(best.trial, int(inside(self.run_dir, best.checkpoint).stem), config)
+        return Store(self.run_dir).load(trial, int(inside(self.run_dir, checkpoint).stem), hashed)
+
+    def _first_confirmed(self, trial: int) -> tuple[int, str | None, None]:
+        for number, each in self.history.confirmations.items():
+            if each.asked.trial == trial and each.confirmed is not None:
+                return -number, each.confirmed.checkpoint, None
+        return trial, None, None
 
     def _hashed(self) -> str:
         from halving.training.recipe import config_hash
@@ -175,6 +194,7 @@ def tune(
     metric: str = "error",
     maximize: bool = False,
     test: Callable[[Running], Mapping[str, float]] | None = None,
+    confirm: Confirming | None = None,
     executor: Callable[[Objective], Executor] = Serial,
     trackers: Sequence[Tracker] = (),
     run_dir: str | Path | None = None,
@@ -188,6 +208,7 @@ def tune(
     each epoch; `metric` names the one that counts, `max:accuracy` or `maximize` a greatest one. It pauses and resumes
     with what it gives to `trial.keep` or leaves in `trial.directory`. `test`, a function of a trial as well, measures
     the winner. A plain function is one of `(configuration, resource) -> error`, and starts anew at every rung.
+    `confirm` trains the best again from nothing, with fresh seeds, and the best mean wins.
 
     `scheduler` is a class such as `SuccessiveHalving`, called with the searcher and `options` (eta, r_min, r_max,
     ...), or a ready scheduler, which has a searcher of its own. If the function raises or comes to NaN, that trial
@@ -217,15 +238,21 @@ def tune(
             store = Store(root)
             opened.callback(store.close)
             objective = Trainings(own, store, header.seed, header.metric, header.r_max, test)
-        plain_function = cast(Callable[[Configuration, int], float], function)
-        workers = executor(objective or _Calls(plain_function, composed.header.seed))
+        calls = _Calls(cast(Callable[[Configuration, int], float], function), composed.header.seed)
+        workers = executor(objective or calls)
         conduct, events = composed.opened(
             workers, resume, trackers, progress, objective.store.run_dir if objective is not None else None
         )
         tuner, before = conduct.tuner, replay(events)
         with conduct:
             tuner.replay(events)
-            conduct.run(composed.first(events), lambda: ended(tuner.history, objective))
+            conduct.run(
+                composed.first(events),
+                lambda: ended(tuner.history, objective),
+                partial(conduct.confirm, confirm, composed.header.seed, composed.header.r_max, objective or calls)
+                if confirm is not None
+                else None,
+            )
     if conduct.signals:
         raise KeyboardInterrupt("the same call with resume=True goes on" if composed.directory else "without a run_dir")
     warn(conduct)
@@ -388,12 +415,14 @@ def ended(history: History, objective: Trainings | None = None) -> Ended:
     """Name the winner, and test it where that is asked for; what fails of that is said in the end."""
     if history.incumbent is None:
         return Ended(None)
+    if (confirmed := history.chosen) is not None and confirmed.trial is not None:
+        return Ended(confirmed.trial, mean_test(confirmed), failure=confirmed.failure)
     trial, evaluation = history.incumbent
     problems: list[str] = []
     measured: dict[str, float] = {}
     if objective is not None:
         with noted("the winner's test failed", problems):
-            measured = objective.test(trial.trial, trial.configuration, evaluation.resource)
+            measured = objective.test(Job(trial.trial, trial.configuration, 0, evaluation.resource))
     return Ended(trial.trial, measured, failure="; ".join(problems))
 
 
@@ -452,7 +481,14 @@ class _Calls:
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
         for job in jobs:
-            yield call(self.function, dict(job.configuration), job, key(self.seed, job.trial, job.until))
+            seed, trial = job.streams.get("seed", self.seed), job.streams.get("trial", job.trial)
+            yield call(self.function, dict(job.configuration), job, key(seed, trial, job.until))
+
+    def test(self, job: Job) -> dict[str, float]:
+        return {}
+
+    def ensemble(self, jobs: Sequence[Job]) -> dict[str, float]:
+        return {}
 
 
 def _restarting(since: int, until: int) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Value = bool | int | float | str | None
@@ -78,12 +78,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An assignment as an executor gets it: train `configuration` from `since` on to `until`."""
+    """An assignment as an executor gets it: train `configuration` from `since` on to `until`.
+
+    `streams` are a confirmation's fresh random streams, by the root keys that draw them; its `trial` is below 0, and no
+    trial's.
+    """
 
     trial: int
     configuration: Configuration
     since: int
     until: int
+    streams: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)

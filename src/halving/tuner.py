@@ -9,7 +9,7 @@ from pathlib import Path
 from halving.checkpoints import discard, named, sweep
 from halving.errors import UserError, real, whole
 from halving.executors import Executor
-from halving.history import Event, Halted, History
+from halving.history import Confirm, Confirmed, Event, Halted, History
 from halving.journal import Journal
 from halving.schedulers import Scheduler
 from halving.tracking.base import Trackers
@@ -137,9 +137,7 @@ class Tuner:
         self._committed = sum(map(self._cost_of, self._interrupted))
         for verdict in due:
             self.record(verdict)
-        self.sync()
-        if self._root is not None:
-            sweep(self._root, self.history)
+        self.tidy()
 
     def run(self) -> None:
         """Run to the end. Raises RuntimeError if the scheduler waits although nothing runs."""
@@ -149,6 +147,10 @@ class Tuner:
             for event in self._executor.stop():
                 self._take_in(event)
             self.record(Halted(self.stop))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Make the journal durable, and delete the checkpoints that nobody needs any more."""
         self.sync()
         if self._root is not None:
             sweep(self._root, self.history)
@@ -172,6 +174,28 @@ class Tuner:
             self._take_in(event)
             if self.stop:
                 break
+
+    def confirm(self, due: Iterable[Confirm], job: Callable[[Confirm], Job]) -> None:
+        """Train trials of a study that has come to its end again, unless `stop` says why that should end now."""
+        waiting = deque(due)
+        while not self.stop and (waiting or not self._executor.idle()):
+            while waiting and self._executor.has_room():
+                asked = waiting.popleft()
+                if asked.number not in self.history.confirmations:
+                    self.record(asked)
+                    self.sync()
+                self._executor.submit(job(asked))
+            for step in self._executor.wait():
+                if self.stop and isinstance(step, Finished) and step.outcome.failed:
+                    break
+                self._take_in_confirmed(step)
+                if self.stop:
+                    break
+        if self.stop:
+            for step in self._executor.stop():
+                self._take_in_confirmed(step)
+            self.record(Halted(self.stop))
+        self.sync()
 
     def record(self, event: Event) -> None:
         """Tell journal, history and trackers of an event."""
@@ -244,6 +268,16 @@ class Tuner:
         # The incumbent's checkpoint stays: it may be the winner's.
         best = self.history.incumbent
         self._obsolete.update((trial, ()) for trial in ended if best is None or trial != best[0].trial)
+
+    def _take_in_confirmed(self, step: Step) -> None:
+        match step:
+            case Finished(outcome, seconds, checkpoint, cause):
+                error = math.inf if math.isinf(outcome.rank_error) else self._sign * outcome.error
+                cost = self._cost(0, max(outcome.resource, 1))
+                self.record(Confirmed(-outcome.trial, error, seconds, cost, checkpoint, cause))
+                self.sync()
+            case _:
+                pass  # its epochs are nobody's curve
 
     def _write(self, event: Event) -> None:
         self.record(event)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from halving.checkpoints import inside
+from halving.checkpoints import confirmation, inside, is_kept
 from halving.checkpoints.store import Store
 from halving.config.recorded import recorded
 from halving.config.secrets import REDACTED
@@ -66,6 +66,8 @@ def _checkpoints(run_dir: Path, history: History) -> Iterator[Finding]:
         name = path.relative_to(run_dir).as_posix()
         trial = history.trials.get(int(path.parent.name)) if path.parent.name.isdecimal() else None
         if path.is_dir() and path.parent == directory and not path.is_symlink():
+            continue
+        if (number := confirmation(path.parent.name)) is not None and is_kept(history, number):
             continue
         # An assignment that was interrupted goes on from whatever it has left.
         if trial is None or not (trial.state == "running" or (trial.trial in kept and trial.checkpoint == name)):

@@ -63,10 +63,23 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def confirmation(name: str) -> int | None:
+    """Return the number of the confirmation whose checkpoints lie in a directory of this name, if they do."""
+    return int(name[1:]) if name.startswith("-") and name[1:].isdecimal() else None
+
+
+def is_kept(history: History, number: int) -> bool:
+    """Whether the checkpoints of a confirmation are needed: to choose, and of the chosen trial afterwards."""
+    found = history.confirmations.get(number)
+    return found is not None and (history.chosen is None or found.asked.trial == history.chosen.trial)
+
+
 def sweep(run_dir: Path, history: History) -> None:
     """Delete what nobody needs any more: checkpoints of ended trials, replaced ones, and what trainings worked in."""
     best = history.incumbent
     for directory in (run_dir / DIRECTORY).glob("*"):
+        if (number := confirmation(directory.name)) is not None and is_kept(history, number):
+            continue
         trial = history.trials.get(int(directory.name)) if directory.name.isdecimal() else None
         if trial is None or (trial.state not in ("running", "paused") and (best is None or best[0] is not trial)):
             shutil.rmtree(directory, ignore_errors=True)

@@ -68,8 +68,8 @@ class Store:
         self.seconds = time.perf_counter() - began
         return below
 
-    def load(self, trial: int, resource: int, config: str) -> State:
-        """Return a trial's state, trained with the configuration hashed as `config`.
+    def load(self, trial: int, resource: int, config: str | None) -> State:
+        """Return a trial's state, trained with the configuration hashed as `config`, or any where that is None.
 
         Raises UserError, which names the file, if it is missing, damaged or another's.
         """
@@ -79,7 +79,7 @@ class Store:
         files = directory / "files" if directory.is_dir() and not directory.is_symlink() else None
         file = directory.with_suffix(".pt") if files is None else directory / "state.pt"
         content = read(file)
-        wanted = {"trial": trial, "resource": resource, "config": config}
+        wanted = {"trial": trial, "resource": resource, "config": content.get("config") if config is None else config}
         for name, want in wanted.items():
             if (have := content.get(name)) != want:
                 raise UserError(f"{file} is not the checkpoint asked for: its {name} is {have}, not {want}")

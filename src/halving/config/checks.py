@@ -40,9 +40,11 @@ def check(cfg: DictConfig) -> None:
     for group in GROUPS:
         if group not in ("space", "tracker") and not isinstance(cfg[group].get("_target_"), str):
             raise UserError(f"{group}._target_: must name what builds it, as the options of {group} do")
+    from halving.confirming import Confirming
     from halving.schedulers.base import check_ladder  # the package loads scipy, which --help does without
 
     check_ladder(cfg.eta, cfg.r_min, cfg.r_max)
+    Confirming(**cfg.confirm)
     rules = (
         (cfg.epochs >= 1, f"epochs={cfg.epochs}: a training has at least 1 epoch"),
         (
@@ -52,6 +54,7 @@ def check(cfg: DictConfig) -> None:
         (cfg.plan in (None, "auto"), f"plan={cfg.plan}: give auto, or null to plan yourself"),
         (cfg.plan is None or cfg.budget.seconds is not None, "plan=auto: what should it fit? Give budget.seconds=600"),
         (cfg.seed >= 0, f"seed={cfg.seed}: must not be negative"),
+        (cfg.order_seed >= 0, f"order_seed={cfg.order_seed}: must not be negative"),
         (cfg.trial >= 0, f"trial={cfg.trial}: must not be negative"),
         (
             isinstance(cfg.lr_schedule.get("warmup") or 0, int | float),

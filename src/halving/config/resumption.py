@@ -24,7 +24,7 @@ from halving.history import Header
 from halving.journal import FILE, decode
 
 SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
-_MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "notes", "resume", "trusted_packages")
+_MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "confirm", "notes", "resume", "trusted_packages")
 _MAY_GROW = ("scheduler.rounds", "scheduler.max_trials")
 _MISSING = "(absent)"
 _OWN = ".hydra"  # where Hydra leaves what a job was, whatever became of it
@@ -107,6 +107,9 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
         )
     result = stored.copy()
     OmegaConf.set_struct(result, False)
+    for key in ("order_seed", "confirm"):  # which studies before 0.4 do not have
+        if key not in stored:
+            result[key] = _plain(composed)[key]
     for path, (_, new) in differences.items():
         OmegaConf.update(result, path, new)
     raw = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))

@@ -20,6 +20,15 @@ class BudgetConfig:
 
 
 @dataclass
+class ConfirmConfig:
+    """What confirms a study's best; see `halving.confirming.Plan`."""
+
+    top: int = 0
+    seeds: int = 5
+    vary: str = "order"
+
+
+@dataclass
 class Config(dict[str, Any]):
     """The root keys. Groups are plain YAML with `_target_`; `experiment` is a group without a key.
 
@@ -39,6 +48,7 @@ class Config(dict[str, Any]):
 
     name: str = MISSING
     seed: int = MISSING
+    order_seed: int = II("seed")
     trial: int = MISSING
     eta: int = MISSING
     r_min: int = MISSING
@@ -48,6 +58,7 @@ class Config(dict[str, Any]):
     metric: str = MISSING
     plan: str | None = None
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
     device: str = MISSING
     data_dir: str = MISSING
     resume: str | None = None

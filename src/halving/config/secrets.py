@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from halving.history import Ended, Event, Header, Resumed
+from halving.history import Chosen, Confirmed, Ended, Event, Header, Resumed
 from halving.terminal import printable
 from halving.trial import Finished, Restarted
 
@@ -93,7 +93,9 @@ class Secrets:
             case Ended():
                 command, config, failure = map(self.redact, (event.command, event.config, event.failure))
                 return replace(event, command=command, config=config, failure=failure)
-            case Finished() if event.cause:
+            case Chosen():
+                return replace(event, failure=self.redact(event.failure))
+            case Finished() | Confirmed() if event.cause:
                 return replace(event, cause=self.redact(event.cause))
             case Restarted():
                 return replace(event, reason=self.redact(event.reason))

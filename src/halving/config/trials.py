@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,9 +24,16 @@ NO_CHOICES = Choices()
 
 
 def overlay(
-    cfg: DictConfig, configuration: Mapping[str, Value], trial: int, choices: Choices = NO_CHOICES
+    cfg: DictConfig,
+    configuration: Mapping[str, Value],
+    trial: int,
+    choices: Choices = NO_CHOICES,
+    streams: Mapping[str, int] = MappingProxyType({}),
 ) -> DictConfig:
-    """Return a copy of the study's unresolved config with a trial's options, values and random stream set."""
+    """Return a copy of the study's unresolved config with a trial's options, values and random stream set.
+
+    `streams` are a confirmation's own, by the root keys that draw them.
+    """
     copy = deepcopy(cfg)
     for root, content in choices.of(configuration).items():
         OmegaConf.update(copy, root, content, merge=False, force_add=True)
@@ -33,6 +41,8 @@ def overlay(
         if path not in choices.default:
             OmegaConf.update(copy, path, escaped(value) if isinstance(value, str) else value)
     copy.trial = trial
+    for name, seed in streams.items():
+        OmegaConf.update(copy, name, seed, force_add=True)
     return copy
 
 

@@ -16,9 +16,33 @@ from halving.config.schema import ROOT_KEYS, order
 from halving.config.secrets import Secrets, yaml_text
 from halving.trial import Value
 
-_STUDY_ONLY = ("space", "searcher", "scheduler", "budget", "executor", "plan", "resume", "eta", "r_min", "trial")
+_STUDY_ONLY = (
+    "space",
+    "searcher",
+    "scheduler",
+    "budget",
+    "executor",
+    "plan",
+    "resume",
+    "eta",
+    "r_min",
+    "trial",
+    "confirm",
+)
 _FROM_BASE = {"space": "none", "searcher": "random", "scheduler": "single", "executor": "serial", "tracker": "none"}
-_RETRAINED = ("data", "model", "optimizer", "lr_schedule", "fidelity", "seed", "trial", "r_max", "epochs", "until")
+_RETRAINED = (
+    "data",
+    "model",
+    "optimizer",
+    "lr_schedule",
+    "fidelity",
+    "seed",
+    "order_seed",
+    "trial",
+    "r_max",
+    "epochs",
+    "until",
+)
 _OF_THE_JOB = re.compile(r"\$\{(hydra|now):")
 
 
@@ -76,7 +100,7 @@ def best_yaml(cfg: DictConfig, run_dir: Path, trusted: Sequence[str], secrets: S
     What the file could not resolve by itself stands as the value that it has; secrets are left out.
     """
     container = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
-    skipped = (*_FROM_BASE, "budget", "trusted_packages")
+    skipped = (*_FROM_BASE, "budget", "confirm", "trusted_packages")
     content = {key: container[key] for key in sorted(container, key=order) if key not in skipped}
     content |= {"plan": None, "resume": None, "executor": {"threads": container["executor"].get("threads")}}
     alone = OmegaConf.create(content)

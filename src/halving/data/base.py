@@ -46,7 +46,8 @@ class Data:
     `mean` and `std` are float32, one per channel (c,) or feature (f,). `augment` maps uint8 images (b, c, h, w) and a
     generator on their device to images of the same shape. Two trials with the same `seed` see the same order.
     `metrics` are functions (outputs, targets) -> number, called with those of all examples of the validation or test
-    set: `metric=max:val_f1` maximises the one called f1.
+    set: `metric=max:val_f1` maximises the one called f1. `order_seed` draws order and augmentation; None leaves that to
+    `seed`, which draws subsets and folds.
 
     Raises UserError for a batch size below 1, and for a metric with the name of one that is always measured.
     """
@@ -61,6 +62,7 @@ class Data:
     seed: int = 0
     augment: Augment | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
+    order_seed: int | None = None
 
     def __post_init__(self) -> None:
         check_count("batch_size", self.batch_size)
@@ -69,14 +71,18 @@ class Data:
 
     def order(self, epoch: int) -> LongTensor:
         """Permute the training set (n,) by (seed, epoch) alone: every trial sees the same, on every device."""
-        generator = torch.Generator().manual_seed(key(self.seed, epoch, ORDER))
+        generator = torch.Generator().manual_seed(key(self._ordering, epoch, ORDER))
         order = torch.randperm(len(self.train), generator=generator)
         return order.to(self.train.inputs.device)  # pyright: ignore[reportReturnType]
 
     def augmentation(self, epoch: int) -> torch.Generator:
         """Return the stream, on the device, from which the images of `epoch` are augmented."""
         generator = torch.Generator(self.train.inputs.device)
-        return generator.manual_seed(key(self.seed, epoch, AUGMENTATION))
+        return generator.manual_seed(key(self._ordering, epoch, AUGMENTATION))
+
+    @property
+    def _ordering(self) -> int:
+        return self.seed if self.order_seed is None else self.order_seed
 
     def subset(self, count: int) -> "Data":
         """Train on `count` examples of the training set, drawn by the seed in the proportions of the classes.

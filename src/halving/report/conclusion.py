@@ -1,17 +1,24 @@
 """What a study came to, in a few lines for the terminal."""
 
+import math
 from pathlib import Path
 
 from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
-from halving.report.tables import tested
+from halving.report.confirmation import Row, reviewed
+from halving.report.tables import tested, winner
 from halving.tracking.wording import count
 
+_VARIED = {"init": "initialisation", "order": "initialisation and order", "split": "initialisation, order and split"}
 
-def conclusion(history: History, run_dir: Path | None = None) -> str:
-    """Return the winner, its errors, what was spent and how to go on; one line each."""
-    header, best, ended = history.header, history.incumbent, history.ended
+
+def conclusion(history: History, run_dir: Path | None = None, again: str = "") -> str:
+    """Return the winner, its errors, what was spent and how to go on; one line each.
+
+    `again` is the command that goes on with the study, where it has one.
+    """
+    header, best, ended = history.header, winner(history), history.ended
     assert header is not None
     if best is None:
         return "no trial survived"
@@ -21,12 +28,95 @@ def conclusion(history: History, run_dir: Path | None = None) -> str:
     if trial.configuration and not single:
         lines.append("  ".join(f"{name}={_short(value)}" for name, value in trial.configuration.items()))
     lines.append(_spent(history, single))
+    lines += confirmed(history) or doubts(history, again)
     if ended is not None and ended.command and not single:
         lines.append(f"train it again: {ended.command}")
         lines += [text] if (text := in_full(history)) else []
     if run_dir is not None:
         lines.append(f"files: {run_dir}")
     return "\n".join(lines)
+
+
+def confirmed(history: History) -> list[str]:
+    """Say what the best trials came to with fresh seeds, line by line; nothing where nobody asked."""
+    review, header = reviewed(history), history.header
+    if review is None or header is None:
+        return []
+    sign = -1 if header.maximize else 1
+    lines = [
+        f"confirmed with {review.seeds} fresh seeds each ({_VARIED[review.vary]}), "
+        f"trained for {count(review.until, header.unit)}:"
+    ]
+    for row in review.rows:
+        lines.append(f"  trial {row.trial}: {_confirmed(row, sign, header.unit)}")
+    if (difference := review.difference) is not None:
+        first, second = difference.first, difference.second
+        half = difference.high - difference.mean
+        told = f"  trial {second} is worse than {first} by {_rounded(difference.mean, half)} ± {_rounded(half, half)}"
+        needed = difference.seeds_needed
+        apart = not difference.low <= 0 <= difference.high
+        lines.append(told + (f": about {needed} seeds would tell them apart" if needed else "") * (not apart))
+    if review.finished and review.chosen is None:
+        lines.append("  none can be chosen: each failed with one of its seeds")
+    if review.finished and review.chosen not in (None, review.own):
+        lines.append(f"  the study's own choice was trial {review.own}")
+    if (test := review.test) is not None:
+        parts = [f"seeds {_rounded(test.seed_error, test.combined)}"]
+        if test.sampling_error is not None:
+            parts.append(f"size of the test set {_rounded(test.sampling_error, test.combined)}")
+        name = test.name.replace("_", " ")
+        lines.append(
+            f"  {name} of trial {review.chosen}: {_rounded(test.mean, test.combined)}, standard error "
+            f"{_rounded(test.combined, test.combined)} ({', '.join(parts)})"
+        )
+        if test.ensemble is not None:
+            mean = _rounded(test.ensemble, test.combined)
+            lines.append(f"  {name} of its {len(test.errors)} seeds as an ensemble: {mean}")
+    return lines
+
+
+def doubts(history: History, again: str = "") -> list[str]:
+    """Say why the winner's error flatters it, as nobody has confirmed it; nothing where there is no reason to."""
+    header, best = history.header, winner(history)
+    if header is None or best is None:
+        return []
+    trial, evaluation = best
+    survived = sum(each.resource == evaluation.resource for _, each in history.finished if math.isfinite(each.error))
+    lines: list[str] = []
+    earlier = [
+        each for each in trial.evaluations if each.error < evaluation.error and each.resource < evaluation.resource
+    ]
+    if earlier:
+        least = min(earlier, key=lambda each: each.error)
+        error = -least.error if header.maximize else least.error
+        lines.append(f"it had {error:.4g} after {count(least.resource, header.unit)}, and got worse")
+    if len(history.trials) > 1 and survived and again and "unresolved" in header.settings and header.full_cost:
+        lines.append(f"its error is that of the luckiest of {len(history.trials)}; confirm it: {again} confirm.top=3")
+    return lines
+
+
+def _confirmed(row: Row, sign: int, unit: str) -> str:
+    if not row.errors or row.failed:
+        return f"{row.failed} of {row.failed + len(row.errors)} seeds failed"
+    half = row.high - row.mean
+    curse = f" after {count(row.resource, unit)}"
+    if row.curse is not None:
+        curse = f", {sign * row.curse:+.{_decimals(half)}f} with fresh seeds"
+    return (
+        f"{_rounded(sign * row.mean, half)} ± {_rounded(half, half)} (95 %; in the study "
+        f"{_rounded(sign * row.study_error, half)}{curse}; spread {_rounded(row.spread, half)})"
+    )
+
+
+def _rounded(value: float, uncertainty: float) -> str:
+    return f"{value:.{_decimals(uncertainty)}f}"
+
+
+def _decimals(uncertainty: float) -> int:
+    """Return how many decimals show two digits of an uncertainty."""
+    if not math.isfinite(uncertainty) or uncertainty <= 0:
+        return 4
+    return min(max(1 - math.floor(math.log10(uncertainty)), 0), 12)
 
 
 def interval(error: float, samples: float | None) -> str:
@@ -39,7 +129,7 @@ def interval(error: float, samples: float | None) -> str:
 
 def in_full(history: History) -> str:
     """Say how to train a winner to r_max whose command ends before that, where its study did."""
-    header, best, ended = history.header, history.incumbent, history.ended
+    header, best, ended = history.header, winner(history), history.ended
     if header is None or best is None or ended is None or f"until={best[1].resource}" not in ended.command.split():
         return ""
     had = f"{best[1].resource} of {count(header.r_max, header.unit)}"

@@ -106,6 +106,10 @@ def summary(history: History) -> dict[str, Any]:
         "failed": sum(status(evaluation) == "failed" for _, evaluation in history.finished),
         "end": history.halted or ("finished" if ended else "running"),
     }
+    if history.confirmations:
+        from halving.report.confirmation import summarised  # it needs this module
+
+        values["confirmed"] = summarised(history)
     return json_value(values)
 
 

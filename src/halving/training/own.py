@@ -266,24 +266,32 @@ class Trainings:
         for job in jobs:
             yield from self._run(job)
 
-    def test(self, trial: int, configuration: Configuration, resource: int) -> dict[str, float]:
-        """Return what `test_function` measures of a trial after `resource`, if there is one."""
+    def test(self, job: Job) -> dict[str, float]:
+        """Return what `test_function` measures of a trial that has finished `job`, if there is one."""
         if self.test_function is None:
             return {}
-        job = Job(trial, configuration, 0, resource)
         state = retrained(self.store, job, self._course(job).config, self._run)
         return self._begun(job).test(state, self.test_function)
+
+    def ensemble(self, jobs: Sequence[Job]) -> dict[str, float]:
+        """Return nothing: what others' models predict is theirs to say."""
+        return {}
 
     def _run(self, job: Job) -> Generator[Step]:
         yield from train(lambda: self._begun(job), self.store, job, self._course(job))
 
     def _course(self, job: Job) -> Course:
-        return Course(self.metric, self.r_max, hashed(self.seed, job.trial, job.configuration))
+        seed, trial = self._stream(job)
+        return Course(self.metric, self.r_max, hashed(seed, trial, job.configuration))
 
     def _begun(self, job: Job) -> Own:
         work = partial(self.store.working, job.trial)
-        seed = trial_seed(self.seed, job.trial)
-        return Own(self.function, Running(job.trial, dict(job.configuration), seed, job.until, _work=work), self.metric)
+        seed, trial = self._stream(job)
+        running = Running(trial, dict(job.configuration), trial_seed(seed, trial), job.until, _work=work)
+        return Own(self.function, running, self.metric)
+
+    def _stream(self, job: Job) -> tuple[int, int]:
+        return job.streams.get("seed", self.seed), job.streams.get("trial", job.trial)
 
 
 def _threads() -> int | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ ACCURACIES = {"val_accuracy": "val_error", "train_accuracy": "train_error"}
 _TRAINED_FROM = ("data", "model", "optimizer", "lr_schedule", "fidelity", "r_max", "epochs", "seed", "trial")
 _OF_THE_STUDY = (
     *("space", "searcher", "scheduler", "executor", "tracker", "name", "eta", "r_min", "until", "metric", "plan"),
-    *("budget", "device", "data_dir", "resume", "trusted_packages", "notes"),
+    *("budget", "confirm", "order_seed", "device", "data_dir", "resume", "trusted_packages", "notes"),
 )
 _NOT_TRAINED_FROM = {"data": ("data_dir", "device"), "fidelity": ("r_min", "r_max")}
 
@@ -66,7 +66,7 @@ class Recipe:
                 f"data: {config['data'].get('_target_')} gives a {type(data).__name__}; return split_data(...)"
             )
         return cls(
-            data=data,
+            data=data if (order := _order(config)) is None else replace(data, order_seed=order),
             model=lambda **arguments: instantiate(config["model"], "model", **arguments),
             width=config["model"].get("width"),
             optimizer=instantiate(config["optimizer"], "optimizer"),
@@ -100,7 +100,15 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """Hash what a trial's weights follow from; where its data lie and what computes them are left out."""
     own = (name for name in config if name not in (*_TRAINED_FROM, *_OF_THE_STUDY))
     parts = {name: config[name] for name in (*_TRAINED_FROM, *own)}
+    if (order := _order(config)) is not None:
+        parts["order_seed"] = order
     for name, ignored in _NOT_TRAINED_FROM.items():
         if isinstance(parts[name], Mapping):
             parts[name] = {k: v for k, v in parts[name].items() if k not in ignored}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _order(config: Mapping[str, Any]) -> int | None:
+    """Return the seed of the data's order where it has one of its own; studies before 0.4 have no such key."""
+    order = config.get("order_seed", config["seed"])
+    return None if order == config["seed"] else order

@@ -7,13 +7,15 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from halving.checkpoints.store import State
+from halving.data.base import Data
 from halving.data.keys import key
 from halving.errors import UserError
 from halving.targets import lacking
 from halving.training.dropout import Dropout
-from halving.training.loop import materialise, measure, place, train_epoch
+from halving.training.loop import EVALUATION_BATCH, materialise, measure, place, train_epoch
 from halving.training.lr_schedules import Plateau
 from halving.training.randomness import seeded
 from halving.training.recipe import ACCURACIES, Recipe
@@ -105,6 +107,21 @@ class Trainer:
             metrics["test_accuracy"] = 1 - metrics["test_error"]
         counts = {"test_samples": float(len(data.test)), "val_samples": float(len(data.validation))}
         return metrics | (counts if data.classification else {})
+
+    @property
+    def data(self) -> Data:
+        """What it trains, validates and is tested on."""
+        return self._recipe.data
+
+    @torch.inference_mode()
+    def predicted(self) -> Tensor:
+        """Return what it makes of the test set, float64 (n, outputs): probabilities of classes, or numbers."""
+        self.model.eval()
+        data = self._recipe.data
+        with self._seeded(_TEST):
+            batches = data.batches(data.test, size=EVALUATION_BATCH)
+            outputs = torch.cat([self.model(inputs) for inputs, _ in batches]).double()
+        return outputs.softmax(1) if data.classification else outputs
 
     def state(self) -> State:
         """Return all that the next epoch depends on."""

@@ -1,6 +1,6 @@
 """What a fidelity is: the axis along which a trial spends its resource."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,6 +9,7 @@ from halving.trial import Job, Step
 
 if TYPE_CHECKING:
     from halving.training.recipe import Recipe
+    from halving.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Axis:
 
     def cost(self, since: int, until: int) -> float:
         return until - since if self.resumable else until
+
+    def trained(self, setting: Setting, job: Job) -> "Iterable[Trainer]":
+        return ()
 
 
 class Fidelity(Protocol):
@@ -70,6 +74,10 @@ class Fidelity(Protocol):
 
         Closed before its end, it leaves a checkpoint where training is resumable.
         """
+        ...
+
+    def trained(self, setting: Setting, job: Job) -> "Iterable[Trainer]":
+        """Return the models of a trial that has finished `job`; nothing where they are not of our own loop."""
         ...
 
     def test(self, setting: Setting, job: Job) -> dict[str, float]:

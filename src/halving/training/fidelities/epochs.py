@@ -27,8 +27,11 @@ class Epochs(Axis):
         course = Course(recipe.metric, recipe.r_max, recipe.config, recipe.checkpoint_every, watched=("train_loss",))
         yield from train(lambda: Trainer(recipe), setting.store, job, course)
 
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+    def trained(self, setting: Setting, job: Job) -> tuple[Trainer]:
         recipe = setting.recipe()
         trainer = Trainer(recipe)
         trainer.restore(retrained(setting.store, job, recipe.config, lambda job: self.run(setting, job)))
-        return trainer.test()
+        return (trainer,)
+
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        return self.trained(setting, job)[0].test()

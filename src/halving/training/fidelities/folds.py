@@ -84,14 +84,16 @@ class Folds(Axis):
         outcome = Outcome(job.trial, job.until, fmean(errors), curve=_means(errors, job.since))
         yield Finished(outcome, time.perf_counter() - began, path(job.trial, job.until))
 
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+    def trained(self, setting: Setting, job: Job) -> Generator[Trainer]:
         whole = setting.recipe()
         state = retrained(setting.store, job, whole.config, lambda job: self.run(setting, job))
-        tests: list[dict[str, float]] = []
         for fold, weights in enumerate(state.values["models"], start=1):
             trainer = _trainer(whole, fold)
             trainer.model.load_state_dict(weights)
-            tests.append(trainer.test())
+            yield trainer
+
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        tests = [trainer.test() for trainer in self.trained(setting, job)]
         # Every example is validated on by one fold, therefore these counts add up where all else is averaged.
         combine = {"val_samples": sum}
         return {name: combine.get(name, fmean)([test[name] for test in tests]) for name in tests[0]}

@@ -60,9 +60,12 @@ class Samples:
                 trainer.model.load_state_dict(state.values["model"])
         yield from train_in_full(whole, trainer, setting.store, job)
 
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+    def trained(self, setting: Setting, job: Job) -> tuple[Trainer]:
         recipe = setting.recipe()
         trainer = Trainer(recipe)
         state = retrained(setting.store, job, recipe.config, lambda job: self.run(setting, job))
         trainer.model.load_state_dict(state.values["model"])
-        return trainer.test()
+        return (trainer,)
+
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        return self.trained(setting, job)[0].test()

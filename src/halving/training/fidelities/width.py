@@ -47,12 +47,15 @@ class Width(Axis):
         trainer = _trainer(whole, width)
         yield from train_in_full(whole, trainer, setting.store, job, arguments={"width": width})
 
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+    def trained(self, setting: Setting, job: Job) -> tuple[Trainer]:
         whole = setting.recipe()
         trainer = _trainer(whole, width_at(whole, job.until))
         state = retrained(setting.store, job, whole.config, lambda job: self.run(setting, job))
         trainer.model.load_state_dict(state.values["model"])
-        return trainer.test()
+        return (trainer,)
+
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        return self.trained(setting, job)[0].test()
 
 
 def width_at(recipe: Recipe, resource: int) -> int:
