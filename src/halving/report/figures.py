@@ -10,6 +10,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 
 from halving.history import Evaluation, History, Trial
 from halving.report.canvas import ACCENT, FAINT, HAIR, MUTED, PAPER, Scale, place, png, svg, thinned
+from halving.report.confirmation import reviewed
+from halving.report.confirmation_plot import draw_confirmations
 from halving.report.dimensions import COLUMNS, draw_dimensions
 from halving.report.marks import annotate, blank, caption, crosses, dots, lines, mark_winner, sparse
 from halving.report.parallel import draw_parallel
@@ -64,6 +66,15 @@ def timeline(history: History) -> str:
     return svg(
         "timeline", "What the workers did over time", 2 * WIDTH, height(history),
         lambda figure: draw_timeline(figure, history),
+    )  # fmt: skip
+
+
+def confirmations(history: History) -> str:
+    """Return the SVG of what the best trials came to with fresh seeds, beside what the study had measured."""
+    review = reviewed(history)
+    return svg(
+        "confirmed", "Errors of the best trials with fresh seeds", 2 * WIDTH,
+        100 + 34 * (len(review.rows) if review else 1), lambda figure: draw_confirmations(figure, history),
     )  # fmt: skip
 
 

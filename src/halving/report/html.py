@@ -1,6 +1,7 @@
 """report.html: one file that shows a study, with no remote parts."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.resources import files
@@ -12,12 +13,13 @@ from markupsafe import Markup
 
 from halving.errors import UserError, noted
 from halving.history import Evaluation, Header, History, Trial
-from halving.report.conclusion import in_full
+from halving.report.conclusion import confirmed, doubts, in_full
+from halving.report.confirmation import Row, reviewed
 from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
-from halving.report.next_steps import confirmable, next_steps
-from halving.report.story import got_worse, luckiest, story
+from halving.report.next_steps import next_steps, resuming
+from halving.report.story import story
 from halving.report.surroundings import Fact, surroundings
 from halving.report.tables import (
     AXES,
@@ -38,7 +40,7 @@ from halving.report.tables import (
 from halving.tracking.wording import count
 from halving.trial import Value
 
-_FIGURES = ("rung_scatter", "learning_curves", "incumbent", "parallel", "hyperparameters", "timeline")
+_FIGURES = ("confirmations", "rung_scatter", "learning_curves", "incumbent", "parallel", "hyperparameters", "timeline")
 _ENOUGH = 20  # trials that importance takes
 
 
@@ -54,7 +56,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count}
+    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
     mattered = importance(history, problems)
     facts, unknown = environment_of(header)
     known_to = uncertainty(history)
@@ -62,9 +64,9 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
     return environment.get_template("report.html").render(
         summary=summary(history),
         story=story(history, mattered),
-        luckiest=luckiest(history),
-        got_worse=got_worse(history),
-        confirm=confirmable(history),
+        doubts=[line.partition("; confirm it: ") for line in doubts(history, resuming(history, place))],
+        confirmed=[line.strip() for line in confirmed(history) if not line.startswith("  trial") or "worse" in line],
+        confirmations=confirmation_rows(history),
         steps=list(next_steps(history, place)),
         facts=facts,
         unknown=unknown,
@@ -74,7 +76,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         flipped=flipped(header),
         tested=tested_text(history),
         best_error=error_text(header, best[1], known_to) if best else "",
-        figures={name: drawn(name, history, problems) for name in _FIGURES} if best else {},
+        figures={name: drawn(name, history, problems) for name in shown_figures(history)} if best else {},
         importance=mattered,
         test_failure=history.ended.failure if history.ended else "",
         dimensions=header.dimensions,
@@ -88,6 +90,11 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         in_full=in_full(history),
         config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
     )
+
+
+def shown_figures(history: History) -> tuple[str, ...]:
+    """Return the names of the figures that a study has something to show in."""
+    return _FIGURES if history.confirmations else _FIGURES[1:]
 
 
 def drawn(figure: str, history: History, problems: list[str]) -> Markup:
@@ -151,6 +158,36 @@ def trial_row(history: History, trial: Trial, known_to: float | None = None) -> 
     }
 
 
+def confirmation_rows(history: History) -> list[dict[str, Any]]:
+    """Return what the table shows of each confirmed trial, the metric as people know it."""
+    review, sign = reviewed(history), -1 if header_of(history).maximize else 1
+    if review is None:
+        return []
+
+    def row(each: Row) -> dict[str, Any]:
+        whole = bool(each.errors) and not each.failed
+
+        def told(value: float | None) -> str:
+            return "" if value is None or not math.isfinite(value) else digits(value, each.standard_error)
+
+        ends = sorted((sign * each.low, sign * each.high))
+        return {
+            "trial": each.trial,
+            "study": told(sign * each.study_error),
+            "resource": each.resource,
+            "seeds": len(each.errors),
+            "failed": each.failed,
+            "mean": told(sign * each.mean) if whole else "",
+            "error": told(each.standard_error) if whole else "",
+            "interval": " to ".join(map(told, ends)) if whole and math.isfinite(each.standard_error) else "",
+            "spread": told(each.spread),
+            "curse": "" if each.curse is None else f"{'+' if sign * each.curse > 0 else ''}{told(sign * each.curse)}",
+            "chosen": each.trial == review.chosen,
+        }
+
+    return [row(each) for each in review.rows]
+
+
 def failure_row(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
     """Return where a trial failed and why: the last line of its cause, and all of it where there are more."""
     cause = evaluation.finished.cause.strip() if evaluation.finished else ""
@@ -189,6 +226,11 @@ def environment_of(header: Header) -> tuple[list[Fact], str]:
 def shown(value: Value) -> str:
     """Return a configuration's value to four significant digits, else as an override would have it."""
     return number(value) if isinstance(value, float) else str(override_text(value))
+
+
+def sentence(text: str) -> str:
+    """Return a line of the terminal as a sentence."""
+    return f"{text[:1].upper()}{text[1:].rstrip(':')}."
 
 
 def setting_text(value: Any) -> str:

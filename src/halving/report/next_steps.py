@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from halving.history import History
-from halving.report.tables import header_of, number, winner
+from halving.report.tables import header_of, number
 
 _BUDGET = re.compile(r"budget\.(evaluations|resource|seconds|patience)=([\d.e+]+) reached")
 
@@ -19,27 +19,29 @@ class Step:
     command: str
 
 
-def next_steps(history: History, run_dir: str) -> Iterator[Step]:
-    """Yield what suits the study's state: to retrain, resume, extend, confirm, repeat and compare.
+def resuming(history: History, run_dir: str) -> str:
+    """Return the command that goes on with a study; nothing for one of a Python function, where the same call does."""
+    settings = header_of(history).settings
+    if "unresolved" not in settings or not run_dir:
+        return ""
+    trust = [word for word in map(str, settings.get("overrides", ())) if word.startswith("trusted_packages=")]
+    return shlex.join([*_program(history), f"resume={_value(run_dir)}", *trust])
 
-    A study of a Python function has no command line; it is gone on with by the same call.
-    """
+
+def next_steps(history: History, run_dir: str) -> Iterator[Step]:
+    """Yield what suits the study's state: to retrain the winner, to resume, to extend and to compare."""
     header, ended = header_of(history), history.ended
     if ended is not None and ended.command:
         yield Step("Train the winner again", ended.command)
-    if "unresolved" not in header.settings or not run_dir:
+    if not (resume := resuming(history, run_dir)):
         return
-    typed = [str(word) for word in header.settings.get("overrides", ())]
-    trust = [word for word in typed if word.startswith("trusted_packages=")]
-    resume = [*_program(history), f"resume={_value(run_dir)}", *trust]
     if ended is None:
-        yield Step("Go on where it stopped", shlex.join(resume))
+        yield Step("Go on where it stopped", resume)
     elif ended.failure:
-        yield Step("Try again what failed in the end", shlex.join(resume))
+        yield Step("Try again what failed in the end", resume)
     if (more := _extended(history.halted)) and header.scheduler != "single":
-        yield Step("Extend it to twice its budget", shlex.join([*resume, more]))
-    if confirmable(history):
-        yield Step("Confirm the best three with fresh seeds", shlex.join([*resume, "confirm.top=3"]))
+        yield Step("Extend it to twice its budget", f"{resume} {more}")
+    typed = [str(word) for word in header.settings.get("overrides", ())]
     source = [str(word) for word in header.settings.get("source", ())]
     again = [*_program(history), *source, "-m", *_without(typed, "seed", "scheduler")]
     other = "sha" if header.scheduler in ("fifo", "single") else "fifo"
@@ -48,14 +50,6 @@ def next_steps(history: History, run_dir: str) -> Iterator[Step]:
         "Compare it with another method over three seeds",
         shlex.join([*again, f"scheduler={_first(header.scheduler, other)}", f"seed={seeds}"]),
     )
-
-
-def confirmable(history: History) -> bool:
-    """Whether fresh seeds could tell more of the winner, and a command can train them."""
-    header = header_of(history)
-    found = history.ended is not None and winner(history) is not None and len(history.trials) > 1
-    simulated = "curves" in header.settings.get("config", {}).get("executor", {})
-    return found and "unresolved" in header.settings and not simulated
 
 
 def _extended(halted: str) -> str:
@@ -68,7 +62,8 @@ def _first(own: str, other: str) -> str:
 
 
 def _without(words: Sequence[str], *keys: str) -> list[str]:
-    return [word for word in words if word.partition("=")[0].lstrip("+") not in (*keys, "resume", "trial")]
+    named = [(word.partition("=")[0].lstrip("+"), word) for word in words]
+    return [word for key, word in named if key not in (*keys, "trial") and not key.startswith("confirm.")]
 
 
 def _program(history: History) -> list[str]:

@@ -1,7 +1,5 @@
 """What a study came to, in sentences for a reader who has not run it."""
 
-import math
-
 from scipy.stats import binomtest
 
 from halving.history import History
@@ -27,7 +25,7 @@ def story(history: History, importance: Importances | str | None) -> str:
             "(95 % interval)."
         )
     if tested(history):
-        sentences.append("The test examples were used once, at the end, and for this trial alone.")
+        sentences.append("The test examples were used in the end only, and for this trial alone.")
     if isinstance(importance, Importances) and importance.telling:
         first = importance.dimensions[0]
         sentences.append(f"What mattered most was {first.dimension}.")
@@ -45,34 +43,3 @@ def _tried(history: History) -> str:
     text = f"{len(history.trials)} configurations were tried with up to {count(header.r_max, header.unit)} each"
     text += f"; {full or 'none'} went all the way" if full < len(history.trials) else ""
     return f"{text}{f', {failed} failed' if failed else ''}."
-
-
-def luckiest(history: History) -> str:
-    """Say that the winner's error is the least of several, and so too good by luck; nothing where it is alone."""
-    header, best = header_of(history), winner(history)
-    if best is None:
-        return ""
-    tried = sum(math.isfinite(trial.evaluations[0].error) for trial in history.trials.values())
-    if tried < 2:
-        return ""
-    return (
-        f"The winner's {metric_label(header)} is that of the luckiest of {tried} trials: trained again with another "
-        f"seed, the same configuration is likely to come out {'lower' if header.maximize else 'higher'}."
-    )
-
-
-def got_worse(history: History) -> str:
-    """Say at which lower rung the winner was better than it is; nothing where it was not."""
-    header, best = header_of(history), winner(history)
-    if best is None:
-        return ""
-    earlier = [e for e in best[0].evaluations if e.resource < best[1].resource and e.error < best[1].error]
-    if not earlier:
-        return ""
-    peak = min(earlier, key=lambda evaluation: evaluation.error)
-    error = uncertainty(history)
-    was, now = (digits(shown_error(header, each) or 0.0, error) for each in (peak, best[1]))
-    return (
-        f"Trial {best[0].trial} has got worse: it had a {metric_label(header)} of {was} after "
-        f"{count(peak.resource, header.unit)}, and has {now} after {best[1].resource}."
-    )

@@ -1,7 +1,6 @@
 """The time line of a study: what ran when, and when workers were idle."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
@@ -38,19 +37,14 @@ def draw_timeline(figure: Figure, history: History) -> None:
     for lane in range(count):
         axes.fill_between([0, end], lane + 0.42, lane + 0.58, color=HAIR, linewidth=0)
     won = best[0].trial if best else None
-    failed = [bar for bar in drawn if bar.evaluation.finished is not None and not math.isfinite(bar.evaluation.error)]
-    kinds = (
-        (MUTED, 0.75, [bar for bar in drawn if bar.trial.trial != won and bar not in failed]),
-        (ACCENT, 1.0, [bar for bar in drawn if bar.trial.trial == won and bar not in failed]),
-        (INK, 1.0, failed),
-    )
-    for colour, alpha, here in kinds:
-        boxes = [_box(bar, divisor, end / (across - 68)) for bar in here]
-        shapes = PolyCollection(boxes, facecolors=colour, alpha=alpha, edgecolors=PAPER, linewidths=0.6, zorder=3)
-        link(shapes, [bar.trial.trial for bar in here])
-        axes.add_collection(shapes)
-    _mark(axes, [(bar.end / divisor, bar.lane, bar.trial.trial) for bar in failed], "x", INK)
-    again = [(at / divisor, bar.lane, bar.trial.trial) for bar in drawn for at in bar.evaluation.restarted]
+    failed = [bar for bar in drawn if bar.failed]
+    for colour, own in ((MUTED, False), (ACCENT, True)):
+        for confirms in (False, True):
+            here = [bar for bar in drawn if (bar.trial == won, bar.confirms) == (own, confirms) and not bar.failed]
+            _fill(axes, here, divisor, *((PAPER, colour) if confirms else (colour, PAPER)))
+    _fill(axes, failed, divisor, INK, PAPER)
+    _mark(axes, [(bar.ended / divisor, bar.lane, bar.trial) for bar in failed], "x", INK)
+    again = [(at / divisor, bar.lane, bar.trial) for bar in drawn for at in bar.restarted]
     _mark(axes, again, "<", ACCENT)
     axes.set_yticks([0.5, count - 0.5] if count > 1 else [0.5], ["1", str(count)] if count > 1 else ["1"])
     axes.tick_params(axis="y", length=0)
@@ -58,17 +52,25 @@ def draw_timeline(figure: Figure, history: History) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.set_xlabel(f"{unit} since the start", loc="left")
     axes.set_title("worker", pad=8)
-    notes = ["\N{MULTIPLICATION SIGN} failed"] * bool(failed)
+    notes = ["hollow: confirmation"] * any(bar.confirms for bar in drawn)
+    notes += ["\N{MULTIPLICATION SIGN} failed"] * bool(failed)
     notes += ["\N{BLACK LEFT-POINTING TRIANGLE} began again"] * bool(again)
     annotate(
         axes, " \N{MIDDLE DOT} ".join(["thin: idle", *notes]), (1, 1), (0, 8), "axes fraction", ha="right", size=11
     )
 
 
-def _box(bar: Bar, divisor: float, least: float) -> list[tuple[float, float]]:
-    left, low, high = bar.evaluation.started / divisor, bar.lane + 0.14, bar.lane + 0.86
-    right = max(bar.end / divisor, left + least)  # one pixel
-    return [(left, low), (right, low), (right, high), (left, high)]
+def _fill(axes: Axes, here: Sequence[Bar], divisor: float, face: str, edge: str) -> None:
+    """Draw bars, each at least one pixel wide."""
+    least = axes.get_xlim()[1] / (axes.bbox.width or 1)
+    boxes: list[list[tuple[float, float]]] = []
+    for bar in here:
+        left, low, high = bar.started / divisor, bar.lane + 0.14, bar.lane + 0.86
+        right = max(bar.ended / divisor, left + least)
+        boxes.append([(left, low), (right, low), (right, high), (left, high)])
+    shapes = PolyCollection(boxes, facecolors=face, edgecolors=edge, linewidths=0.8, zorder=3)
+    link(shapes, [bar.trial for bar in here])
+    axes.add_collection(shapes)
 
 
 def _mark(axes: Axes, points: Iterable[tuple[float, int, int]], marker: str, colour: str) -> None:

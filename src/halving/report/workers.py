@@ -1,36 +1,49 @@
 """Which evaluations ran side by side, and how busy workers were."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from halving.history import Evaluation, History, Trial
+from halving.history import History
 from halving.report.tables import header_of
 
 
 @dataclass(frozen=True)
 class Bar:
-    """An evaluation on its lane, in seconds since the start."""
+    """Something that ran, on its lane, in seconds since the start; `restarted` are the moments when it began anew."""
 
     lane: int
-    trial: Trial
-    evaluation: Evaluation
-    end: float
+    trial: int
+    started: float
+    ended: float
+    failed: bool
+    restarted: tuple[float, ...] = ()
+    confirms: bool = False
 
 
 def bars(history: History) -> list[Bar]:
-    """Lay each evaluation on the first lane that was free: a journal tells when something ran, not which worker did it.
+    """Lay all that ran on the first lane that was free: a journal tells when it ran, not which worker did it.
 
-    One that is still running, or was cut off, lasts until the study's last event.
+    What is still running, or was cut off, lasts until the study's last event.
     """
+    found = [
+        Bar(0, trial.trial, each.started, each.ended if each.finished else history.seconds,
+            each.finished is not None and math.isinf(each.error), tuple(each.restarted))
+        for trial in history.trials.values()
+        for each in trial.evaluations
+    ]  # fmt: skip
+    found += [
+        Bar(0, each.asked.trial, each.started, each.ended if each.confirmed else history.seconds,
+            each.confirmed is not None and math.isinf(each.confirmed.error), confirms=True)
+        for each in history.confirmations.values()
+    ]  # fmt: skip
     free: list[float] = []
-    found: list[Bar] = []
-    each = [(trial, evaluation) for trial in history.trials.values() for evaluation in trial.evaluations]
-    for trial, evaluation in sorted(each, key=lambda pair: (pair[1].started, pair[0].trial)):
-        end = max(evaluation.ended if evaluation.finished is not None else history.seconds, evaluation.started)
-        lane = next((lane for lane, since in enumerate(free) if since <= evaluation.started), len(free))
-        free[lane : lane + 1] = [end]
-        found.append(Bar(lane, trial, evaluation, end))
-    return found
+    laid: list[Bar] = []
+    for bar in sorted(found, key=lambda bar: (bar.started, bar.trial)):
+        lane = next((lane for lane, since in enumerate(free) if since <= bar.started), len(free))
+        free[lane : lane + 1] = [max(bar.ended, bar.started)]
+        laid.append(replace(bar, lane=lane))
+    return laid
 
 
 def workers(history: History, drawn: Sequence[Bar]) -> int:
@@ -48,7 +61,7 @@ def busy(history: History) -> str:
     count = workers(history, drawn)
     if not count or history.seconds <= 0:
         return ""
-    share = sum(bar.end - bar.evaluation.started for bar in drawn) / (count * history.seconds)
+    share = sum(bar.ended - bar.started for bar in drawn) / (count * history.seconds)
     return (
         f"{'The one worker was' if count == 1 else f'The {count} workers were'} busy {min(share, 1):.0%} of the time."
     )
