@@ -37,7 +37,7 @@ def report(arguments: argparse.Namespace) -> None:
     from halving.report.html import report_html
 
     path = arguments.run_dir / "report.html"
-    replace(path, report_html(load(arguments.run_dir).history))
+    replace(path, report_html(load(arguments.run_dir).history, run_dir=arguments.run_dir))
     print(path)
 
 
