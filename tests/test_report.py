@@ -4,9 +4,11 @@ import csv
 import json
 import math
 import os
+import platform
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import halving
+from halving.environment import environment
 from halving.errors import UserError
 from halving.history import Ended, Halted, Header, History, Ladder
 from halving.report import derived, figures, tables
@@ -441,3 +444,14 @@ def test_the_axis_of_a_dimension_is_logarithmic_where_it_was_drawn_so(distributi
     assert axes.get_xscale() == scale
     low, high = axes.get_xlim()
     assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) >= 2
+
+
+def test_the_page_says_what_of_the_environment_differs_where_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    then = environment("cpu", 1) | {"python": "2.7.18", "diff": "-old line\n+new line"}
+    header = replace(HEADER, settings={**SETTINGS, "environment": then | {"host": None}})
+    text = Page(report_html(study(header)).partition("</style>")[2]).text
+    assert re.search(rf"python\s*2\.7\.18\s*{re.escape(platform.python_version())}", text)
+    assert "of these are different where this page was written" in text and "+new line" in text
+    monkeypatch.setattr("halving.report.surroundings.environment", lambda device, threads: 1 / 0)
+    page = report_html(study(header), problems := [])
+    assert "what differs now could not be told: ZeroDivisionError" in page and "2.7.18" in page and problems == []

@@ -70,6 +70,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         steps=list(next_steps(history, place)),
         facts=facts,
         unknown=unknown,
+        diff=diff_of(header),
         axes=AXES,
         script=Markup(files("halving.report").joinpath("report.js").read_text("utf-8")),
         label=metric_label(header),
@@ -226,6 +227,12 @@ def environment_of(header: Header) -> tuple[list[Fact], str]:
 def shown(value: Value) -> str:
     """Return a configuration's value to four significant digits, else as an override would have it."""
     return number(value) if isinstance(value, float) else str(override_text(value))
+
+
+def diff_of(header: Header) -> str:
+    """Return what a study's code had beyond its commit."""
+    recorded = header.settings.get("environment")
+    return str(recorded.get("diff") or "") if isinstance(recorded, Mapping) else ""
 
 
 def sentence(text: str) -> str:

@@ -1,11 +1,13 @@
 """The environment that a study ran in, and what of it is different where its page is written."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from halving.environment import environment
 from halving.errors import noted
+from halving.tracking.wording import count
 
 
 @dataclass(frozen=True)
@@ -34,5 +36,9 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value)
+        elif key == "diff":
+            text = str(value or "")
+            known = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
+            yield "changes since the commit", f"{count(len(text.splitlines()), 'lines')}, {known}" if text else "none"
         else:
             yield str(key), None if value is None else str(value)
