@@ -124,6 +124,11 @@ def _inline(document: str, name: str, description: str) -> str:
     )
 
 
+def tick(value: float) -> str:
+    """Return a number that has room beside an axis."""
+    return number(value) if abs(value) < 1e5 else f"{value:.3g}"
+
+
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Return axes whose frame lies at these pixels of the figure, from its upper left corner."""
     across, down = figure.get_size_inches() * 72
@@ -180,7 +185,7 @@ class Scale:
             axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.set_ylim(low, high)
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axes.grid(axis="y", color=HAIR, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=3)

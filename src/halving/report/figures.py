@@ -122,7 +122,7 @@ def _draw_rungs(axes: Axes, history: History) -> None:
     if single:
         axes.set_xlabel(f"trial, each trained for {count(levels[0], header.unit)}")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.margins(x=0.06)
+        axes.set_xlim(-0.6, max(history.trials) + 0.6)
     else:
         _level_ticks(axes, levels, evaluations, header.unit)
     caption(axes, scale, errors, [f"\N{MULTIPLICATION SIGN} {len(lost)} failed"] if lost else [])

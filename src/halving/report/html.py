@@ -95,7 +95,10 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
 
 def shown_figures(history: History) -> tuple[str, ...]:
     """Return the names of the figures that a study has something to show in."""
-    return _FIGURES if history.confirmations else _FIGURES[1:]
+    few = {"confirmations": not history.confirmations, "timeline": history.seconds <= 0}
+    few |= dict.fromkeys(("incumbent", "parallel", "hyperparameters"), len(history.trials) < 2)
+    few |= {} if header_of(history).dimensions else dict.fromkeys(("parallel", "hyperparameters"), True)
+    return tuple(name for name in _FIGURES if not few.get(name))
 
 
 def drawn(figure: str, history: History, problems: list[str]) -> Markup:
@@ -236,8 +239,10 @@ def diff_of(header: Header) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a line of the terminal as a sentence."""
-    return f"{text[:1].upper()}{text[1:].rstrip(':')}."
+    """Return a line of the terminal, where it has the winner before it, as a sentence."""
+    first, _, rest = text.rstrip(":").partition(" ")
+    named = {"it": "The winner", "its": "The winner's"}.get(first) or first[:1].upper() + first[1:]
+    return f"{named} {rest}."
 
 
 def setting_text(value: Any) -> str:

@@ -45,7 +45,8 @@ def draw_parallel(figure: Figure, history: History) -> None:
         values = positions(scratch, [trial.configuration[name] for trial in having]) if having else []
         found = _heights(scratch.xaxis, values)
         _draw_axis(axes, _LEFT + i * step, tail(lettered(titles[name]), max(6, int(step / 7))), str(i))
-        _draw_ticks(axes, _LEFT + i * step, scratch.xaxis, "not used" if len(having) < len(trials) else "")
+        aside = "not used" if len(having) < len(trials) else ""
+        _draw_ticks(axes, _LEFT + i * step, scratch.xaxis if having else None, aside)
         columns.append({trial.trial: height for trial, height in zip(having, found, strict=True)})
     scale = Scale.over(
         (evaluation.error for evaluation in last.values()), metric_label(header), header.maximize, uncertainty(history)
@@ -81,13 +82,14 @@ def _draw_axis(axes: Axes, x: float, title: str, name: str) -> None:
     axes.text(x, TOP - 22, title, ha="center", va="center", color=INK)
 
 
-def _draw_ticks(axes: Axes, x: float, axis: Axis, aside: str) -> None:
-    low, high = sorted(axis.get_view_interval())
-    ticks = [float(tick) for tick in axis.get_major_locator()() if low <= tick <= high]
-    labels = axis.get_major_formatter().format_ticks(ticks)
-    for label, height in zip(labels, _heights(axis, ticks), strict=True):
-        axes.plot([x - 3, x], [height, height], color=FAINT, linewidth=0.8)
-        axes.text(x - 6, height, label, ha="right", va="center", color=MUTED, size=11, zorder=7)
+def _draw_ticks(axes: Axes, x: float, axis: Axis | None, aside: str) -> None:
+    if axis is not None:
+        low, high = sorted(axis.get_view_interval())
+        ticks = [float(tick) for tick in axis.get_major_locator()() if low <= tick <= high]
+        labels = axis.get_major_formatter().format_ticks(ticks)
+        for label, height in zip(labels, _heights(axis, ticks), strict=True):
+            axes.plot([x - 3, x], [height, height], color=FAINT, linewidth=0.8)
+            axes.text(x - 6, height, label, ha="right", va="center", color=MUTED, size=11, zorder=7)
     if aside:
         axes.plot([x - 3, x + 3], [ASIDE, ASIDE], color=HAIR, linewidth=1.0)
         axes.text(x - 6, ASIDE, aside, ha="right", va="center", color=MUTED, size=11, zorder=7)

@@ -45,7 +45,7 @@ def draw_timeline(figure: Figure, history: History) -> None:
     _fill(axes, failed, divisor, INK, PAPER)
     _mark(axes, [(bar.ended / divisor, bar.lane, bar.trial) for bar in failed], "x", INK)
     again = [(at / divisor, bar.lane, bar.trial) for bar in drawn for at in bar.restarted]
-    _mark(axes, again, "<", ACCENT)
+    _mark(axes, again, "<", PAPER, INK)
     axes.set_yticks([0.5, count - 0.5] if count > 1 else [0.5], ["1", str(count)] if count > 1 else ["1"])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -73,9 +73,13 @@ def _fill(axes: Axes, here: Sequence[Bar], divisor: float, face: str, edge: str)
     axes.add_collection(shapes)
 
 
-def _mark(axes: Axes, points: Iterable[tuple[float, int, int]], marker: str, colour: str) -> None:
-    """Mark moments on lanes, at their upper edge where a bar does not hide them."""
+def _mark(
+    axes: Axes, points: Iterable[tuple[float, int, int]], marker: str, face: str, edge: str | None = None
+) -> None:
+    """Mark moments on lanes, above the bars."""
     found = list(points)
     x, y = [at for at, _, _ in found], [lane + 0.5 for _, lane, _ in found]
-    dots = axes.scatter(x, y, marker=marker, s=26, color=colour, linewidths=1.1, zorder=5, clip_on=False)
+    dots = axes.scatter(
+        x, y, marker=marker, s=30, facecolors=face, edgecolors=edge, linewidths=1.1, zorder=5, clip_on=False
+    )
     link(dots, [trial for _, _, trial in found])

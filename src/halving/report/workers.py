@@ -62,6 +62,5 @@ def busy(history: History) -> str:
     if not count or history.seconds <= 0:
         return ""
     share = sum(bar.ended - bar.started for bar in drawn) / (count * history.seconds)
-    return (
-        f"{'The one worker was' if count == 1 else f'The {count} workers were'} busy {min(share, 1):.0%} of the time."
-    )
+    who = "The one worker was" if count == 1 else f"The {count} workers were"
+    return f"{who} busy {100 * min(share, 1):.0f} % of the time."
