@@ -69,7 +69,7 @@ def importance(arguments: argparse.Namespace) -> None:
         return
     print(f"{where}; the forest explains {100 * found.explained:.0f} % of their ranks")
     for row in found.dimensions:
-        print(printable(f"{row.share:5.2f} ± {row.deviation:.2f}  {row.dimension}"))
+        print(printable(f"{round(row.share, 2) + 0.0:5.2f} ± {row.deviation:.2f}  {row.dimension}"))
 
 
 def main(words: Sequence[str], program: str | None = None) -> None:

@@ -67,13 +67,14 @@ def draw_parallel(figure: Figure, history: History) -> None:
 def _draw_trials(
     axes: Axes, x: Sequence[float], columns: Sequence[dict[int, float]], trials: Sequence[Trial], history: History
 ) -> None:
-    """The further a trial was trained, the stronger its line."""
+    """The further a trial was trained, the stronger its line; many lines are fainter, so that they do not fill all."""
     levels = sorted({evaluation.resource for _, evaluation in history.finished})
     last = {trial.trial: evaluation.resource for trial, evaluation in history.finished}
     paths = {t.trial: [(at, column.get(t.trial, ASIDE)) for at, column in zip(x, columns, strict=True)] for t in trials}
+    full = min(1.0, math.sqrt(60 / len(trials)))
     for level in levels:
         here = {trial: path for trial, path in paths.items() if last.get(trial) == level}
-        lines(axes, here, color=MUTED, linewidth=1.0, alpha=0.35 + 0.6 * strength(level, levels) ** 2)
+        lines(axes, here, color=MUTED, linewidth=1.0, alpha=full * (0.35 + 0.6 * strength(level, levels) ** 2))
 
 
 def _draw_axis(axes: Axes, x: float, title: str, name: str) -> None:

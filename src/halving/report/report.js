@@ -18,7 +18,7 @@ for (const command of all("pre.command")) {
   });
 }
 for (const part of all(".scroll")) {  // a region that scrolls must be reachable by keyboard
-  const fit = () => part.scrollWidth > part.clientWidth ? part.setAttribute("tabindex", "0") : part.removeAttribute("tabindex");
+  const fit = () => part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight ? part.setAttribute("tabindex", "0") : part.removeAttribute("tabindex");
   fit();
   addEventListener("resize", fit);
 }
