@@ -22,7 +22,7 @@ Play = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def play(repo: Path) -> Iterator[Play]:
-    """`play(run_dir, at=None, when="before", own=False)` runs the study there, or resumes it."""
+    """`play(run_dir, at=None, when="before", own=False, confirm=False)` runs the study there, or resumes it."""
     server = subprocess.Popen(
         [sys.executable, str(repo / "tests/faults/crashing_study.py")],
         stdin=subprocess.PIPE,
@@ -33,8 +33,11 @@ def play(repo: Path) -> Iterator[Play]:
     assert server.stdin is not None and server.stdout is not None
     requests, replies = server.stdin, server.stdout
 
-    def play(run_dir: Path, at: int | None = None, when: str = "before", own: bool = False) -> dict[str, Any]:
-        requests.write(json.dumps({"run_dir": str(run_dir), "at": at, "when": when, "own": own}) + "\n")
+    def play(
+        run_dir: Path, at: int | None = None, when: str = "before", own: bool = False, confirm: bool = False
+    ) -> dict[str, Any]:
+        call = {"run_dir": str(run_dir), "at": at, "when": when, "own": own, "confirm": confirm}
+        requests.write(json.dumps(call) + "\n")
         requests.flush()
         return json.loads(replies.readline())
 
@@ -262,3 +265,32 @@ def test_a_damaged_directory_is_noticed_and_an_older_one_serves(
         assert restarted.since == 2 - depth
         assert str(newest / named) in restarted.reason, restarted.reason
         assert_equal(run_dir, expected)
+
+
+def confirmed(run_dir: Path) -> Any:
+    """What confirmations came to, and what is left of them on the disk."""
+    history = replay(read(run_dir))
+    errors = {
+        each.asked: None if each.confirmed is None else each.confirmed.error for each in history.confirmations.values()
+    }
+    return errors, history.chosen, sorted(path.relative_to(run_dir) for path in run_dir.glob("checkpoints/*/*"))
+
+
+@pytest.mark.slow
+def test_confirmations_ended_at_any_write_go_on_to_the_same_choice(play: Play, tmp_path: Path) -> None:
+    expected = tmp_path / "undisturbed"
+    points = play(expected, confirm=True)["points"]
+    errors, chosen, left = confirmed(expected)
+    assert len(set(errors.values())) == 4 and chosen is not None and len(chosen.tests) == 2 and chosen.ensemble
+    assert len(left) == 3, "the incumbent's and both of the chosen trial's"
+    begun = [at for at, name in enumerate(points) if name == "rename .tmp"][3 + 2 * 2]  # half of the confirmations
+    for at, name in list(enumerate(points))[begun + 1 :]:
+        deleting = name.startswith("delete")  # which no full disk refuses
+        kinds = ("before", "interrupt" if deleting else ("torn", "full", "interrupt")[at // 2 % 3])
+        for when in kinds[: 1 + at % 2]:
+            run_dir = tmp_path / f"{at}-{when}"
+            status = play(run_dir, at, when, confirm=True)["status"]
+            allowed = {"full": (1,), "interrupt": (130, 0)}.get(when, (137,))
+            assert status in allowed, (at, name, when, status)
+            assert play(run_dir, confirm=True)["status"] == 0, (at, name, when)
+            assert confirmed(run_dir) == (errors, chosen, left), (at, name, when)

@@ -134,6 +134,8 @@ def _simulated(
     settings = {key: value for key, value in config["executor"].items() if key not in ("curves", "reuse", "threads")}
     if config["searcher"].pop("initial", None):
         raise UserError("searcher.initial: a simulated study draws from its table only")
+    if cfg.confirm.top:
+        raise UserError(f"confirm.top={cfg.confirm.top}: recorded curves have no fresh seeds to confirm them by")
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=None)
     seed = config["searcher"].get("seed", cfg.seed)
     rows = on_table(searcher, fidelity.curves, space, seed, config["executor"]["reuse"])

@@ -1,9 +1,9 @@
 """Runs a small study again and again, each time in a child that dies at a chosen write, or is refused it.
 
 One JSON line in per run: {"run_dir", "at": point number or null, "when": "before" | "torn" | "after" | "full" |
-"interrupt" | "terminate twice", "own": whether it is of a training that leaves files}; one JSON
-line out: {"status", "points"}. A point is one call that writes, copies, makes durable, renames or deletes; its name is
-the call's and the file's.
+"interrupt" | "terminate twice", "own": whether it is of a training that leaves files, "confirm": whether its best two
+are trained again}; one JSON line out: {"status", "points"}. A point is one call that writes, copies, makes durable,
+renames or deletes; its name is the call's and the file's.
 """
 
 import builtins
@@ -29,6 +29,7 @@ from hydra import compose, initialize_config_dir
 from halving.checkpoints.store import Store
 from halving.conduct import Conduct
 from halving.config.polite import register
+from halving.confirming import Confirming
 from halving.errors import StorageError
 from halving.executors import Serial
 from halving.history import Ended, Header, Resumed
@@ -84,7 +85,7 @@ class Leaving:
         return Own(leaving, Running(job.trial, dict(job.configuration), job.trial, _work=work), "error")
 
 
-def study(run_dir: Path, cfg: Any, own: bool) -> None:
+def study(run_dir: Path, cfg: Any, own: bool, confirm: bool) -> None:
     """Run the study in `run_dir`, or go on with the one that is there."""
     run_dir.mkdir(exist_ok=True)
     journal = Journal(run_dir)
@@ -92,9 +93,10 @@ def study(run_dir: Path, cfg: Any, own: bool) -> None:
     before = replay(events)
     space = Space.from_config({"optimizer": {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.01, "b": 1.0}}})
     recorded = {trial.trial: trial.configuration for trial in before.trials.values()}
-    eta, r_max, n = (3, 3, 2) if own else (2, 4, 4)
+    eta, r_max, n = (3, 3, 2) if own else (2, 2, 2) if confirm else (2, 4, 4)
     scheduler = SuccessiveHalving(Recorded(RandomSearcher(space), recorded), eta=eta, r_max=r_max, n=n)
-    executor = Serial(Leaving(Store(run_dir)) if own else Objective(cfg, run_dir, 1))
+    objective = Objective(cfg, run_dir, 1)
+    executor = Serial(Leaving(Store(run_dir)) if own else objective)
     trackers = Trackers(())
     tuner = Tuner(scheduler, executor, cost=lambda since, until: until - since, journal=journal, root=run_dir)
     with Conduct(tuner, executor, journal, trackers, None) as conduct:
@@ -102,7 +104,9 @@ def study(run_dir: Path, cfg: Any, own: bool) -> None:
         first = Header("crashing", "sha", "random", 0, r_max, dimensions=space.names)
         if before.ended is None:
             conduct.run(
-                first if before.header is None else Resumed(), lambda: Ended(tuner.history.incumbents[-1][0].trial)
+                first if before.header is None else Resumed(),
+                lambda: Ended(tuner.history.incumbents[-1][0].trial),
+                partial(conduct.confirm, Confirming(2, 2), 0, r_max, objective) if confirm else None,
             )
     if conduct.signals:
         raise KeyboardInterrupt
@@ -180,7 +184,7 @@ def child(call: dict[str, Any], cfg: Any, out: int) -> None:
     faults.install()
     status = 0
     try:
-        study(Path(call["run_dir"]), cfg, call["own"])
+        study(Path(call["run_dir"]), cfg, call["own"], call["confirm"])
     except OSError as error:
         status = 1 if error.errno == errno.ENOSPC else 2
     except StorageError as error:

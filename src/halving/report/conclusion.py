@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
 from halving.report.confirmation import Row, reviewed
-from halving.report.tables import tested, winner
+from halving.report.tables import metric_label, tested, winner
 from halving.tracking.wording import count
 
 _VARIED = {"init": "initialisation", "order": "initialisation and order", "split": "initialisation, order and split"}
@@ -24,7 +24,9 @@ def conclusion(history: History, run_dir: Path | None = None, again: str = "") -
         return "no trial survived"
     trial, evaluation = best
     single = header.scheduler == "single"
-    lines = [_errors(history, trial, evaluation, ended, single)]
+    review = reviewed(history)
+    real = review.rows[0] if review is not None and review.finished and review.chosen == trial.trial else None
+    lines = [_errors(history, trial, evaluation, ended, single) if real is None else _mean(history, real)]
     if trial.configuration and not single:
         lines.append("  ".join(f"{name}={_short(value)}" for name, value in trial.configuration.items()))
     lines.append(_spent(history, single))
@@ -150,6 +152,17 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
         samples = test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
         text += f", {found[0].replace('_', ' ')} {found[1]:.4f}{interval(found[1], samples)}"
     return f"{text}{where}" if single else f"trial {trial.trial} wins{where}: {text}"
+
+
+def _mean(history: History, row: Row) -> str:
+    """Say what a confirmed winner comes to in the mean."""
+    header, half = history.header, row.high - row.mean
+    assert header is not None
+    mean = _rounded(-row.mean if header.maximize else row.mean, half)
+    return (
+        f"trial {row.trial} wins with {len(row.errors)} fresh seeds: {metric_label(header)} {mean} ± "
+        f"{_rounded(half, half)} (95 %)"
+    )
 
 
 def _spent(history: History, single: bool) -> str:

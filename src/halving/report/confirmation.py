@@ -190,7 +190,7 @@ def reviewed(history: History) -> Review | None:
 def half_width(values: list[float] | tuple[float, ...]) -> float:
     """Return half of the 95 % t interval of a mean; NaN of fewer than two values."""
     n = len(values)
-    return float(t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n) if n > 1 else math.nan
+    return _half(stdev(values), n) if n > 1 else math.nan
 
 
 def seeds_needed(mean: float, spread: float, n: int) -> int | None:
@@ -198,17 +198,18 @@ def seeds_needed(mean: float, spread: float, n: int) -> int | None:
 
     None where `n` do already, and where no number up to a million does.
     """
-    if mean == 0 or spread == 0:
+    if mean == 0 or abs(mean) > _half(spread, n):
         return None
-    if abs(mean) > float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n):
+    needed = max(n + 1, math.ceil((1.95 * spread / mean) ** 2))  # t is above 1.95 for any number
+    if needed > 1_000_000:
         return None
-    needed = n
-    while needed < 1_000_000:
-        wanted = math.ceil((float(t.ppf(0.975, needed - 1)) * spread / abs(mean)) ** 2)
-        if wanted <= needed:
-            return needed
-        needed = wanted
-    return None
+    while abs(mean) <= _half(spread, needed):
+        needed += 1
+    return needed
+
+
+def _half(spread: float, n: int) -> float:
+    return float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
 
 
 def _tested(history: History) -> Tested | None:

@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 from rich.live import Live
 
-from halving.history import Evaluation, Event, Halted, Header, History, Trial
+from halving.history import Confirmed, Evaluation, Event, Halted, Header, History, Trial
 from halving.terminal import Terminal
 from halving.tracking.live import status
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
@@ -98,6 +98,10 @@ class Progress:
                     self._next = now + LINES
             case Restarted(trial, since, reason):
                 self._say(f"trial {trial} begins again from {count(since, header.unit)}: {reason}")
+            case Confirmed(number, error):
+                asked = history.confirmations[number].asked
+                came = f"{header.metric} {shown(header, error)}" if math.isfinite(error) else f"failed: {event.cause}"
+                self._say(f"trial {asked.trial} again, fresh seed {asked.repeat}: {came}")
             case Halted(reason):
                 self._say(f"no new assignments: {reason}")
             case _:
