@@ -66,22 +66,22 @@ function explore(table) {
     }
     return null;
   };
+  const point = at => {
+    const trial = at.buttons ? null : under(at);
+    name(trial ?? pinned);
+    tip.hidden = trial === null || !at.target.closest("svg");
+    if (tip.hidden) return;
+    tip.textContent = words(trial);
+    tip.style.left = `${Math.max(8, Math.min(at.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${at.clientY + 14 + tip.offsetHeight > innerHeight ? Math.max(8, at.clientY - tip.offsetHeight - 10) : at.clientY + 14}px`;
+  };
   let waiting = null;
   document.addEventListener("pointermove", event => {
-    waiting ?? requestAnimationFrame(() => {
-      const at = waiting, trial = at.buttons ? null : under(at), drawn = trial !== null && at.target.closest("svg");
-      waiting = null;
-      name(trial ?? pinned);
-      tip.hidden = !drawn;
-      if (!drawn) return;
-      tip.textContent = words(trial);
-      tip.style.left = `${Math.min(at.clientX + 14, innerWidth - tip.offsetWidth - 8)}px`;
-      tip.style.top = `${at.clientY + 14 + tip.offsetHeight > innerHeight ? at.clientY - tip.offsetHeight - 10 : at.clientY + 14}px`;
-    });
+    waiting ?? requestAnimationFrame(() => { const at = waiting; waiting = null; point(at); });
     waiting = event;
   });
-  document.addEventListener("click", event => {
-    if (event.target.closest("svg") && !event.target.closest(".handle, .track")) { pinned = under(event); name(pinned); }
+  document.addEventListener("click", event => {  // which is all that a finger does
+    if (event.target.closest("svg") && !event.target.closest(".handle, .track")) { pinned = under(event); point(event); }
   });
   const seen = () => [...body.rows].filter(row => !row.hidden);
   const reach = () => { const first = seen()[0]; for (const row of body.rows) row.tabIndex = row === first ? 0 : -1; };
@@ -100,7 +100,7 @@ function explore(table) {
   // Choosing: words and comparisons that are typed, and brushes on the axes.
   const filter = document.getElementById("filter"), shown = document.getElementById("shown"), chosen = document.getElementById("chosen");
   const brushes = new Map(), lines = new Map();
-  const column = text => heads.findIndex(head => [head.dataset.name, head.dataset.name?.split(".").pop(), head.textContent].includes(text));
+  const column = text => heads.findIndex(head => [head.dataset.name, head.dataset.name?.split(/[. ]/).pop(), head.textContent].includes(text));
   const test = word => {
     const [, left, sign, right] = word.match(/^(.+?)(<=|>=|!=|<|>|=)(.+)$/) ?? [], i = left ? column(left) : -1;
     if (i < 0) return row => row.textContent.toLowerCase().includes(word.toLowerCase());
@@ -174,9 +174,10 @@ function explore(table) {
     clears.push(clear);
     handles.forEach((handle, high) => handle.addEventListener("keydown", event => {
       if (event.key === "Escape") { clear(); choose(); return; }
-      const to = { ArrowUp: ends[high] + 1, ArrowRight: ends[high] + 1, ArrowDown: ends[high] - 1, ArrowLeft: ends[high] - 1, Home: 0, End: stops.length - 1 }[event.key];
-      if (to === undefined) return;
+      const by = { ArrowUp: 1, ArrowRight: 1, PageUp: 10, End: stops.length, ArrowDown: -1, ArrowLeft: -1, PageDown: -10, Home: -stops.length }[event.key];
+      if (!by) return;
       event.preventDefault();
+      const to = ends[high] + by;
       ends[high] = Math.max(high ? ends[0] : 0, Math.min(high ? stops.length - 1 : ends[1], to));
       if (ends[0] === 0 && ends[1] === stops.length - 1) { clear(); choose(); } else set(stops[ends[1]], stops[ends[0]]);
     }));

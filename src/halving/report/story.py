@@ -1,8 +1,11 @@
 """What a study came to, in sentences for a reader who has not run it."""
 
+import math
+
 from scipy.stats import binomtest
 
 from halving.history import History
+from halving.report.confirmation import reviewed
 from halving.report.importance import Importances
 from halving.report.tables import digits, header_of, metric_label, number, shown_error, tested, uncertainty, winner
 from halving.report.workers import busy
@@ -21,9 +24,14 @@ def story(history: History, importance: Importances | str | None) -> str:
         ends = binomtest(round(rate * samples), int(samples)).proportion_ci(method="wilson")
         low, high = (digits(end, uncertainty(history)) for end in ends)
         sentences.append(
-            f"{number(samples)} validation examples tell its {metric_label(header)} to lie between {low} and {high} "
+            f"Measured on {number(samples)} examples, its true {metric_label(header)} lies between {low} and {high} "
             "(95 % interval)."
         )
+    review = reviewed(history)
+    if review is not None and review.chosen == best[0].trial and math.isfinite((row := review.rows[0]).low):
+        sign = -1 if header.maximize else 1
+        mean, half = (digits(value, row.standard_error) for value in (sign * row.mean, row.high - row.mean))
+        sentences.append(f"Trained again with {len(row.errors)} fresh seeds it comes to {mean} ± {half} on average.")
     if tested(history):
         sentences.append("The test examples were used in the end only, and for this trial alone.")
     if isinstance(importance, Importances) and importance.telling:
