@@ -4,9 +4,12 @@ import csv
 import json
 import math
 import os
+import platform
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,22 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import halving
+from halving.config.commands import read
+from halving.environment import environment
 from halving.errors import UserError
-from halving.history import Ended, Halted, Header, History, Ladder
+from halving.history import Confirm, Confirmed, Ended, Halted, Header, History, Ladder
 from halving.report import derived, figures, tables
 from halving.report.dimensions import draw_dimensions
 from halving.report.explanation import explanation
 from halving.report.html import duration, plan_rows, report_html
-from halving.trial import Configuration, Epoch, Finished, Outcome, Resume, Start, Verdict
+from halving.report.next_steps import next_steps, resuming
+from halving.report.workers import Bar, bars, busy
+from halving.trial import Configuration, Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
 
-FIGURES = (figures.rung_scatter, figures.learning_curves, figures.incumbent, figures.hyperparameters)
+FIGURES = (
+    figures.rung_scatter, figures.learning_curves, figures.incumbent, figures.hyperparameters, figures.parallel,
+    figures.timeline,
+)  # fmt: skip
 SETTINGS = {"overrides": ["scheduler=sha", "eta=2"], "environment": {"python": "3.11"}}
 HEADER = Header(
     "small", "sha", "random", 7, 4, full_cost=4.0, dimensions=("optimizer.lr", "model.activation"),
@@ -214,9 +224,9 @@ def test_a_maximised_metric_is_shown_unflipped_and_recorded_flipped() -> None:
 def test_the_plan_sets_what_was_planned_beside_what_happened() -> None:
     columns = ("bracket", "level", "planned", "trials", "promoted", "failed", "best")
     assert [tuple(row[name] for name in columns) for row in plan_rows(study())] == [
-        (0, 1, 4, 4, 2, 1, "0.4"),
-        (0, 2, 2, 2, 1, 0, "0.3"),
-        (0, 4, 1, 1, 0, 0, "0.2"),
+        (0, 1, 4, 4, 2, 1, "0.400"),
+        (0, 2, 2, 2, 1, 0, "0.300"),
+        (0, 4, 1, 1, 0, 0, "0.200"),
     ]
 
 
@@ -302,7 +312,7 @@ def test_a_study_is_told_where_matplotlib_cannot_read_its_settings(settings: byt
         command = [sys.executable, str(repo / "scripts/study.py"), *words]
         result = subprocess.run(command, cwd=tmp_path, env={**os.environ, **broken}, capture_output=True, text=True)
         assert (result.returncode, result.stderr) == (0, ""), result.stderr
-    assert (tmp_path / "run/report.html").read_text("utf-8").count("<svg") == 4
+    assert (tmp_path / "run/report.html").read_text("utf-8").count("<svg") == 6
     assert (tmp_path / "figure.png").is_file()
 
 
@@ -438,3 +448,77 @@ def test_the_axis_of_a_dimension_is_logarithmic_where_it_was_drawn_so(distributi
     assert axes.get_xscale() == scale
     low, high = axes.get_xlim()
     assert len([tick for tick in axes.get_xticks() if low <= tick <= high]) >= 2
+
+
+def test_the_page_says_what_of_the_environment_differs_where_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    then = environment("cpu", 1) | {"python": "2.7.18", "diff": "-old line\n+new line"}
+    header = replace(HEADER, settings={**SETTINGS, "environment": then | {"host": None}})
+    text = Page(report_html(study(header)).partition("</style>")[2]).text
+    assert re.search(rf"python\s*2\.7\.18\s*{re.escape(platform.python_version())}", text)
+    assert "of these are different where this page was written" in text and "+new line" in text
+    monkeypatch.setattr("halving.report.surroundings.environment", lambda device, threads: 1 / 0)
+    page = report_html(study(header), problems := [])
+    assert "what differs now could not be told: ZeroDivisionError" in page and "2.7.18" in page and problems == []
+
+
+def test_commands_to_go_on_with_fit_the_state_and_can_be_pasted(tmp_path: Path) -> None:
+    """A path with a space and a quote is read back by the shell and by Hydra as it is."""
+    place = f"{tmp_path}/a study's (1)"
+    typed = ["scheduler=asha", "seed=3", "trusted_packages=[mine]", "'+space.x=[1,2]'", "confirm.top=3"]
+    header = replace(HEADER, scheduler="asha", settings={"unresolved": {}, "overrides": typed, "run_dir": place})
+    history = study(header)
+    steps = {step.what: shlex.split(step.command) for step in next_steps(history, place)}
+    assert list(steps) == ["Train the winner again", "Compare it with another method over three seeds"]
+    assert steps["Compare it with another method over three seeds"] == [
+        "python", "train.py", "-m", "trusted_packages=[mine]", "'+space.x=[1,2]'", "scheduler=asha,fifo", "seed=7,8,9",
+    ]  # fmt: skip
+    program, script, resume, *more = shlex.split(resuming(history, place))
+    assert (program, script, more) == ("python", "train.py", ["trusted_packages=[mine]"])
+    assert read(resume) == place
+    history.apply(Resume(2, 1, 4, 2, "more"), 9.0)
+    history.apply(Halted("budget.resource=21 reached"), 9.0)
+    steps = {step.what: step.command for step in next_steps(history, "/tmp/plain")}
+    assert steps["Go on where it stopped"] == "python train.py resume=/tmp/plain 'trusted_packages=[mine]'"
+    assert steps["Extend it to twice its budget"].endswith("'trusted_packages=[mine]' budget.resource=42")
+    assert not resuming(study(), place), "a Python function's study has no command"
+
+
+def test_what_ran_side_by_side_lies_on_lanes_and_tells_how_busy_workers_were() -> None:
+    history = study(replace(HEADER, settings={"config": {"executor": {"workers": 5}}}))
+    found = bars(history)
+    assert [(bar.lane, bar.trial, bar.started, bar.ended) for bar in found] == [
+        (0, 0, 0.0, 1.0), (1, 1, 0.0, 2.0), (2, 2, 0.0, 3.0), (3, 3, 0.0, 4.0), (0, 0, 4.0, 5.0), (1, 2, 4.0, 5.0),
+        (0, 0, 5.0, 7.0),
+    ]  # fmt: skip
+    assert [bar.trial for bar in found if bar.failed] == [1]
+    assert busy(history) == "The 5 workers were busy 35 % of the time."
+    history = header_only()
+    history.apply(Start(0, {}, 4), 0.0)
+    history.apply(Restarted(0, 0, "its worker died"), 3.0)
+    history.apply(Epoch(0, 1, metrics(0.5)), 6.0)
+    assert bars(history) == [Bar(0, 0, 0.0, 6.0, False, (3.0,))]
+    assert "began again" in figures.timeline(history)
+
+
+def test_the_page_says_whether_the_winner_is_real() -> None:
+    worse = study(replace(HEADER, settings={"unresolved": {}, "run_dir": "/tmp/run"}))
+    worse.trials[0].evaluations[0].finished = Finished(Outcome(0, 1, 0.1), 1.5, None, "", 1.0)
+    text = " ".join(Page(report_html(worse).partition("</style>")[2]).text.split())
+    assert "The winner had 0.1 after 1 epoch, and got worse." in text
+    assert "The winner's error is that of the luckiest of 4." in text
+    assert "python train.py resume=/tmp/run confirm.top=3" in text
+    assert "luckiest" not in report_html(study()), "a Python function's study has no command"
+
+    for number, (trial, error) in enumerate([(0, 0.25), (0, 0.27), (2, 0.22), (2, math.inf), (3, 0.21), (3, 0.23)]):
+        worse.apply(Confirm(number, trial, 1 + number % 2, 4, "order"), 9.0 + number)
+        worse.apply(Confirmed(number, error, 1.0, 4.0), 10.0 + number)
+    page = report_html(worse)
+    text = " ".join(Page(page.partition("</style>")[2]).text.split())
+    assert "Confirmed with 2 fresh seeds each (initialisation and order), trained for 4 epochs." in text
+    assert "luckiest" not in text
+    rows = re.findall(r'<tr(?: class="best")?><td class="n">(\d)</td>(.*?)</tr>', page)[:3]
+    cells = {trial: re.findall(r'<td class="n">(.*?)</td>', rest) for trial, rest in rows}
+    assert list(cells) == ["3", "0", "2"]
+    assert cells["0"] == ["0.200", "4", "2", "0.260", "0.010", "0.133 to 0.387", "0.014", "+0.060"]
+    assert cells["2"][2:4] == ["1, 1 failed", ""]
+    assert page.count("<svg") == 7

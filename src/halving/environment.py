@@ -1,5 +1,6 @@
 """Where a study runs: what its header says of the machine and the code."""
 
+import hashlib
 import math
 import os
 import platform
@@ -12,17 +13,23 @@ from typing import Any
 from halving.errors import UserError
 
 _MOST_THREADS = 4  # more do not pay for networks that a laptop trains in seconds
+_LONGEST_DIFF = 100_000  # characters: what is longer is known by its digest
 _PACKAGES = ("halving", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "hydra-core", "wandb")
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """Return versions, commit, host, device and threads as JSON; never environment variables."""
+    """Return versions, commit with what differs from it, host, device, threads as JSON; never environment variables."""
+    commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--match=")
+    diff = _git("diff", "--no-color", "--no-ext-diff", "HEAD") if commit and commit.endswith("-dirty") else None
+    if diff and len(diff) > _LONGEST_DIFF:
+        diff = f"sha256 {hashlib.sha256(diff.encode(errors='replace')).hexdigest()}, {len(diff)} characters"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
-        "commit": _commit(),
+        "commit": commit,
+        "diff": diff,
         "device": device,
         "threads": threads,
     }
@@ -90,11 +97,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """Return the commit of the checkout that the package is imported from, marked where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+def _git(*words: str) -> str | None:
+    """Return what git says of the checkout that the package is imported from; None where there is none."""
+    git = ["git", "-C", str(Path(__file__).parent), *words]
     try:
-        found = subprocess.run(git, capture_output=True, text=True, timeout=5, check=False)
+        found = subprocess.run(git, capture_output=True, text=True, errors="replace", timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None

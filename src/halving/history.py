@@ -136,7 +136,7 @@ Event = (
 class Evaluation:
     """One assignment of a trial and, once it has finished, what it came to. Times are seconds since the start.
 
-    `restarts` says why it had to begin again, each time that it had to.
+    `restarts` says why it had to begin again, each time that it had to, and `restarted` when.
     """
 
     rung: int
@@ -150,6 +150,7 @@ class Evaluation:
     ended: float = 0.0
     verdict: str = ""
     verdict_reason: str = ""
+    restarted: list[float] = field(default_factory=list[float])
 
     def __repr__(self) -> str:
         came_to = "running" if self.finished is None else f"error {self.error:.6g}, {self.verdict or 'finished'}"
@@ -282,6 +283,7 @@ class History:
                 self.trials[trial].last.epochs.append(event)
             case Restarted(trial, _, reason):
                 self.trials[trial].last.restarts.append(reason)
+                self.trials[trial].last.restarted.append(at)
             case Finished(outcome):
                 self._finish(self.trials[outcome.trial], event, at)
             case Verdict(trial, state, reason):

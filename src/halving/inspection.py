@@ -41,7 +41,7 @@ def report(arguments: argparse.Namespace) -> None:
 
     directory: Path = arguments.run_dir
     if (directory / FILE).is_file():
-        replace(directory / "report.html", report_html(load(directory).history))
+        replace(directory / "report.html", report_html(load(directory).history, run_dir=directory))
         print(directory / "report.html")
         return
     from halving.config.multirun import compared, write_comparison
@@ -49,7 +49,7 @@ def report(arguments: argparse.Namespace) -> None:
     jobs = compared(directory)
     for job in jobs:  # those that have ended wrote theirs
         if job.history is not None and (job.state == "running" or not (job.directory / "report.html").is_file()):
-            replace(job.directory / "report.html", report_html(job.history))
+            replace(job.directory / "report.html", report_html(job.history, run_dir=job.directory))
             print(job.directory / "report.html")
     problems = write_comparison(directory, jobs)
     print(directory / "comparison.html")
@@ -85,7 +85,7 @@ def importance(arguments: argparse.Namespace) -> None:
         return
     print(f"{where}; the forest explains {100 * found.explained:.0f} % of their ranks")
     for row in found.dimensions:
-        print(printable(f"{row.share:5.2f} ± {row.deviation:.2f}  {row.dimension}"))
+        print(printable(f"{round(row.share, 2) + 0.0:5.2f} ± {row.deviation:.2f}  {row.dimension}"))
 
 
 def main(words: Sequence[str], program: str | None = None) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from halving.report.tables import number
+from halving.report.tables import digits, number
 
 ACCENT, INK, MUTED, FAINT, HAIR, PAPER = "#0a66c2", "#1f2429", "#626b74", "#a3abb3", "#dfe3e7", "#ffffff"
 VARIABLES = {"accent": ACCENT, "ink": INK, "muted": MUTED, "faint": FAINT, "hair": HAIR, "paper": PAPER}
@@ -87,9 +88,30 @@ def _figure(width: int, height: int, draw: Callable[[Figure], None]) -> Figure:
     return figure
 
 
+def link(artist: Artist, trials: Iterable[int]) -> None:
+    """Let each mark of an artist, in the order in which they are drawn, carry its trial as `data-t` in the SVG."""
+    if known := ",".join(map(str, trials)):
+        artist.set_gid(f"trials:{known}")
+
+
+def _linked(group: re.Match[str]) -> str:
+    """Return a group of marks, each with its trial; if they are not as many as the trials, as it is."""
+    indent, trials, marks = group[1], group[2].split(","), group[3]
+    defined, end, drawn = marks.rpartition("</defs>")
+    tag = "use" if "<use " in drawn else "path"
+    if len(trials) == 1:
+        drawn = re.sub("<(use|path) ", rf'<\1 data-t="{trials[0]}" ', drawn)
+    elif drawn.count(f"<{tag} ") == len(trials):
+        each = iter(trials)
+        drawn = re.sub(f"<{tag} ", lambda _: f'<{tag} data-t="{next(each)}" ', drawn)
+    return f"{indent}<g>{defined}{end}{drawn}{indent}</g>"
+
+
 def _inline(document: str, name: str, description: str) -> str:
     text = document[document.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'^( *)<g id="trials:([\d,]+)">(.*?)^\1</g>', _linked, text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
@@ -100,6 +122,11 @@ def _inline(document: str, name: str, description: str) -> str:
     return text.replace(
         "<svg", f'<svg role="img" aria-label="{escape(description)}" font-family="system-ui, sans-serif"', 1
     )
+
+
+def tick(value: float) -> str:
+    """Return a number that has room beside an axis."""
+    return number(value) if abs(value) < 1e5 else f"{value:.3g}"
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -121,9 +148,10 @@ class Scale:
     log: bool
     best: float
     worst: float
+    uncertainty: float | None = None
 
     @classmethod
-    def over(cls, errors: Iterable[float], label: str, maximize: bool) -> "Scale":
+    def over(cls, errors: Iterable[float], label: str, maximize: bool, uncertainty: float | None = None) -> "Scale":
         finite = sorted(error for error in errors if math.isfinite(error)) or [0.0]
         values = [error for error in finite if abs(error) <= LARGEST] or [drawable(error) for error in finite]
         log = not maximize and values[0] > 0 and values[-1] > 4 * values[0]
@@ -132,7 +160,7 @@ class Scale:
         ratio = math.log10(high) - math.log10(low) if log else 0.0
         bound = high * 10 ** min(3 * ratio, 250) if log else high + 3 * (high - low)
         within = [value for value in values if value <= bound] if high > low else values
-        return cls(label, -1 if maximize else 1, log, values[0], within[-1])
+        return cls(label, -1 if maximize else 1, log, values[0], within[-1], uncertainty)
 
     def height(self, error: float) -> float:
         """Where an error is drawn, in the axis' own units."""
@@ -143,7 +171,7 @@ class Scale:
         return sum(self.worst < error < math.inf for error in errors)
 
     def number(self, error: float) -> str:
-        return number(self.sign * error)
+        return digits(self.sign * error, self.uncertainty)
 
     def apply(self, axes: Axes) -> None:
         """Set limits, ticks and the name above the axis."""
@@ -157,7 +185,7 @@ class Scale:
             axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.set_ylim(low, high)
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axes.grid(axis="y", color=HAIR, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(length=3)

@@ -51,7 +51,7 @@ def write_all(history: History, run_dir: Path) -> list[str]:
     """
     problems: list[str] = []
     over = history.closed()
-    for name, text in (TABLES | {"report.html": partial(_report, problems=problems)}).items():
+    for name, text in (TABLES | {"report.html": partial(_report, problems=problems, run_dir=run_dir)}).items():
         with noted(f"{name} could not be written", problems):
             replace(run_dir / name, text(over))
     return problems
@@ -67,10 +67,10 @@ def rebuilding(run_dir: Path) -> str:
     return shlex.join(["python", "-m", "halving", "study", "rebuild", str(run_dir)])
 
 
-def _report(history: History, problems: list[str]) -> str:
+def _report(history: History, problems: list[str], run_dir: Path) -> str:
     from halving.report.html import report_html  # it loads jinja2, which the tables do not need
 
-    return report_html(history, problems)
+    return report_html(history, problems, run_dir)
 
 
 def replace(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from halving.history import Evaluation, History
 from halving.report.canvas import ACCENT, INK, MUTED, Scale, drawable, limits, place, round_numbers, thinned
-from halving.report.marks import blank, columns, crosses
+from halving.report.marks import blank, crosses, dots
 from halving.report.tables import header_of, metric_label, number, override_text, real, winner
 from halving.tracking.wording import cut, short
 from halving.trial import Value
@@ -33,7 +33,7 @@ def draw_dimensions(figure: Figure, history: History) -> None:
     for i, name in enumerate(header.dimensions):
         axes = place(figure, 48 + i % COLUMNS * step, 66 + i // COLUMNS * 225, step - 42, 150)
         _draw_dimension(axes, name, history, last, scale)
-        axes.set_title(_tail(_lettered(titles[name]), 30), pad=10)
+        axes.set_title(tail(lettered(titles[name]), 30), pad=10)
         axes.tick_params(axis="y", labelleft=i % COLUMNS == 0)
     _legend(figure, scale, levels, header.unit)
 
@@ -43,16 +43,16 @@ def _draw_dimension(axes: Axes, name: str, history: History, last: Mapping[int, 
     having = [trial for trial in history.trials.values() if name in trial.configuration]
     trials = [trial for trial in having if trial.trial in last]
     lost = [trial for trial in having if trial.state == "failed" and trial.trial not in last]
-    positions = _positions(axes, [trial.configuration[name] for trial in (*trials, *lost)])
-    points = {t.trial: (x, scale.height(last[t.trial].error)) for t, x in zip(trials, positions, strict=False)}
+    places = positions(axes, [trial.configuration[name] for trial in (*trials, *lost)])
+    points = {t.trial: (x, scale.height(last[t.trial].error)) for t, x in zip(trials, places, strict=False)}
     levels = sorted({evaluation.resource for evaluation in last.values()})
     scale.apply(axes)
     for level in levels:
-        here = [point for trial, point in points.items() if last[trial].resource == level]
-        axes.scatter(*columns(here), s=20, color=ACCENT, alpha=_strength(level, levels), linewidths=0, zorder=3)
+        here = [(trial, point) for trial, point in points.items() if last[trial].resource == level]
+        dots(axes, here, s=20, color=ACCENT, alpha=strength(level, levels), linewidths=0, zorder=3)
     if best is not None and best[0].trial in points:
         axes.scatter(*points[best[0].trial], s=62, facecolors="none", edgecolors=INK, linewidths=1.2, zorder=6)
-    crosses(axes, positions[len(trials) :], scale)
+    crosses(axes, places[len(trials) :], [trial.trial for trial in lost], scale)
 
 
 def _legend(figure: Figure, scale: Scale, levels: Sequence[int], unit: str) -> None:
@@ -62,24 +62,24 @@ def _legend(figure: Figure, scale: Scale, levels: Sequence[int], unit: str) -> N
     axes.set_axis_off()
     axes.set_xlim(0, across)
     axes.set_ylim(0, 30)
-    entries = [(level, _strength(level, levels)) for level in thinned(levels, 1.5)[-7:]]
+    entries = [(level, strength(level, levels)) for level in thinned(levels, 1.5)[-7:]]
     left = 14 + 6.4 * len(scale.title) + 24
     axes.text(14, 15, scale.title, color=MUTED, va="center")
     axes.text(left, 15, f"{unit} reached:", color=MUTED, va="center")
     left += 6.4 * len(unit) + 70
-    for level, strength in entries:
-        axes.scatter(left, 15, s=26, color=ACCENT, alpha=strength, linewidths=0)
+    for level, opacity in entries:
+        axes.scatter(left, 15, s=26, color=ACCENT, alpha=opacity, linewidths=0)
         axes.text(left + 8, 15, str(level), color=MUTED, va="center")
         left += 34 + 7 * len(str(level))
     axes.text(left, 15, "ring: the winner \N{MIDDLE DOT} \N{MULTIPLICATION SIGN} failed", color=MUTED, va="center")
 
 
-def _strength(level: int, levels: Sequence[int]) -> float:
+def strength(level: int, levels: Sequence[int]) -> float:
     """The opacity of a resource: equal steps from the least to the most."""
     return 1.0 if len(levels) == 1 else 0.35 + 0.65 * levels.index(level) / (len(levels) - 1)
 
 
-def _positions(axes: Axes, values: Sequence[Value]) -> list[float]:
+def positions(axes: Axes, values: Sequence[Value]) -> list[float]:
     """Set the horizontal axis for these values, and return where each lies: numbers to scale, others by category."""
     numbers = [drawable(found) for value in values if (found := real(value)) is not None]
     distinct = sorted(set(numbers))
@@ -122,7 +122,7 @@ def _category_ticks(axes: Axes, categories: Sequence[str]) -> None:
     shown = range(0, len(categories), 1 + len(categories) // 9)
     room = max(3, 30 // max(1, min(len(categories), 8)))
     heads = [cut(category, room) for category in categories]
-    labels = heads if len(set(heads)) == len(categories) else [_tail(category, room) for category in categories]
+    labels = heads if len(set(heads)) == len(categories) else [tail(category, room) for category in categories]
     axes.set_xticks(list(shown), [labels[i] for i in shown])
     axes.set_xlim(-0.6, max(len(categories) - 0.4, 0.6))
 
@@ -131,13 +131,13 @@ def _text(value: Value) -> str:
     found = real(value)
     if found is not None:
         return number(value if isinstance(value, int) else found)
-    return _lettered(str(override_text(value)))
+    return lettered(str(override_text(value)))
 
 
-def _lettered(text: str) -> str:
+def lettered(text: str) -> str:
     """Return a text with undecoded bytes, which fonts do not know, as escapes."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _tail(text: str, length: int) -> str:
+def tail(text: str, length: int) -> str:
     return text if len(text) <= length else "\N{HORIZONTAL ELLIPSIS}" + text[1 - length :]

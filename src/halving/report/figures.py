@@ -5,18 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from halving.history import Evaluation, History, Trial
 from halving.report.canvas import ACCENT, FAINT, HAIR, MUTED, PAPER, Scale, place, png, svg, thinned
+from halving.report.confirmation import reviewed
+from halving.report.confirmation_plot import draw_confirmations
 from halving.report.dimensions import COLUMNS, draw_dimensions
-from halving.report.marks import annotate, blank, caption, columns, crosses, name_winner
-from halving.report.tables import header_of, last_epochs, metric_label, number, winner
+from halving.report.marks import annotate, blank, caption, crosses, dots, lines, mark_winner, sparse
+from halving.report.parallel import draw_parallel
+from halving.report.tables import header_of, last_epochs, metric_label, number, time_unit, uncertainty, winner
+from halving.report.timeline import draw_timeline, height
 from halving.tracking.wording import count
 
 WIDTH, HEIGHT = 540, 380
+_MOST_POINTS = 20_000  # of all curves together
 
 
 def rung_scatter(history: History) -> str:
@@ -49,6 +53,31 @@ def hyperparameters(history: History) -> str:
     )  # fmt: skip
 
 
+def parallel(history: History) -> str:
+    """Return the SVG of all trials as lines through the values of their dimensions to their error."""
+    return svg(
+        "parallel", "Every trial as a line through its hyperparameters to its error", 2 * WIDTH, 350,
+        lambda figure: draw_parallel(figure, history),
+    )  # fmt: skip
+
+
+def timeline(history: History) -> str:
+    """Return the SVG of what ran when on how many workers."""
+    return svg(
+        "timeline", "What the workers did over time", 2 * WIDTH, height(history),
+        lambda figure: draw_timeline(figure, history),
+    )  # fmt: skip
+
+
+def confirmations(history: History) -> str:
+    """Return the SVG of what the best trials came to with fresh seeds, beside what the study had measured."""
+    review = reviewed(history)
+    return svg(
+        "confirmed", "Errors of the best trials with fresh seeds", 2 * WIDTH,
+        100 + 34 * (len(review.rows) if review else 1), lambda figure: draw_confirmations(figure, history),
+    )  # fmt: skip
+
+
 def figure_png(history: History, path: Path) -> None:
     """Write rung scatter and learning curves side by side as a PNG, two pixels to a point."""
 
@@ -70,7 +99,7 @@ def _draw_rungs(axes: Axes, history: History) -> None:
     if all(map(math.isinf, errors)):
         blank(axes, "no trial has survived" if errors else "no trial has finished yet")
         return
-    scale = Scale.over(errors, metric_label(header), header.maximize)
+    scale = Scale.over(errors, metric_label(header), header.maximize, uncertainty(history))
     scale.apply(axes)
     levels = sorted({evaluation.until for evaluation in evaluations})
     single = len(levels) == 1
@@ -79,24 +108,21 @@ def _draw_rungs(axes: Axes, history: History) -> None:
         survived = [evaluation for evaluation in trial.evaluations if math.isfinite(evaluation.error)]
         return [(trial.trial if single else e.until, scale.height(e.error)) for e in survived]
 
-    paths = [points(trial) for trial in history.trials.values()]
-    axes.add_collection(LineCollection([p for p in paths if len(p) > 1], colors=MUTED, linewidths=1.0, alpha=0.55))
-    ended = [path[-1] for path in paths if path]
-    promoted = [point for path in paths for point in path[:-1]]
-    axes.scatter(*columns(ended), s=22, color=FAINT, edgecolors=PAPER, linewidths=0.6, zorder=3)
-    axes.scatter(*columns(promoted), s=26, color=MUTED, edgecolors=PAPER, linewidths=0.6, zorder=4)
-    lost = [(t.trial if single else e.until, e) for t, e in history.finished if not math.isfinite(e.error)]
-    crosses(axes, [x for x, _ in lost], scale)
+    paths = {trial.trial: path for trial in history.trials.values() if (path := points(trial))}
+    climbed = {trial: path for trial, path in paths.items() if len(path) > 1}
+    lines(axes, climbed, color=MUTED, linewidth=1.0, alpha=0.55)
+    ended = [(trial, path[-1]) for trial, path in paths.items()]
+    promoted = [(trial, point) for trial, path in climbed.items() for point in path[:-1]]
+    dots(axes, ended, s=22, color=FAINT, edgecolors=PAPER, linewidths=0.6, zorder=3)
+    dots(axes, promoted, s=26, color=MUTED, edgecolors=PAPER, linewidths=0.6, zorder=4)
+    lost = [(t.trial if single else e.until, t.trial) for t, e in history.finished if not math.isfinite(e.error)]
+    crosses(axes, [x for x, _ in lost], [trial for _, trial in lost], scale)
     if best is not None:
-        path = points(best[0])
-        axes.plot(
-            *columns(path), color=ACCENT, linewidth=2.2, marker="o", markersize=6, markeredgecolor=PAPER, zorder=5
-        )
-        name_winner(axes, best[0].trial, path[-1])
+        mark_winner(axes, best[0].trial, paths[best[0].trial], scale.number(best[1].error), every=True)
     if single:
         axes.set_xlabel(f"trial, each trained for {count(levels[0], header.unit)}")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.margins(x=0.06)
+        axes.set_xlim(-0.6, max(history.trials) + 0.6)
     else:
         _level_ticks(axes, levels, evaluations, header.unit)
     caption(axes, scale, errors, [f"\N{MULTIPLICATION SIGN} {len(lost)} failed"] if lost else [])
@@ -120,21 +146,20 @@ def _draw_curves(axes: Axes, history: History) -> None:
     if not curves:
         blank(axes, "no learning curves were recorded")
         return
-    scale = Scale.over((y for curve in curves.values() for _, y in curve), label, maximize)
+    scale = Scale.over((y for curve in curves.values() for _, y in curve), label, maximize, uncertainty(history))
     scale.apply(axes)
-    lines = {trial: [(x, scale.height(y)) for x, y in curve] for trial, curve in curves.items()}
-    far = {trial for trial in lines if history.trials[trial].state == "completed"}
-    near = lines.keys() - far
-    axes.add_collection(LineCollection([lines[t] for t in near], colors=FAINT, linewidths=0.9, alpha=0.7))
-    axes.add_collection(LineCollection([lines[t] for t in far], colors=MUTED, linewidths=1.1, alpha=0.9))
-    axes.scatter(*columns([lines[t][-1] for t in near]), s=9, color=FAINT, linewidths=0, zorder=3)
-    axes.scatter(*columns([lines[t][-1] for t in far]), s=14, color=MUTED, linewidths=0, zorder=3)
-    longest = max(x for line in lines.values() for x, _ in line)
-    if best is not None and (line := lines.get(best[0].trial)):
-        axes.plot(*columns(line), color=ACCENT, linewidth=2.2, zorder=5)
-        axes.plot(*line[-1], color=ACCENT, marker="o", markersize=6, markeredgecolor=PAPER, zorder=6)
-        name_winner(axes, best[0].trial, line[-1])
-    ends = sorted({line[-1][0] for line in lines.values()})
+    most = max(10, _MOST_POINTS // len(curves))
+    drawn = {trial: [(x, scale.height(y)) for x, y in sparse(curve, most)] for trial, curve in curves.items()}
+    far = {trial: line for trial, line in drawn.items() if history.trials[trial].state == "completed"}
+    near = {trial: line for trial, line in drawn.items() if trial not in far}
+    lines(axes, near, color=FAINT, linewidth=0.9, alpha=0.7)
+    lines(axes, far, color=MUTED, linewidth=1.1, alpha=0.9)
+    dots(axes, [(t, line[-1]) for t, line in near.items()], s=9, color=FAINT, linewidths=0, zorder=3)
+    dots(axes, [(t, line[-1]) for t, line in far.items()], s=14, color=MUTED, linewidths=0, zorder=3)
+    longest = max(x for line in drawn.values() for x, _ in line)
+    if best is not None and (line := drawn.get(best[0].trial)):
+        mark_winner(axes, best[0].trial, line, scale.number(scale.sign * line[-1][1]))
+    ends = sorted({line[-1][0] for line in drawn.values()})
     if 3 <= len(ends) <= 8:
         axes.set_xticks([x for x, after in zip(ends, [*ends[1:], math.inf], strict=True) if after - x > longest / 30])
         axes.grid(axis="x", color=HAIR, linewidth=0.6)
@@ -142,13 +167,11 @@ def _draw_curves(axes: Axes, history: History) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.set_xlim(min(1.0, longest / 2) - 0.02 * longest, longest * 1.02)
     axes.set_xlabel("epoch", loc="left")
-    others = far - {best[0].trial if best else None}
-    caption(
-        axes,
-        scale,
-        [y for curve in curves.values() for _, y in curve],
-        ["stronger: trained to the end"] if others else [],
-    )
+    others = far.keys() - {best[0].trial if best else None}
+    notes = ["stronger: trained to the end"] if others else []
+    if any(len(drawn[trial]) < len(curve) for trial, curve in curves.items()):
+        notes.append("of long curves the extremes")
+    caption(axes, scale, [y for curve in curves.values() for _, y in curve], notes)
 
 
 def _curves(history: History) -> tuple[str, bool, dict[int, list[tuple[int, float]]]]:
@@ -186,20 +209,17 @@ def _draw_incumbent(figure: Figure, history: History) -> None:
         panels[1].set_axis_off()
         blank(panels[0], "no trial has survived")
         return
-    scale = Scale.over((e.error for _, e in found), f"incumbent's {metric_label(header)}", header.maximize)
+    label = f"incumbent's {metric_label(header)}"
+    scale = Scale.over((e.error for _, e in found), label, header.maximize, uncertainty(history))
     total, spent = 0.0, dict[int, float]()
     for _, evaluation in history.finished:
         total += evaluation.finished.cost if evaluation.finished else 0.0
         spent[id(evaluation)] = total
-    unit, divisor = _time_unit(history.seconds)
+    unit, divisor = time_unit(history.seconds)
     _draw_steps(panels[0], found, [spent[id(e)] for _, e in found], total, scale)
     _draw_steps(panels[1], found, [e.ended / divisor for _, e in found], history.seconds / divisor, scale)
     panels[0].set_xlabel(f"{header.unit} spent by all trials", loc="left")
     panels[1].set_xlabel(f"{unit} since the start", loc="left")
-
-
-def _time_unit(seconds: float) -> tuple[str, int]:
-    return ("hours", 3600) if seconds > 7200 else ("minutes", 60) if seconds > 300 else ("seconds", 1)
 
 
 def _draw_steps(

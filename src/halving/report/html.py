@@ -1,8 +1,11 @@
 """report.html: one file that shows a study, with no remote parts."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,33 +13,42 @@ from markupsafe import Markup
 
 from halving.errors import UserError, noted
 from halving.history import Evaluation, Header, History, Trial
-from halving.report.conclusion import in_full
+from halving.report.conclusion import confirmed, doubts, in_full
+from halving.report.confirmation import Row, reviewed
 from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
+from halving.report.next_steps import next_steps, resuming
+from halving.report.story import story
+from halving.report.surroundings import Fact, surroundings
 from halving.report.tables import (
+    AXES,
+    digits,
     header_of,
     json_value,
     metric_label,
     number,
     override_text,
     shown_error,
+    standard_error,
     status,
     summary,
     tested,
+    uncertainty,
     winner,
 )
 from halving.tracking.wording import count
 from halving.trial import Value
 
-_FIGURES = ("rung_scatter", "learning_curves", "incumbent", "hyperparameters")
+_FIGURES = ("confirmations", "rung_scatter", "learning_curves", "incumbent", "parallel", "hyperparameters", "timeline")
 _ENOUGH = 20  # trials that importance takes
 
 
-def report_html(history: History, problems: list[str] | None = None) -> str:
-    """Return the page of a study: its result, the command that retrains the winner, plan, figures, trials, failures.
+def report_html(history: History, problems: list[str] | None = None, run_dir: Path | None = None) -> str:
+    """Return the page of a study: its result, commands to go on with, figures, plan, trials, failures, environment.
 
-    A figure that cannot be drawn gives way to a line that says why, and adds it to `problems`.
+    Commands name `run_dir`, or the directory that the study began in. A figure that cannot be drawn gives way to a
+    line that says why, and adds it to `problems`. Equal histories give equal pages but for what differs on the machine.
     """
     problems = [] if problems is None else problems
     header, best = header_of(history), winner(history)
@@ -44,25 +56,49 @@ def report_html(history: History, problems: list[str] | None = None) -> str:
         loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count}
+    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
+    mattered = importance(history, problems)
+    facts, unknown = environment_of(header)
+    known_to = uncertainty(history)
+    place = str(run_dir.resolve()) if run_dir is not None else str(header.settings.get("run_dir", ""))
     return environment.get_template("report.html").render(
         summary=summary(history),
+        story=story(history, mattered),
+        doubts=[line.partition("; confirm it: ") for line in doubts(history, resuming(history, place))],
+        confirmed=[line.strip() for line in confirmed(history) if not line.startswith("  trial") or "worse" in line],
+        confirmations=confirmation_rows(history),
+        steps=list(next_steps(history, place)),
+        facts=facts,
+        unknown=unknown,
+        diff=diff_of(header),
+        axes=AXES,
+        script=Markup(files("halving.report").joinpath("report.js").read_text("utf-8")),
         label=metric_label(header),
         flipped=flipped(header),
-        tested=tested(history),
-        best_error=error_text(header, best[1]) if best else "",
-        figures={name: drawn(name, history, problems) for name in _FIGURES} if best else {},
-        importance=importance(history, problems),
+        tested=tested_text(history),
+        best_error=error_text(header, best[1], known_to) if best else "",
+        figures={name: drawn(name, history, problems) for name in shown_figures(history)} if best else {},
+        importance=mattered,
         test_failure=history.ended.failure if history.ended else "",
         dimensions=header.dimensions,
         brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
         plan=list(plan_rows(history)),
-        trials=[trial_row(history, trial) for trial in history.trials.values()],
+        trials=[trial_row(history, trial, known_to) for trial in history.trials.values()],
         failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
-        settings={name: setting_text(value) for name, value in header.settings.items() if value},
+        settings={
+            name: setting_text(value) for name, value in header.settings.items() if value and name != "environment"
+        },
         in_full=in_full(history),
         config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
     )
+
+
+def shown_figures(history: History) -> tuple[str, ...]:
+    """Return the names of the figures that a study has something to show in."""
+    few = {"confirmations": not history.confirmations, "timeline": history.seconds <= 0}
+    few |= dict.fromkeys(("incumbent", "parallel", "hyperparameters"), len(history.trials) < 2)
+    few |= {} if header_of(history).dimensions else dict.fromkeys(("parallel", "hyperparameters"), True)
+    return tuple(name for name in _FIGURES if not few.get(name))
 
 
 def drawn(figure: str, history: History, problems: list[str]) -> Markup:
@@ -85,7 +121,7 @@ def importance(history: History, problems: list[str]) -> Importances | str | Non
 
 def plan_rows(history: History) -> Iterator[dict[str, Any]]:
     """Yield each rung of each bracket, ascending: how many trials were planned to reach it and how many did."""
-    header = header_of(history)
+    header, known_to = header_of(history), uncertainty(history)
     reached: dict[tuple[int, int], list[Evaluation]] = {}
     for trial, evaluation in history.finished:
         reached.setdefault((trial.bracket, evaluation.until), []).append(evaluation)
@@ -104,12 +140,13 @@ def plan_rows(history: History) -> Iterator[dict[str, Any]]:
             "trials": len(here),
             "promoted": sum(evaluation.verdict == "promoted" for evaluation in here),
             "failed": sum(status(evaluation) == "failed" for evaluation in here),
-            "best": error_text(header, best) if best else "",
+            "best": error_text(header, best, known_to) if best else "",
         }
 
 
-def trial_row(history: History, trial: Trial) -> dict[str, Any]:
+def trial_row(history: History, trial: Trial, known_to: float | None = None) -> dict[str, Any]:
     """Return what the table shows of a trial: the most resource at which it survived, and what became of it."""
+    header = header_of(history)
     finished = [evaluation for evaluation in trial.evaluations if evaluation.finished is not None]
     survived = [evaluation for evaluation in finished if status(evaluation) == "ok"]
     last = (survived or finished or trial.evaluations)[-1]
@@ -118,10 +155,41 @@ def trial_row(history: History, trial: Trial) -> dict[str, Any]:
         "bracket": trial.bracket,
         "configuration": trial.configuration,
         "resource": last.resource if finished else None,
-        "error": error_text(header_of(history), last),
+        "error": error_text(header, last, known_to),
+        "exact": shown_error(header, last),
         "state": history.state(trial),
         "reason": trial.last.verdict_reason or trial.last.reason,
     }
+
+
+def confirmation_rows(history: History) -> list[dict[str, Any]]:
+    """Return what the table shows of each confirmed trial, the metric as people know it."""
+    review, sign = reviewed(history), -1 if header_of(history).maximize else 1
+    if review is None:
+        return []
+
+    def row(each: Row) -> dict[str, Any]:
+        whole = bool(each.errors) and not each.failed
+
+        def told(value: float | None) -> str:
+            return "" if value is None or not math.isfinite(value) else digits(value, each.standard_error)
+
+        ends = sorted((sign * each.low, sign * each.high))
+        return {
+            "trial": each.trial,
+            "study": told(sign * each.study_error),
+            "resource": each.resource,
+            "seeds": len(each.errors),
+            "failed": each.failed,
+            "mean": told(sign * each.mean) if whole else "",
+            "error": told(each.standard_error) if whole else "",
+            "interval": " to ".join(map(told, ends)) if whole and math.isfinite(each.standard_error) else "",
+            "spread": told(each.spread),
+            "curse": "" if each.curse is None else f"{'+' if sign * each.curse > 0 else ''}{told(sign * each.curse)}",
+            "chosen": each.trial == review.chosen,
+        }
+
+    return [row(each) for each in review.rows]
 
 
 def failure_row(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
@@ -137,15 +205,44 @@ def failure_row(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def error_text(header: Header, evaluation: Evaluation) -> str:
-    """Return the metric as people know it; empty for a failure."""
+def error_text(header: Header, evaluation: Evaluation, known_to: float | None) -> str:
+    """Return the metric as people know it, with the digits that its standard error allows; empty for a failure."""
     error = shown_error(header, evaluation)
-    return "" if error is None else number(error)
+    return "" if error is None else digits(error, known_to)
+
+
+def tested_text(history: History) -> tuple[str, str] | None:
+    """Return in words what was tested, and the result."""
+    found = tested(history)
+    if found is None or history.ended is None:
+        return None
+    samples = history.ended.test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
+    return found[0].replace("_", " "), digits(found[1], standard_error(found[1], samples))
+
+
+def environment_of(header: Header) -> tuple[list[Fact], str]:
+    """Return the environment as it was recorded beside what it is now, and why that cannot be told."""
+    recorded, unknown = header.settings.get("environment"), list[str]()
+    facts = surroundings(recorded, unknown) if isinstance(recorded, Mapping) else []
+    return facts, " ".join(unknown)
 
 
 def shown(value: Value) -> str:
     """Return a configuration's value to four significant digits, else as an override would have it."""
     return number(value) if isinstance(value, float) else str(override_text(value))
+
+
+def diff_of(header: Header) -> str:
+    """Return what a study's code had beyond its commit."""
+    recorded = header.settings.get("environment")
+    return str(recorded.get("diff") or "") if isinstance(recorded, Mapping) else ""
+
+
+def sentence(text: str) -> str:
+    """Return a line of the terminal, where it has the winner before it, as a sentence."""
+    first, _, rest = text.rstrip(":").partition(" ")
+    named = {"it": "The winner", "its": "The winner's"}.get(first) or first[:1].upper() + first[1:]
+    return f"{named} {rest}."
 
 
 def setting_text(value: Any) -> str:

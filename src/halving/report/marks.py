@@ -1,27 +1,58 @@
 """Marks that the figures of a study share: the winner's name, crosses for failures, notes above the axes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 
-from halving.report.canvas import ACCENT, INK, MUTED, Scale
-from halving.report.tables import number
+from halving.report.canvas import ACCENT, INK, MUTED, PAPER, Scale, link
+
+Path = Sequence[tuple[float, float]]
 
 
-def crosses(axes: Axes, x: Sequence[float], scale: Scale) -> None:
+def crosses(axes: Axes, x: Sequence[float], trials: Sequence[int], scale: Scale) -> None:
     """Mark failed trials, which have no error, by crosses on the edge where the worst would be."""
     edge = 1.0 if scale.sign > 0 else 0.0
-    axes.scatter(
+    marks = axes.scatter(
         x, [edge] * len(x), s=30, marker="x", color=INK, linewidths=1.1, clip_on=False, zorder=6,
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
+    link(marks, trials)
 
 
-def name_winner(axes: Axes, trial: int, point: tuple[float, float]) -> None:
-    """Name the winner and the height of its last point, beside that point."""
-    text = f"trial {trial}\n{number(point[1])}"
-    annotate(axes, text, point, (9, 0), color=ACCENT, va="center", weight="bold")
+def lines(axes: Axes, paths: Mapping[int, Path], color: str, linewidth: float, alpha: float) -> None:
+    """Draw a line for each trial."""
+    drawn = LineCollection(list(paths.values()), colors=color, linewidths=linewidth, alpha=alpha)
+    link(drawn, paths)
+    axes.add_collection(drawn)
+
+
+def dots(axes: Axes, points: Sequence[tuple[int, tuple[float, float]]], **style: Any) -> None:
+    """Draw a dot for each trial and point."""
+    link(axes.scatter(*columns([point for _, point in points]), **style), [trial for trial, _ in points])
+
+
+def mark_winner(axes: Axes, trial: int, path: Path, text: str, every: bool = False) -> None:
+    """Draw the winner's line, dots at `every` point or the last one, and there its name and error."""
+    (line,) = axes.plot(*columns(path), color=ACCENT, linewidth=2.2, zorder=5)
+    style = {"marker": "o", "markersize": 6, "markeredgecolor": PAPER, "linewidth": 0, "zorder": 6}
+    (points,) = axes.plot(*columns(path if every else path[-1:]), color=ACCENT, **style)
+    link(line, [trial])
+    link(points, [trial])
+    annotate(axes, f"trial {trial}\n{text}", path[-1], (9, 0), color=ACCENT, va="center", weight="bold")
+
+
+def sparse(path: Path, most: int) -> Path:
+    """Return at most so many points of a line, or two more: its ends, and lowest and highest of equal parts."""
+    if len(path) <= most:
+        return path
+    bounds = [len(path) * part // (most // 2) for part in range(most // 2 + 1)]
+    kept = {0, len(path) - 1}
+    for low, high in pairwise(bounds):
+        kept |= {end(range(low, high), key=lambda i: path[i][1]) for end in (min, max)}
+    return [path[i] for i in sorted(kept)]
 
 
 def annotate(

@@ -12,6 +12,7 @@ from halving.trial import Epoch, Value, plain
 RESULTS = ("trial", "bracket", "rung", "resource", "error", "status", "verdict", "seconds")
 METRICS = ("lr", "train_loss", "train_error", "val_loss", "val_error", "seconds")
 CURVES = ("trial", "resource", "epoch", *METRICS)
+AXES = 11  # dimensions that have room in parallel coordinates
 
 
 def tested(history: History) -> tuple[str, float] | None:
@@ -184,6 +185,11 @@ def uncertainty(history: History) -> float | None:
         if found is not None:
             return found
     return resolution(history)
+
+
+def time_unit(seconds: float) -> tuple[str, int]:
+    """Return the unit that suits an axis of so much time, and how many seconds it has."""
+    return ("hours", 3600) if seconds > 7200 else ("minutes", 60) if seconds > 300 else ("seconds", 1)
 
 
 def real(value: Value) -> float | None:

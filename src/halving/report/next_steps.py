@@ -1,0 +1,79 @@
+"""Commands with which one goes on from a study."""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from halving.history import History
+from halving.report.tables import header_of, number
+
+_BUDGET = re.compile(r"budget\.(evaluations|resource|seconds|patience)=([\d.e+]+) reached")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a command is for, and the command, which holds as it is pasted."""
+
+    what: str
+    command: str
+
+
+def resuming(history: History, run_dir: str) -> str:
+    """Return the command that goes on with a study; nothing for one of a Python function, where the same call does."""
+    settings = header_of(history).settings
+    if "unresolved" not in settings or not run_dir:
+        return ""
+    trust = [word for word in map(str, settings.get("overrides", ())) if word.startswith("trusted_packages=")]
+    return shlex.join([*_program(history), f"resume={_value(run_dir)}", *trust])
+
+
+def next_steps(history: History, run_dir: str) -> Iterator[Step]:
+    """Yield what suits the study's state: to retrain the winner, to resume, to extend and to compare."""
+    header, ended = header_of(history), history.ended
+    if ended is not None and ended.command:
+        yield Step("Train the winner again", ended.command)
+    if not (resume := resuming(history, run_dir)):
+        return
+    if ended is None:
+        yield Step("Go on where it stopped", resume)
+    elif ended.failure:
+        yield Step("Try again what failed in the end", resume)
+    if (more := _extended(history.halted)) and header.scheduler != "single":
+        yield Step("Extend it to twice its budget", f"{resume} {more}")
+    typed = [str(word) for word in header.settings.get("overrides", ())]
+    source = [str(word) for word in header.settings.get("source", ())]
+    again = [*_program(history), *source, "-m", *_without(typed, "seed", "scheduler")]
+    other = "sha" if header.scheduler in ("fifo", "single") else "fifo"
+    seeds = ",".join(str(header.seed + i) for i in range(3))
+    yield Step(
+        "Compare it with another method over three seeds",
+        shlex.join([*again, f"scheduler={_first(header.scheduler, other)}", f"seed={seeds}"]),
+    )
+
+
+def _extended(halted: str) -> str:
+    found = _BUDGET.search(halted)
+    return f"budget.{found[1]}={number(2 * float(found[2]))}" if found else ""
+
+
+def _first(own: str, other: str) -> str:
+    return other if own == "single" else f"{own},{other}"
+
+
+def _without(words: Sequence[str], *keys: str) -> list[str]:
+    named = [(word.partition("=")[0].lstrip("+"), word) for word in words]
+    return [word for key, word in named if key not in (*keys, "trial") and not key.startswith("confirm.")]
+
+
+def _program(history: History) -> list[str]:
+    """The words by which the study's program was called, as the winner's command has them."""
+    words = shlex.split(history.ended.command) if history.ended is not None else []
+    if words[:3] == ["python", "-m", "halving"]:
+        return words[:3]
+    return ["halving"] if words[:1] == ["halving"] else words[:2] or ["python", "train.py"]
+
+
+def _value(path: str) -> str:
+    """A path as Hydra reads it."""
+    return path if re.fullmatch(r"[\w/.+@:\-]+", path) else "'" + path.replace("'", r"\'") + "'"

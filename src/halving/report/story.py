@@ -1,0 +1,53 @@
+"""What a study came to, in sentences for a reader who has not run it."""
+
+import math
+
+from scipy.stats import binomtest
+
+from halving.history import History
+from halving.report.confirmation import reviewed
+from halving.report.importance import Importances
+from halving.report.tables import digits, header_of, metric_label, number, shown_error, tested, uncertainty, winner
+from halving.report.workers import busy
+from halving.tracking.wording import count
+
+
+def story(history: History, importance: Importances | str | None) -> str:
+    """Return one paragraph: what was tried, what it cost, how far the result may be trusted, what mattered."""
+    header, best = header_of(history), winner(history)
+    if best is None:
+        return ""
+    sentences = [_tried(history)]
+    test = history.ended.test if history.ended is not None else {}
+    if header.metric in ("val_error", "val_accuracy") and (samples := test.get("val_samples")):
+        rate = min(max(shown_error(header, best[1]) or 0.0, 0.0), 1.0)
+        ends = binomtest(round(rate * samples), int(samples)).proportion_ci(method="wilson")
+        low, high = (digits(end, uncertainty(history)) for end in ends)
+        sentences.append(
+            f"Measured on {number(samples)} examples, its true {metric_label(header)} lies between {low} and {high} "
+            "(95 % interval)."
+        )
+    review = reviewed(history)
+    if review is not None and review.chosen == best[0].trial and math.isfinite((row := review.rows[0]).low):
+        sign = -1 if header.maximize else 1
+        mean, half = (digits(value, row.standard_error) for value in (sign * row.mean, row.high - row.mean))
+        sentences.append(f"Trained again with {len(row.errors)} fresh seeds it comes to {mean} ± {half} on average.")
+    if tested(history):
+        sentences.append("The test examples were used in the end only, and for this trial alone.")
+    if isinstance(importance, Importances) and importance.telling:
+        first = importance.dimensions[0]
+        sentences.append(f"What mattered most was {first.dimension}.")
+    if text := busy(history):
+        sentences.append(text)
+    return " ".join(sentences)
+
+
+def _tried(history: History) -> str:
+    header = header_of(history)
+    if len(history.trials) == 1:
+        return f"One configuration was trained for up to {count(header.r_max, header.unit)}."
+    full = sum(trial.state == "completed" for trial in history.trials.values())
+    failed = sum(trial.state == "failed" for trial in history.trials.values())
+    text = f"{len(history.trials)} configurations were tried with up to {count(header.r_max, header.unit)} each"
+    text += f"; {full or 'none'} went all the way" if full < len(history.trials) else ""
+    return f"{text}{f', {failed} failed' if failed else ''}."

@@ -1,0 +1,66 @@
+"""Which evaluations ran side by side, and how busy workers were."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from halving.history import History
+from halving.report.tables import header_of
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Something that ran, on its lane, in seconds since the start; `restarted` are the moments when it began anew."""
+
+    lane: int
+    trial: int
+    started: float
+    ended: float
+    failed: bool
+    restarted: tuple[float, ...] = ()
+    confirms: bool = False
+
+
+def bars(history: History) -> list[Bar]:
+    """Lay all that ran on the first lane that was free: a journal tells when it ran, not which worker did it.
+
+    What is still running, or was cut off, lasts until the study's last event.
+    """
+    found = [
+        Bar(0, trial.trial, each.started, each.ended if each.finished else history.seconds,
+            each.finished is not None and math.isinf(each.error), tuple(each.restarted))
+        for trial in history.trials.values()
+        for each in trial.evaluations
+    ]  # fmt: skip
+    found += [
+        Bar(0, each.asked.trial, each.started, each.ended if each.confirmed else history.seconds,
+            each.confirmed is not None and math.isinf(each.confirmed.error), confirms=True)
+        for each in history.confirmations.values()
+    ]  # fmt: skip
+    free: list[float] = []
+    laid: list[Bar] = []
+    for bar in sorted(found, key=lambda bar: (bar.started, bar.trial)):
+        lane = next((lane for lane, since in enumerate(free) if since <= bar.started), len(free))
+        free[lane : lane + 1] = [max(bar.ended, bar.started)]
+        laid.append(replace(bar, lane=lane))
+    return laid
+
+
+def workers(history: History, drawn: Sequence[Bar]) -> int:
+    """Return how many workers there were: as many as were set, and at least as many as were busy at once."""
+    executor = header_of(history).settings.get("config", {}).get("executor", {})
+    asked = executor.get("workers") if isinstance(executor, dict) else None
+    return max(
+        [bar.lane + 1 for bar in drawn] + ([asked] if isinstance(asked, int) and asked <= 1000 else []), default=0
+    )
+
+
+def busy(history: History) -> str:
+    """Say how many workers there were and how much of their time they were busy; nothing where that is not known."""
+    drawn = bars(history)
+    count = workers(history, drawn)
+    if not count or history.seconds <= 0:
+        return ""
+    share = sum(bar.ended - bar.started for bar in drawn) / (count * history.seconds)
+    who = "The one worker was" if count == 1 else f"The {count} workers were"
+    return f"{who} busy {100 * min(share, 1):.0f} % of the time."
