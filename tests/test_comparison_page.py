@@ -191,3 +191,28 @@ def test_a_page_tells_nothing_of_chance_with_one_seed(tmp_path: Path) -> None:
     study(tmp_path / "b", halving.SuccessiveHalving, 0, n=9)
     text = page(tmp_path)
     assert "may be chance" in text and "With 1 pair p is never below 1: run more seeds." in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser_it_fits_a_phone_and_anybody_can_read_it(finished: Path, scheme: str) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    page(finished)
+    address, said = (finished / "comparison.html").as_uri(), list[str]()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 360, "height": 800}, color_scheme=scheme)
+        opened.on("console", lambda message: said.append(message.text))
+        opened.on("pageerror", lambda error: said.append(str(error)))
+        opened.on("request", lambda request: said.append(request.url) if request.url != address else None)
+        opened.goto(address)
+        assert opened.evaluate("document.documentElement.scrollWidth") == 360
+        found = axe.Axe().run(opened)
+        opened.get_by_role("link", name="sha2").click()
+        assert opened.title().endswith("SuccessiveHalving")
+        browser.close()
+    assert found.response["violations"] == []
+    assert [line for line in said if not line.endswith("/sha2/report.html")] == []

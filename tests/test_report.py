@@ -504,7 +504,7 @@ def test_the_page_says_whether_the_winner_is_real() -> None:
     worse = study(replace(HEADER, settings={"unresolved": {}, "run_dir": "/tmp/run"}))
     worse.trials[0].evaluations[0].finished = Finished(Outcome(0, 1, 0.1), 1.5, None, "", 1.0)
     text = " ".join(Page(report_html(worse).partition("</style>")[2]).text.split())
-    assert "The winner had 0.1 after 1 epoch, and got worse." in text
+    assert "The winner had 0.100 after 1 epoch, and got worse." in text
     assert "The winner's error is that of the luckiest of 4." in text
     assert "python train.py resume=/tmp/run confirm.top=3" in text
     assert "luckiest" not in report_html(study()), "a Python function's study has no command"

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from halving.comparison import Band, Pair, Run, band, by_method, by_task, grid, ranks
 from halving.report.canvas import FAINT, HAIR, INK, MUTED, Scale, place, png, svg
-from halving.report.tables import number
+from halving.report.tables import number, time_unit
 from halving.tracking.wording import count, cut
 
 COLOURS = ("#0a66c2", "#d9480f", "#2b8a3e", "#862e9c", "#b08900", "#0b7285", "#c2255c", "#495057")
@@ -120,7 +120,7 @@ def _panels(runs: Sequence[Run]) -> tuple[Scale, Sequence["_Panel"]]:
     late = [part[each.x >= SHOWN_FROM * each.x[-1]] for each in spent for part in (each.mean, each.lower, each.upper)]
     metric = runs[0].metric.removeprefix("val_").replace("_", " ")
     scale = Scale.over(map(float, np.concatenate(late)), f"incumbent's {metric}", runs[0].maximize)
-    clock, divisor = _clock(timed[0].x[-1])
+    clock, divisor = time_unit(timed[0].x[-1])
     across = f"{runs[0].unit} spent by all trials"
     return scale, (
         _Panel("mean and standard error", spent, 1, across),
@@ -174,10 +174,6 @@ def _draw_band(axes: Axes, each: Band, unit: float, scale: Scale, style: Style, 
     colour, dash = style
     axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0, step="post")
     axes.step(x, middle, where="post", color=colour, linestyle=dash, linewidth=1.7)
-
-
-def _clock(seconds: float) -> tuple[str, int]:
-    return ("hours", 3600) if seconds > 7200 else ("minutes", 60) if seconds > 300 else ("seconds", 1)
 
 
 def _draw_ranks(axes: Axes, runs: Sequence[Run], styles: Mapping[str, Style]) -> None:
