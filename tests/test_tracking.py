@@ -809,16 +809,16 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 
 def test_errors_have_the_digits_that_tell_good_trials_apart(run_dir: Path) -> None:
-    """A tenth of how far the best quarter spreads; three decimals while there is none."""
+    """The best quarter spreads by 3.7, so that a twentieth is 0.19; three decimals while there is none."""
     errors = [76.64119, 75.82341, 79.52342, 98.31, 97.27, 135.2, 140.0, 1e5]
     events = [header(run_dir), *(Start(trial, {}, 1) for trial in range(len(errors)))]
     first = Finished(Outcome(0, 1, errors[0]), cost=1)
     assert "val_error 76.641, the best so far" in shown([*events, first])
     events += [Finished(Outcome(trial, 1, error), cost=1) for trial, error in enumerate(errors)]
-    assert "best     val_error 75.8  trial 1 at 1 epoch" in shown(events, terminal=True)
+    assert "best     val_error 75.82  trial 1 at 1 epoch" in shown(events, terminal=True)
     history = replay(timed(events))
-    assert "validation error 75.8" in conclusion(history)
-    assert "rung 0, 0 to 1 epoch: val_error 98.3" in "\n".join(explanation(history, 3))
+    assert "validation error 75.82" in conclusion(history)
+    assert "rung 0, 0 to 1 epoch: val_error 98.31" in "\n".join(explanation(history, 3))
 
 
 def test_numbers_keep_three_digits() -> None:
