@@ -165,8 +165,8 @@ def digits(value: float, uncertainty: float | None = None) -> str:
     """
     if not math.isfinite(value) or not uncertainty or not math.isfinite(uncertainty):
         return number(value) if math.isfinite(value) else "-"
-    places = min(-math.floor(math.log10(uncertainty / 3.55)), 12)
-    rounded = round(value, places) + 0.0  # which makes -0.0 a zero
+    places = min(-math.floor(math.log10(max(uncertainty / 3.55, 1e-300))), 12)
+    rounded = round(value, places) + 0.0 if abs(value) < 1e7 else value  # + 0.0 makes -0.0 a zero
     if rounded == 0 or 1e-4 <= abs(rounded) < 1e7:
         return f"{rounded:.{max(places, 0)}f}"
     return f"{rounded:.{max(math.floor(math.log10(abs(rounded))) + places, 0)}e}"
