@@ -4,13 +4,10 @@ Or ask which settings would be best on recorded curves: `python scripts/compare.
 """
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from halving import UserError, load
 from halving.comparison import (
@@ -21,18 +18,20 @@ from halving.comparison import (
     by_method,
     by_task,
     common_end,
-    curves_of,
     grid,
     labelled,
     pairs,
-    ranks,
+    tables,
 )
 from halving.curves import Curves
 from halving.curves import load as load_curves
 from halving.environment import expanded
 from halving.history import History
 from halving.report.drawing import drawing
+from halving.report.methods import Table, methods_table, notes, pairs_table, ranks_table, too_few
+from halving.report.tables import digits
 from halving.run_directories import run_directories
+from halving.spreadsheet import line
 from halving.terminal import one_line, printable
 from halving.tracking.wording import count
 from halving.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
@@ -57,8 +56,7 @@ def studies(paths: Sequence[Path]) -> dict[Path, History]:
 def compare(paths: Sequence[Path], out: Path) -> None:
     """Print the comparison as Markdown; write comparison.csv, tests.csv, comparison.png and comparison.svg."""
     histories = studies(paths)
-    known = {curves_of(history) for history in histories.values()}
-    runs = labelled(histories, {path: load_curves(path) for path in known if path and Path(path).is_file()})
+    runs = labelled(histories, tables(histories.values()))
     tested = pairs(runs)
     for task, of_task in by_task(runs).items():
         print_task(task, of_task, [pair for pair in tested if pair.task == task])
@@ -76,48 +74,30 @@ def compare(paths: Sequence[Path], out: Path) -> None:
 
 
 def print_task(task: str, runs: Sequence[Run], tested: Sequence[Pair]) -> None:
-    end, sign, unit = common_end(runs), -1 if runs[0].maximize else 1, runs[0].unit
-    least, most = min(runs, key=lambda run: run.spent), max(run.spent for run in runs)
-    print(f"\n## {task}: after {count(end, unit)}, which every study has spent\n")
-    if most > 1.1 * end:
-        print(f"{least.method} with seed {least.seed} ended there; others went on to {most:g}.\n")
-    regret = any(math.isfinite(run.regret) for run in runs)
-    rank = ranks(runs, np.array([1.0]))
-    columns = ["method", "seeds", f"mean {runs[0].metric}", "median (quartiles)", "mean rank", "mean spent", "seconds"]
-    print_row([*columns, *(["regret at its end"] if regret else [])])
-    print_row(["---", *["---:"] * (len(columns) - 1 + regret)])
-    for method, own in by_method(runs).items():
-        of_method = list(own.values())
-        errors = sign * np.array([float(run.at(end)) for run in of_method])
-        low, middle, high = np.quantile(errors, (0.25, 0.5, 0.75))
-        cells = [method, str(len(own)), mean_and_error(errors), f"{middle:.4g} ({low:.4g} to {high:.4g})"]
-        cells += [f"{rank[method][0][0]:.2f}" if method in rank else ""]
-        cells += [
-            f"{np.mean([run.spent for run in of_method]):.4g}",
-            f"{np.mean([run.elapsed for run in of_method]):.4g}",
-        ]
-        print_row([*cells, *([mean_and_error(np.array([run.regret for run in of_method]))] if regret else [])])
+    print(f"\n## {task}: after {count(common_end(runs), runs[0].unit)}, which every study has spent\n")
+    print_table(methods_table(runs))
+    for note in notes(runs):
+        print(f"\n{note}")
     if tested:
         print("\nPaired by seed (Wilcoxon; effect: matched-pairs rank-biserial, 1 where the first always wins):\n")
-        print_row(["first", "second", "pairs", "wins", "losses", "median difference", "effect", "p", "p (Holm)"])
-        print_row(["---", "---", *["---:"] * 7])
-        for pair in tested:
-            numbers = [f"{sign * pair.difference:.4g}", f"{pair.effect:+.2f}", f"{pair.p:.2g}", f"{pair.p_holm:.2g}"]
-            print_row([pair.first, pair.second, str(pair.n), str(pair.wins), str(pair.losses), *numbers])
-        fewest = min(pair.n for pair in tested)
-        if fewest < 6:
-            print(f"\nWith {fewest} pairs p is never below {2.0 ** (1 - fewest):g}: run more seeds.")
+        print_table(pairs_table(tested, -1 if runs[0].maximize else 1))
+        if text := too_few(tested):
+            print(f"\n{text}")
     print()
 
 
 def print_ranks(runs: Sequence[Run]) -> None:
     """Print each method's mean rank over the tasks that have all methods."""
     print(f"## Mean rank over {count(len(by_task(runs)), 'tasks')}, at the end\n")
-    print_row(["method", "mean rank"])
-    print_row(["---", "---:"])
-    for method, (mean, error) in sorted(ranks(runs, np.array([1.0])).items(), key=lambda item: item[1][0][0]):
-        print_row([method, f"{mean[0]:.2f} ± {error[0]:.2f}"])
+    print_table(ranks_table(runs))
     print()
+
+
+def print_table(table: Table) -> None:
+    print_row(table.heads)
+    print_row(["---"] * table.words + ["---:"] * (len(table.heads) - table.words))
+    for row in table.rows:
+        print_row(row)
 
 
 def print_row(cells: Sequence[str]) -> None:
@@ -125,17 +105,10 @@ def print_row(cells: Sequence[str]) -> None:
     print(printable(f"| {shown} |"))
 
 
-def mean_and_error(values: np.ndarray) -> str:
-    """Return "mean ± standard error"."""
-    error = f" ± {values.std(ddof=1) / math.sqrt(len(values)):.2g}" if len(values) > 1 else ""
-    return f"{values.mean():.4g}{error}"
-
-
 def write_curves(runs: Sequence[Run], path: Path) -> None:
     """Write one row per task, axis, point and method; NaN while a seed has no incumbent yet is left empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(CURVES)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(line(CURVES))
         axes: tuple[Axis, ...] = ("resource", "seconds")
         for task, of_task in by_task(runs).items():
             sign = -1 if of_task[0].maximize else 1
@@ -146,15 +119,13 @@ def write_curves(runs: Sequence[Run], path: Path) -> None:
                     columns = (b.x, sign * b.mean, b.standard_error, sign * b.median, sign * low, sign * high)
                     for x, *values in zip(*columns, strict=True):
                         cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
-                        writer.writerow([task, axis, f"{x:.6g}", method, b.n, *cells])
+                        file.write(line([task, axis, f"{x:.6g}", method, b.n, *cells]))
 
 
 def write_tests(tested: Sequence[Pair], path: Path) -> None:
     """Write one row per task and pair of methods; errors are minimised."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(TESTS)
-        writer.writerows(vars(pair).values() for pair in tested)
+    rows = (list(vars(pair).values())[: len(TESTS)] for pair in tested)
+    path.write_text(line(TESTS) + "".join(map(line, rows)), encoding="utf-8")
 
 
 def what_if(file: Path, arguments: argparse.Namespace) -> None:
@@ -213,10 +184,15 @@ def print_settings(
         width = half_width(more)
         if not more.mean() > width:
             equal.append(result)
-        difference = "" if result is best else f"{more.mean():.4g} ± {width:.2g}"
-        print_row([str(result.setting), f"{result.mean:.4g} ± {result.interval:.2g}", difference])
+        difference = "" if result is best else plus_minus(float(more.mean()), width)
+        print_row([str(result.setting), plus_minus(result.mean, result.interval), difference])
     others = f", or as good: {'; '.join(str(each.setting) for each in equal[1:])}" if equal[1:] else ""
     print(f"\nRecommended: {best.setting.overrides} r_max={curves.resource[-1]}{others}\n")
+
+
+def plus_minus(mean: float, half_width: float) -> str:
+    """Return a mean with half the width of its 95 % interval, which is twice the standard error."""
+    return f"{digits(mean, half_width / 2)} ± {digits(half_width, half_width / 2)}"
 
 
 def main() -> None:

@@ -161,7 +161,7 @@ def test_a_single_trial_prints_its_error_with_an_interval(fork: Callable, tmp_pa
     error = single.summary["best_error"]
     # 1,797 digits, a fifth of them for the test, a fifth of the rest for validation.
     low, high = binomtest(round(error * 288), 288).proportion_ci(method="wilson")
-    assert f"validation error {error:.4f} (95 %: {low:.4f} to {high:.4f})" in single.stdout
+    assert f"validation error {error:.3f} (95 %: {low:.3f} to {high:.3f})" in single.stdout
     assert f"files: {single.run_dir}" in single.stdout
     assert ": single, seed 0\n" in single.stdout  # nothing is drawn
     assert single.summary["trials"] == 1 and single.summary["resource_spent"] == 3
@@ -203,8 +203,8 @@ def test_an_accuracy_decides_as_its_error_does_and_is_shown_unflipped(
     accuracy, test = 1 - errors.summary["best_error"], 1 - errors.summary["test_error"]
     assert accuracies.summary["best_error"] == pytest.approx(accuracy) and accuracy > 0.6
     assert accuracies.summary["test_error"] == errors.summary["test_error"]
-    assert f"validation accuracy {accuracy:.4f} (95 %: " in accuracies.stdout
-    assert f", test accuracy {test:.4f} (95 %: " in accuracies.stdout
+    assert f"validation accuracy {accuracy:.3f} (95 %: " in accuracies.stdout
+    assert f", test accuracy {test:.3f} (95 %: " in accuracies.stdout
     page = (accuracies.run_dir / "report.html").read_text("utf-8")
     assert "best validation accuracy: <b>" in page and "with a test accuracy of <b>" in page
     assert ">validation accuracy" in page and "validation error" not in page
@@ -546,11 +546,8 @@ def test_what_is_installed_has_all_of_conf(repo: Path) -> None:
         for pattern in project["tool"]["setuptools"]["package-data"]["halving"]
         for path in package.glob(pattern)
     }
-    assert held == {
-        *(repo / "conf").rglob("*.yaml"),
-        package / "report" / "report.html",
-        package / "report" / "report.js",
-    }
+    pages = ("report.html", "report.js", "comparison.html", "style.css")
+    assert held == {*(repo / "conf").rglob("*.yaml"), *(package / "report" / name for name in pages)}
 
 
 def test_data_lie_where_one_types_if_there_is_no_checkout(fork: Callable, repo: Path, tmp_path: Path) -> None:

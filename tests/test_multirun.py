@@ -4,13 +4,17 @@ import csv
 import json
 import re
 import signal
-import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from test_resume import STRUCK, begin
+
+import halving
+from halving.config.multirun import compared
+from halving.report.methods import mean_and_error
+from halving.report.tables import digits, uncertainty
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=9", "tracker=none", "executor.threads=1")
 
@@ -47,8 +51,13 @@ def test_methods_and_seeds_side_by_side(run: Callable, tmp_path: Path) -> None:
     for row in rows:
         scheduler, seed = row["overrides"].split()[:2]
         line = next(line for line in table.splitlines() if line.startswith(row["job"]) and "finished" in line)
-        assert line.split()[1:5] == [scheduler, seed, f"{float(row['error']):.4f}", f"{float(row['epochs']):g}"]
+        error, epochs = line.split()[3:5]
+        assert line.split()[1:3] == [scheduler, seed] and float(epochs) == float(row["epochs"])
+        assert float(error) == pytest.approx(float(row["error"]), abs=0.005) and len(error) <= len("0.1234")
     assert "trial 0" not in result.stdout and "rung" not in result.stdout
+    assert result.stdout.endswith(f"{sweep}/jobs.csv\n{sweep}/comparison.html\n")
+    page = (sweep / "comparison.html").read_text("utf-8")
+    assert all(f'<a href="{job}/report.html">{job}</a>' in page for job in range(4)) and "Of 2 methods" in page
 
 
 def test_a_job_that_fails_leaves_the_others_alone(fork: Callable, tmp_path: Path) -> None:
@@ -180,6 +189,8 @@ def test_interrupted_is_interrupted(number: signal.Signals, status: int, fork: F
     assert (process.returncode, err) == (status, "")
     (sweep,) = (tmp_path / "outputs/study/multirun").iterdir()
     assert [row["state"] for row in jobs(sweep)] == ["finished", "interrupted", "not started"]
+    assert [job.state for job in compared(sweep)] == ["finished", "interrupted", "not started"]
+    assert not (sweep / "comparison.html").exists()
     (command,) = re.findall(r"^interrupted; go on with: python \S*train.py (.*)$", out, re.MULTILINE)
     finished = journals(sweep)["seed_0"]
     result = fork(*command.replace("'", "").split(), cwd=tmp_path)
@@ -217,8 +228,7 @@ def test_a_seed_counts_once_whatever_watches_it(fork: Fork, tmp_path: Path) -> N
     assert result.returncode == 0, result.stderr
     errors = [float(row["error"]) for row in jobs(tmp_path) if "tracker=csv" in row["overrides"]]
     table = result.stdout[result.stdout.index("over seeds") :].splitlines()
-    spread = f"{statistics.stdev(errors) / 2**0.5:.4f}"
-    assert table[1].split() == ["all", "jobs", f"{statistics.mean(errors):.4f}", "±", spread, "2"]
+    assert table[1].split() == ["all", "jobs", *mean_and_error(errors).split(), "2"]
 
 
 def test_each_job_says_how_it_ended_and_how_long_the_rest_takes(fork: Fork, tmp_path: Path) -> None:
@@ -229,15 +239,15 @@ def test_each_job_says_how_it_ended_and_how_long_the_rest_takes(fork: Fork, tmp_
     errors = [float(row["error"]) for row in rows[:3]]
     lines = [line for line in result.stdout.splitlines() if line.startswith("job ") and "begins" not in line]
     for seed, (error, line) in enumerate(zip(errors, lines, strict=False)):
-        said = rf"job {seed} \(optimizer.lr=0.1 seed={seed}\): val_error {error:.4f}, 1 epoch in \d+ s"
-        assert re.fullmatch(rf"{said} \[{seed + 1} of 6 jobs, about \d+ s left\]", line)
+        told = digits(error, uncertainty(halving.load(tmp_path / str(seed)).history))
+        said = rf"job {seed} \(optimizer.lr=0.1 seed={seed}\): val_error {told}, 1 epoch in \d+ s"
+        assert re.fullmatch(rf"{said} \[{seed + 1} of 6 jobs, about \d+ s left\]", line) and len(told) <= 5
     assert lines[3].startswith(
         "job 3 (optimizer.lr=-1.0 seed=0): failed: optimizer: Invalid learning rate: -1.0 [4 of 6"
     )
     assert lines[5].endswith("[6 of 6 jobs]")
     table = result.stdout[result.stdout.index("over seeds") :].splitlines()
-    mean, error = statistics.mean(errors), statistics.stdev(errors) / 3**0.5
     assert table[0].split() == ["over", "seeds", "mean", "val_error", "±", "standard", "error", "seeds"]
-    assert table[1].split() == ["optimizer.lr=0.1", f"{mean:.4f}", "±", f"{error:.4f}", "3"]
+    assert table[1].split() == ["optimizer.lr=0.1", *mean_and_error(errors).split(), "3"]
     assert table[2].split() == ["optimizer.lr=-1.0", "0", "3", "not", "finished"]
     assert "all jobs: " in result.stdout and "notes='a b'" in result.stdout

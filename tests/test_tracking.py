@@ -24,9 +24,12 @@ from halving.errors import UserError
 from halving.history import Ended, Event, Halted, Header, History, Ladder, Trial
 from halving.journal import Journal, read, replay
 from halving.report.conclusion import conclusion
+from halving.report.explanation import explanation
 from halving.report.html import report_html, trial_row
 from halving.tracking.base import Trackers
 from halving.tracking.csv import Csv
+from halving.tracking.live import status
+from halving.tracking.pace import Pace
 from halving.tracking.progress import Progress
 from halving.tracking.runs import run_id, steps, study_id, trial_config
 from halving.tracking.wandb import Wandb
@@ -673,11 +676,67 @@ def test_a_narrow_terminal_shows_whole_numbers(run_dir: Path, width: int, bracke
     assert len(last.splitlines()) < 24
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (200, 50)])
+@pytest.mark.parametrize("brackets", [1, 10])
+def test_a_hundred_workers_fit_on_a_small_terminal(run_dir: Path, width: int, height: int, brackets: int) -> None:
+    """Whatever may be said is there at once: nothing wraps beyond the last line, and the last line is the time."""
+    ladders = [Ladder(tuple(2**k for k in range(i, 10)), tuple(2**k for k in range(9 - i, -1, -1))) for i in range(10)]
+    known = {"r_max": 512, "full_cost": 512.0, "planned_cost": 99999.0, "plan": tuple(ladders[:brackets])}
+    settings = {**header(run_dir).settings, "workers": 100}
+    history = replay(timed([header(run_dir, **known, settings=settings)]))
+    dimensions = {f"group.dimension_{i}": "a category of many words" for i in range(20)}
+    for trial in range(200):
+        history.apply(Start(trial, dimensions, 1, trial % brackets), 1.0)
+    for trial in range(120):
+        outcome = Outcome(trial, 1, math.nan if trial == 5 else 0.1 + trial / 200)
+        history.apply(Restarted(trial, 0, "its worker died of something " * 9), 30.0)
+        history.apply(Finished(outcome, cause="a long cause " * 20 if trial == 5 else "", cost=1), 60.0)
+    history.apply(Halted("budget.seconds=60 reached, and more words than a line holds " * 2), 60.0)
+    decision = Verdict(7, "stopped", "rank 8 of 120 at rung 0 (error 0.135); the best 4 go on, the cut-off is 0.12")
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    lines = console.render_lines(status(history.header, history, Pace(0.0, 0.0), decision), pad=False)
+    said = ["".join(segment.text for segment in line).rstrip() for line in lines]
+    assert len(lines) < height and max(map(len, said)) <= width
+    words = [line.split()[0] for line in said if line and not line.startswith(" ")]
+    assert words[-8:] == ["best", "decided", "running", "retried", "failed", "halted", "workers", "spent"]
+    assert said[-2].split(maxsplit=1)[1] == "80 busy, 20 idle; 2 epochs a second"
+    assert said[-1].split(maxsplit=1)[1].startswith("120 of 99999 epochs, 1 min 0 s")
+    assert "trial 7 stopped: rank 8 of 120" in "\n".join(said)
+
+
+def test_the_last_decision_is_told_in_words(run_dir: Path) -> None:
+    known = header(run_dir, maximize=True, metric="val_accuracy")
+    history = replay(timed([known, Start(0, {}, 1), Finished(Outcome(0, 1, -0.5), cost=1)]))
+    for decision, words in (
+        (Resume(0, 1, 3, 1, "rank 1 of 3"), "trial 0 promoted to 3 (errors x -1): rank 1 of 3"),
+        (Verdict(0, "paused"), "trial 0 paused\n"),
+    ):
+        console = Console(file=io.StringIO(), width=100, record=True)
+        console.print(status(known, history, Pace(0.0, 0.0), decision))
+        assert f"decided  {words}" in re.sub(" +\n", "\n", console.export_text())
+    assert "decided  trial 2 completed: reached the last rung" in shown(study(run_dir), terminal=True)
+
+
+@pytest.mark.parametrize(
+    ("cost", "seconds", "words"),
+    [(1.0, 1.0, "1 epoch a second"), (2.0, 100.0, "1.2 epochs a minute"), (1.0, 86400.0, "1 epoch a day")],
+)
+def test_what_is_spent_in_a_while_is_told_in_the_units_of_the_study(
+    run_dir: Path, cost: float, seconds: float, words: str
+) -> None:
+    """What an earlier process spent does not count."""
+    before = [(header(run_dir), 0.0), (Start(0, {}, 1), 0.0), (Finished(Outcome(0, 1, 0.5), cost=99), 9.0)]
+    after = [(Start(1, {}, 1), 9.0), (Finished(Outcome(1, 1, 0.5), cost=cost), 9.0 + seconds)]
+    pace = Pace.since(header(run_dir), replay(before))
+    assert pace.speed(header(run_dir), replay(before)) == ""
+    assert pace.speed(header(run_dir), replay([*before, *after])) == words
+
+
 def test_what_was_cut_off_does_not_run_any_more(run_dir: Path) -> None:
     events = study(run_dir)
     begun = [*events[: events.index(Resume(2, 2, 4, 2)) + 2], Halted("interrupted")]
     said = shown(begun, terminal=True)
-    last = said[said.rindex("promoted") :]
+    last = said[said.rindex("promoted  best") :]
     assert [word for word in last.splitlines()[3].split() if word[0].isdigit()] == ["2", "4", "0/1"]
     assert "cut off  trial 2 epoch 3/4" in last and "running" not in last
     history = play(begun, Wandb())
@@ -747,6 +806,19 @@ def test_an_assignment_that_begins_again_is_shown_with_its_reason(run_dir: Path,
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_errors_have_the_digits_that_tell_good_trials_apart(run_dir: Path) -> None:
+    """A tenth of how far the best quarter spreads; three decimals while there is none."""
+    errors = [76.64119, 75.82341, 79.52342, 98.31, 97.27, 135.2, 140.0, 1e5]
+    events = [header(run_dir), *(Start(trial, {}, 1) for trial in range(len(errors)))]
+    first = Finished(Outcome(0, 1, errors[0]), cost=1)
+    assert "val_error 76.641, the best so far" in shown([*events, first])
+    events += [Finished(Outcome(trial, 1, error), cost=1) for trial, error in enumerate(errors)]
+    assert "best     val_error 75.8  trial 1 at 1 epoch" in shown(events, terminal=True)
+    history = replay(timed(events))
+    assert "validation error 75.8" in conclusion(history)
+    assert "rung 0, 0 to 1 epoch: val_error 98.3" in "\n".join(explanation(history, 3))
 
 
 def test_numbers_keep_three_digits() -> None:

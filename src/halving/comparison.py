@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from halving.curves import Curves, row_of
+from halving.curves import Curves, load, row_of
 from halving.errors import UserError
 from halving.history import Header, History
 
@@ -28,8 +28,9 @@ class Run:
     """One study as a comparison sees it.
 
     From `resource[i]` units spent and `seconds[i]` on, `error[i]` is the error of the incumbent: of the trial that is
-    best at the highest resource that any has reached. `spent` and `elapsed` are what the whole study took. `regret` is
-    what the winner's error at the end of a full training exceeds the least possible one by, where that is known.
+    best at the highest resource that any has reached, which is `level[i]`. `spent` and `elapsed` are what the whole
+    study took. `regret` is what the winner's error at the end of a full training exceeds the least possible one by,
+    where that is known.
     """
 
     task: str
@@ -44,12 +45,18 @@ class Run:
     metric: str = "error"
     maximize: bool = False
     regret: float = math.nan
+    level: NDArray[np.int64] | None = None
 
     def at(self, x: Array | float, axis: Axis = "resource") -> Array:
         """Return the incumbent's error when `x` had been spent, NaN before there was one."""
         steps = self.resource if axis == "resource" else self.seconds
         found = np.searchsorted(steps, x, side="right")
         return np.concatenate(([math.nan], self.error))[found]
+
+    def level_at(self, spent: float) -> int | None:
+        """Return to which resource the incumbent had been trained when so much had been spent, where that is known."""
+        found = int(np.searchsorted(self.resource, spent, side="right"))
+        return int(self.level[found - 1]) if self.level is not None and found else None
 
     def end(self, axis: Axis) -> float:
         """Return what the study took."""
@@ -76,7 +83,8 @@ class Pair:
 
     `difference` is the median of first - second, negative where the first is better. `effect` is the matched-pairs
     rank-biserial correlation: the share of rank sums in favour of the first minus that of the second, from -1 to 1.
-    `p` is Wilcoxon's, two-sided; `p_holm` is corrected for all pairs of the task.
+    `p` is Wilcoxon's, two-sided; `p_holm` is corrected for all pairs of the task. `differences` are those of the seeds,
+    ascending, infinite where only one method has an incumbent.
     """
 
     task: str
@@ -89,6 +97,7 @@ class Pair:
     effect: float
     p: float
     p_holm: float = math.nan
+    differences: tuple[float, ...] = ()
 
 
 def run_of(history: History, task: str, method: str, curves: Curves | None = None) -> Run:
@@ -115,6 +124,7 @@ def run_of(history: History, task: str, method: str, curves: Curves | None = Non
         header.metric,
         header.maximize,
         regret,
+        np.array([evaluation.resource for _, evaluation in found], dtype=np.int64),
     )
 
 
@@ -151,6 +161,12 @@ def curves_of(history: History) -> str:
     """Return the path of the table that a study was simulated on, or nothing."""
     config: Mapping[str, Any] = _header(history).settings.get("config", {})
     return str(config.get("executor", {}).get("curves", ""))
+
+
+def tables(histories: Iterable[History]) -> dict[str, Curves]:
+    """Return the tables that studies were simulated on, by their paths, as far as they are still there."""
+    paths = {curves_of(history) for history in histories}
+    return {path: load(path) for path in sorted(paths) if path and Path(path).is_file()}
 
 
 def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -239,12 +255,13 @@ def paired(first: Array, second: Array, task: str = "", name: str = "", other: s
     unequal = difference[difference != 0]
     wins, losses = int((unequal < 0).sum()), int((unequal > 0).sum())
     median = float(np.median(difference))
+    each = tuple(float(d) if abs(d) < 1e300 else math.copysign(math.inf, d) for d in np.sort(difference))
     if not len(unequal):
-        return Pair(task, name, other, len(difference), 0, 0, median, 0.0, 1.0)
+        return Pair(task, name, other, len(difference), 0, 0, median, 0.0, 1.0, differences=each)
     weights = rankdata(np.abs(unequal))
     effect = float((weights[unequal < 0].sum() - weights[unequal > 0].sum()) / weights.sum())
     p = float(wilcoxon(np.clip(unequal, -1e300, 1e300)).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
-    return Pair(task, name, other, len(difference), wins, losses, median, effect, p)
+    return Pair(task, name, other, len(difference), wins, losses, median, effect, p, differences=each)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -86,8 +86,13 @@ class Conduct:
                 tuner.tidy()
 
     def begin(self, first: Header | Resumed) -> None:
-        """Record the first event: from here on there is a study, whose tables are written at the end."""
-        self.tuner.record(first)
+        """Record the first event, with how many workers there are, if the executor says so.
+
+        From here on there is a study, whose tables are written at the end.
+        """
+        workers = getattr(self.executor, "workers", None)
+        known = {"workers": workers if isinstance(workers, int) else None}
+        self.tuner.record(replace(first, settings={**first.settings, **known}))
         self.begun = True
 
     def __enter__(self) -> Self:

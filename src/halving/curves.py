@@ -1,7 +1,5 @@
 """Tables of recorded learning curves: what simulated studies look up."""
 
-import csv
-import io
 import json
 import math
 import zipfile
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from halving.environment import expanded
 from halving.errors import UserError
+from halving.spreadsheet import read, table
 from halving.trial import Configuration, Value
 
 ROW = "row"
@@ -138,14 +137,11 @@ def save(curves: Curves, path: str | Path) -> None:
         arrays["seconds"] = curves.seconds.astype(np.float32)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, **arrays, meta=np.array(json.dumps(dict(curves.meta))))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *curves.columns])
-    for row, configuration in enumerate(curves.configurations):
-        writer.writerow(
-            [row, *(_text(configuration[name]) if name in configuration else "" for name in curves.columns)]
-        )
-    file.with_suffix(".csv").write_text(text.getvalue(), encoding="utf-8")
+    rows = (
+        {name: _text(value) for name, value in each.items()} | {"trial": i}
+        for i, each in enumerate(curves.configurations)
+    )
+    file.with_suffix(".csv").write_text(table(("trial", *curves.columns), rows), encoding="utf-8", newline="")
 
 
 def first_level(path: str) -> int:
@@ -197,7 +193,7 @@ def _as_written(array: NDArray[Any]) -> NDArray[Any]:
 
 def _read_configurations(file: Path) -> list[Configuration]:
     try:
-        rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"))))
+        rows = list(read(file.read_bytes().decode()))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: a table needs its configurations there, one row each: {error}") from error
     if not rows:

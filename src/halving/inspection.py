@@ -3,8 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from halving.environment import expanded
+from halving.errors import UserError
+from halving.journal import FILE
 from halving.report.explanation import explanation
 from halving.study import load
 from halving.terminal import one_line, printable
@@ -32,13 +35,26 @@ def rebuild(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Write report.html anew, of a study that still runs too, and say where it is."""
+    """Write report.html anew, of a study that still runs too; of a multirun, comparison.html; and say where it is."""
     from halving.report.derived import replace
     from halving.report.html import report_html
 
-    path = arguments.run_dir / "report.html"
-    replace(path, report_html(load(arguments.run_dir).history, run_dir=arguments.run_dir))
-    print(path)
+    directory: Path = arguments.run_dir
+    if (directory / FILE).is_file():
+        replace(directory / "report.html", report_html(load(directory).history, run_dir=directory))
+        print(directory / "report.html")
+        return
+    from halving.config.multirun import compared, write_comparison
+
+    jobs = compared(directory)
+    for job in jobs:  # those that have ended wrote theirs
+        if job.history is not None and (job.state == "running" or not (job.directory / "report.html").is_file()):
+            replace(job.directory / "report.html", report_html(job.history, run_dir=job.directory))
+            print(job.directory / "report.html")
+    problems = write_comparison(directory, jobs)
+    print(directory / "comparison.html")
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def picture(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import socket
+import time
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -299,7 +300,7 @@ def _lock(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _locks.add(fd)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _exclusively(fd)
     except OSError as error:
         owner = os.read(fd, 200).decode(errors="replace").strip() or "another process"
         _unlock(fd)
@@ -308,6 +309,14 @@ def _lock(path: Path) -> int:
         os.ftruncate(fd, 0)
         os.write(fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
     return fd
+
+
+def _exclusively(fd: int) -> None:
+    for _ in range(4):  # one who looks for the owner has it for a moment
+        with suppress(OSError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.02)
+    return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _unlock(fd: int) -> None:

@@ -1,13 +1,12 @@
 """What a multirun says: a line as each job ends, and at its end a table of all jobs, read from their directories."""
 
-import csv
-import json
 import shlex
 import signal
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -21,6 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from halving.config.arguments import as_typed
 from halving.config.commands import key_of
@@ -33,9 +33,14 @@ from halving.config.resumption import (
     sweep_words,
 )
 from halving.config.secrets import Secrets
-from halving.errors import UserError
-from halving.journal import FILE
+from halving.errors import UserError, noted
+from halving.history import History
+from halving.journal import FILE, owner, read, replay
+from halving.report.derived import replace
+from halving.report.jobs import Job
+from halving.report.tables import digits, summary, uncertainty
 from halving.run_directories import by_number
+from halving.spreadsheet import table
 from halving.terminal import Terminal, printable
 from halving.tracking.wording import count, duration
 
@@ -97,14 +102,14 @@ class RememberSweep(Callback):
         if self._signal:  # what the job was importing has made another error of it
             (directory / _FAILURE).unlink(missing_ok=True)
             self._interrupt(self._signal, None)
-        row, seconds = _row(directory, self.sweep), time.monotonic() - self._began
+        row, seconds = _row(_job(directory, self.sweep)), time.monotonic() - self._began
         known = row["state"] == "finished" and self._before == _size(directory)
         self._ended.append(None if known else seconds)
         if job_return.status == JobStatus.FAILED or row["error"] is None:
             said = f"failed: {_failure(directory)}"
             self._failed.append((self._started[-1][1], said))
         else:
-            said = f"{row['metric']} {row['error']:.4f}, {count(row['epochs'], row['unit'])}"
+            said = f"{row['metric']} {row['shown']}, {count(row['epochs'], row['unit'])}"
             said += ", done before" if known else f" in {duration(seconds)}"
         self._say(f"{said}{self._left()}")
 
@@ -131,11 +136,14 @@ class RememberSweep(Callback):
         """Return what became of each job, those of earlier commands too, and of those that have not begun."""
         assert self.sweep is not None
         found = {*job_directories(self.sweep), *(directory for directory, _ in self._started)}
-        rows = [_row(directory, self.sweep) for directory in found if directory.is_dir()]
-        rows.sort(key=lambda row: by_number(Path(row["job"])))
+        jobs = [_job(directory, self.sweep) for directory in found if directory.is_dir()]
+        rows = [_row(job) for job in sorted(jobs, key=lambda job: by_number(Path(job.name)))]
         begun = [set(overrides) for _, overrides in self._started]
         waiting = [(job, "not started") for job in self.jobs if set(job) not in begun]
-        here, nothing = [set(row["overrides"]) for row in rows], dict.fromkeys((*_COLUMNS, "metric", "unit"))
+        here, nothing = (
+            [set(row["overrides"]) for row in rows],
+            dict.fromkeys((*_COLUMNS, "metric", "unit")) | {"shown": ""},
+        )
         return rows + [
             nothing | {"job": "", "overrides": job, "state": state}
             for job, state in ((*self._failed, *waiting) if rows else ())
@@ -163,12 +171,47 @@ def print_table() -> None:
         Secrets.of({}, sys.argv[1:]).redact_files(sweep.sweep)
         if not (rows := sweep.rows()):
             continue
-        with (sweep.sweep / "jobs.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(row | {"overrides": shlex.join(row["overrides"])} for row in rows)
+        jobs = (row | {"overrides": shlex.join(row["overrides"])} for row in rows)
+        (sweep.sweep / "jobs.csv").write_text(table(_COLUMNS, jobs), encoding="utf-8", errors="backslashreplace")
         _print(rows, sweep)
+        if len(rows) > 1 and not _interrupted(rows):
+            problems: list[str] = []
+            with noted("comparison.html could not be written", problems):
+                problems += write_comparison(sweep.sweep, compared(sweep.sweep))
+                Terminal().print(f"{sweep.sweep}/comparison.html", soft_wrap=True, highlight=False)
+            for problem in problems:
+                Terminal().print(f"note: {problem}", soft_wrap=True, highlight=False)
     _sweeps.clear()
+
+
+def write_comparison(directory: Path, jobs: Sequence[Job]) -> list[str]:
+    """Write comparison.html of some jobs into a directory; return a line on each part that it lacks."""
+    from halving.comparison import tables
+    from halving.report.comparison_page import comparison_html
+
+    problems, curves = list[str](), dict[str, Any]()
+    with noted("regrets could not be told", problems):
+        curves = tables(job.history for job in jobs if job.history is not None)
+    replace(directory / "comparison.html", comparison_html(directory, jobs, curves, problems))
+    return problems
+
+
+def compared(directory: Path) -> list[Job]:
+    """Return what became of each job of a multirun, or of each study anywhere below a directory.
+
+    Raises UserError where there is none.
+    """
+    jobs = [_job(path, directory) for path in job_directories(directory)]
+    planned: list[list[str]] = []
+    if (directory / SWEEP).is_file():
+        with suppress(OmegaConfBaseException, OSError):
+            planned = [_told(job) for job in _planned(cast(DictConfig, OmegaConf.load(directory / SWEEP)))]
+    if not jobs and not planned:
+        raise UserError(f"{directory}: no {FILE} there or below; give a run directory, or a multirun's directory")
+    begun = [set(job.overrides) for job in jobs]
+    waiting = [job for job in planned if set(job) not in begun][: max(0, len(planned) - len(jobs))]
+    jobs.sort(key=lambda job: by_number(Path(job.name)))
+    return [*jobs, *(Job("", directory, tuple(overrides), "not started") for overrides in waiting)]
 
 
 def _check(config: DictConfig, sweep: Path) -> None:
@@ -186,7 +229,8 @@ def _planned(config: DictConfig) -> list[list[str]]:
     """Return the overrides of each job, where Hydra's own sweeper makes them."""
     if not str(config.hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
         return []
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    hydra = GlobalHydra.instance()
+    parser = OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None)
     with suppress(HydraException):  # the sweeper is about to say what is wrong
         return BasicSweeper.split_arguments(parser.parse_overrides(sweep_words(config.hydra)), None)[0]
     return []
@@ -211,21 +255,43 @@ def _name(directory: Path, sweep: Path | None) -> str:
     return str(directory.relative_to(sweep) if sweep and directory.is_relative_to(sweep) else directory)
 
 
-def _row(directory: Path, sweep: Path) -> dict[str, Any]:
-    summary, failure = directory / "summary.json", _failure(directory)
-    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
-    error, ended = found.get("best_error"), found.get("end", "finished") not in ("interrupted", "running")
-    failed = f"failed: {failure}" if failure else "interrupted"
+def _job(directory: Path, sweep: Path) -> Job:
+    failure, history, who = _failure(directory), None, owner(directory)
+    try:
+        history = replay(read(directory)) if (directory / FILE).is_file() else History()
+        history = history if who else history.closed()
+    except UserError as error:  # a damaged journal is its own job's affair
+        failure = str(error)
+    if history is not None and history.ended is not None and history.incumbent is not None:
+        state = "finished"
+    elif who:
+        state = "running"
+    elif failure:
+        state = f"failed: {failure}"
+    else:
+        state = "interrupted" if history is None or history.ended is None else "failed: no trial survived"
+    overrides = tuple(_told(list(begun_with(directory).get("overrides", []))))
+    return Job(_name(directory, sweep), directory, overrides, state, history if history and history.header else None)
+
+
+def _row(job: Job) -> dict[str, Any]:
+    found = summary(job.history) if job.history is not None else {}
     return {
-        "job": _name(directory, sweep),
-        "overrides": _told(begun_with(directory).get("overrides", [])),
-        "error": error,
+        "job": job.name,
+        "overrides": list(job.overrides),
+        "error": found.get("best_error"),
+        "shown": _shown(job.history),
         "epochs": found.get("resource_spent"),
         "seconds": round(found["wall_seconds"], 1) if found else None,
-        "state": "finished" if ended and error is not None else failed,
-        "metric": found.get("metric", "error" if found else None),
-        "unit": found.get("unit", "epochs" if found else None),
+        "state": job.state,
+        "metric": found.get("metric"),
+        "unit": found.get("unit"),
     }
+
+
+def _shown(history: History | None) -> str:
+    best = summary(history)["best_error"] if history is not None else None
+    return "" if best is None or history is None else digits(float(best), uncertainty(history))
 
 
 def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:
@@ -238,11 +304,10 @@ def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:
         table.add_column(name, justify="right")
     table.add_column("state")
     for row in rows:
-        error = "" if row["error"] is None else f"{row['error']:.4f}"
         spent = "" if row["epochs"] is None else f"{row['epochs']:g}"
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         own = " ".join(item for item in row["overrides"] if item not in of_all)
-        table.add_row(row["job"], own, error, spent, seconds, row["state"])
+        table.add_row(row["job"], own, row["shown"], spent, seconds, row["state"])
     console = Terminal()
     console.print()
     if of_all:
@@ -256,12 +321,18 @@ def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:
         console.print()
         console.print(over)
     console.print(f"\n{sweep.sweep}/jobs.csv", soft_wrap=True, highlight=False)
-    if any(row["state"] in ("interrupted", "not started") for row in rows):
+    if _interrupted(rows):
         console.print(f"\ninterrupted; go on with: {sweep.command}", soft_wrap=True, highlight=False)
+
+
+def _interrupted(rows: list[dict[str, Any]]) -> bool:
+    return any(row["state"] in ("interrupted", "not started") for row in rows)
 
 
 def _means(rows: list[dict[str, Any]], of_all: set[str]) -> list[tuple[str, str, str, str]]:
     """Return for each combination of the other overrides the mean over its seeds, with its standard error."""
+    from halving.report.methods import mean_and_error
+
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         others = (item for item in row["overrides"] if item not in of_all)
@@ -271,8 +342,7 @@ def _means(rows: list[dict[str, Any]], of_all: set[str]) -> list[tuple[str, str,
     means: list[tuple[str, str, str, str]] = []
     for others, of_group in groups.items():
         errors = list({_seed(row): row["error"] for row in of_group if row["state"] == "finished"}.values())
-        spread = f" ± {statistics.stdev(errors) / len(errors) ** 0.5:.4f}" if len(errors) > 1 else ""
-        mean = f"{statistics.mean(errors):.4f}{spread}" if errors else ""
+        mean = mean_and_error(errors) if errors else ""
         lacking = len(set(map(_seed, of_group))) - len(errors)
         means.append(
             (" ".join(others) or "all jobs", mean, str(len(errors)), f"{lacking} not finished" if lacking else "")

@@ -25,7 +25,7 @@ class Objective(Protocol):
 
 
 class Executor(Protocol):
-    """Runs jobs. An executor with room for many may train them together."""
+    """Runs jobs. An executor with room for many may train them together; one with `workers` says how many it has."""
 
     def submit(self, job: Job) -> None:
         """Accept a job; only when there is room."""

@@ -90,7 +90,7 @@ class Process:
         trial_timeout: float | None = None,
         devices: Sequence[str] = (),
     ) -> None:
-        workers = whole("executor.workers", workers, most=_WORKERS)
+        self.workers = whole("executor.workers", workers, most=_WORKERS)
         if trial_timeout is not None:
             real("executor.trial_timeout", trial_timeout, lambda x: x > 0, "must be more than 0 seconds")
         self._objective = objective
@@ -98,7 +98,7 @@ class Process:
         self._timeout = trial_timeout
         self._began, self._places = time.monotonic(), set[str]()
         wait_passively()  # several workers' threads share the cores
-        self._workers = [self._spawn(devices[i % len(devices)] if devices else None) for i in range(workers)]
+        self._workers = [self._spawn(devices[i % len(devices)] if devices else None) for i in range(self.workers)]
 
     def submit(self, job: Job) -> None:
         free = [worker for worker in self._workers if worker.job is None]

@@ -12,6 +12,8 @@ from halving.trial import Job, Step
 class Serial:
     """Runs one job at a time where the study runs: the simplest executor, and the one to debug with."""
 
+    workers = 1
+
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._job: Job | None = None

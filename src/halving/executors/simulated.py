@@ -45,7 +45,7 @@ class Simulated:
         if seconds_to_failure is not None:
             real("executor.seconds_to_failure", seconds_to_failure, lambda x: x > 0, "must be more than 0 seconds")
         self._objective = objective
-        self._workers = whole("executor.workers", workers)
+        self.workers = whole("executor.workers", workers)
         self._stragglers = stragglers
         self._seconds_to_failure = seconds_to_failure
         self._retries = whole("executor.retries", retries, 0)
@@ -82,7 +82,7 @@ class Simulated:
             yield step
 
     def has_room(self) -> bool:
-        return self._running < self._workers
+        return self._running < self.workers
 
     def idle(self) -> bool:
         return not self._running

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
 from halving.report.confirmation import Row, reviewed
-from halving.report.tables import metric_label, tested, winner
+from halving.report.tables import digits, metric_label, standard_error, tested, uncertainty, winner
 from halving.tracking.wording import count
 
 _VARIED = {"init": "initialisation", "order": "initialisation and order", "split": "initialisation, order and split"}
@@ -91,7 +91,9 @@ def doubts(history: History, again: str = "") -> list[str]:
     if earlier:
         least = min(earlier, key=lambda each: each.error)
         error = -least.error if header.maximize else least.error
-        lines.append(f"it had {error:.4g} after {count(least.resource, header.unit)}, and got worse")
+        lines.append(
+            f"it had {digits(error, uncertainty(history))} after {count(least.resource, header.unit)}, and got worse"
+        )
     if len(history.trials) > 1 and survived and again and "unresolved" in header.settings and header.full_cost:
         lines.append(f"its error is that of the luckiest of {len(history.trials)}; confirm it: {again} confirm.top=3")
     return lines
@@ -125,8 +127,9 @@ def interval(error: float, samples: float | None) -> str:
     """Return the binomial 95 % interval (Wilson) of an error rate over a number of samples, in words."""
     if not samples or not 0 <= error <= 1:
         return ""
-    low, high = binomtest(round(error * samples), int(samples)).proportion_ci(method="wilson")
-    return f" (95 %: {low:.4f} to {high:.4f})"
+    ends = binomtest(round(error * samples), int(samples)).proportion_ci(method="wilson")
+    low, high = (digits(end, standard_error(error, samples)) for end in ends)
+    return f" (95 %: {low} to {high})"
 
 
 def in_full(history: History) -> str:
@@ -147,10 +150,11 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     kind = header.metric.removeprefix("val_")
     name = header.metric if kind == header.metric else f"validation {kind}"
     where = f" after {count(evaluation.resource, header.unit)}"
-    text = f"{name} {shown:{'.4f' if abs(shown) < 1e6 else '.4g'}}{interval(shown, samples)}"
+    text = f"{name} {digits(shown, uncertainty(history))}{interval(shown, samples)}"
     if found := tested(history):
         samples = test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
-        text += f", {found[0].replace('_', ' ')} {found[1]:.4f}{interval(found[1], samples)}"
+        rounded = digits(found[1], standard_error(found[1], samples) or uncertainty(history))
+        text += f", {found[0].replace('_', ' ')} {rounded}{interval(found[1], samples)}"
     return f"{text}{where}" if single else f"trial {trial.trial} wins{where}: {text}"
 
 

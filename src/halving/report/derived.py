@@ -1,18 +1,16 @@
 """The files that are derived from the journal: results.csv, curves.csv, summary.json and report.html."""
 
-import csv
-import io
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from halving.errors import noted
 from halving.history import History
 from halving.report.tables import CURVES, RESULTS, curve_rows, header_of, override_text, results_rows, summary
+from halving.spreadsheet import table
 
 
 def results_csv(history: History) -> str:
@@ -25,13 +23,13 @@ def results_csv(history: History) -> str:
         {name: override_text(value) if name in dimensions else value for name, value in row.items()}
         for row in results_rows(history)
     )
-    return csv_text((*RESULTS, *dimensions), rows)
+    return table((*RESULTS, *dimensions), rows)
 
 
 def curves_csv(history: History) -> str:
     """Return `curve_rows` as CSV; a metric that is missing or not finite is empty."""
     rows = curve_rows(history)
-    return csv_text(tuple(dict.fromkeys((*CURVES, *(name for row in rows for name in row)))), rows)
+    return table(tuple(dict.fromkeys((*CURVES, *(name for row in rows for name in row)))), rows)
 
 
 def summary_json(history: History) -> str:
@@ -73,14 +71,6 @@ def _report(history: History, problems: list[str], run_dir: Path) -> str:
     from halving.report.html import report_html  # it loads jinja2, which the tables do not need
 
     return report_html(history, problems, run_dir)
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def replace(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from halving.errors import UserError
 from halving.history import Header, History
-from halving.report.tables import header_of
+from halving.report.tables import digits, header_of, number, uncertainty
 from halving.tracking.wording import count
 
 
@@ -19,7 +19,10 @@ def explanation(history: History, trial: int) -> Iterator[str]:
         last = len(history.trials) - 1
         there = f"trials 0 to {last}" if last > 0 else "trial 0 only" if last == 0 else "no trial yet"
         raise UserError(f"trial {trial}: the study has {there}")
-    values = ", ".join(f"{name}={value}" for name, value in found.configuration.items())
+    rounded = {
+        name: number(value) if isinstance(value, float) else value for name, value in found.configuration.items()
+    }
+    values = ", ".join(f"{name}={value}" for name, value in rounded.items())
     yield f"trial {trial} of {header.scheduler}, bracket {found.bracket}: {values or 'the configuration as it stands'}"
     if note := flipped(header):
         yield f"  {note}"
@@ -29,7 +32,7 @@ def explanation(history: History, trial: int) -> Iterator[str]:
             yield f"  {where}: {'still running' if history.state(found) == 'running' else 'interrupted'}"
             continue
         error = evaluation.finished.outcome.error
-        shown = f"{header.metric} {-error if header.maximize else error:.6g}"
+        shown = f"{header.metric} {digits(-error if header.maximize else error, uncertainty(history))}"
         cause = f" ({evaluation.finished.cause})" if evaluation.finished.cause else ""
         yield f"  {where}: {shown}{cause}"
         if evaluation.verdict:

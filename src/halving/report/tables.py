@@ -6,6 +6,7 @@ from typing import Any
 
 from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
+from halving.tracking.wording import resolution, rounded
 from halving.trial import Epoch, Value, plain
 
 RESULTS = ("trial", "bracket", "rung", "resource", "error", "status", "verdict", "seconds")
@@ -159,17 +160,10 @@ def number(value: float) -> str:
 
 
 def digits(value: float, uncertainty: float | None = None) -> str:
-    """Return a number with the digits that its standard error allows; four significant ones where that is not known.
-
-    The last digit is worth between 3 % and 28 % of the standard error, as particle physicists round theirs.
-    """
+    """Return a number with the digits that its standard error allows; four significant ones where that is not known."""
     if not math.isfinite(value) or not uncertainty or not math.isfinite(uncertainty):
         return number(value) if math.isfinite(value) else "-"
-    places = min(-math.floor(math.log10(max(uncertainty / 3.55, 1e-300))), 12)
-    rounded = round(value, places) + 0.0 if abs(value) < 1e7 else value  # + 0.0 makes -0.0 a zero
-    if rounded == 0 or 1e-4 <= abs(rounded) < 1e7:
-        return f"{rounded:.{max(places, 0)}f}"
-    return f"{rounded:.{max(math.floor(math.log10(abs(rounded))) + places, 0)}e}"
+    return rounded(value, uncertainty)
 
 
 def standard_error(rate: float, samples: float | None) -> float | None:
@@ -183,17 +177,14 @@ def standard_error(rate: float, samples: float | None) -> float | None:
 def uncertainty(history: History) -> float | None:
     """Return the standard error with which a study's metric is shown; None where nothing tells it.
 
-    That is the winner's, of a rate over a known number of examples; else a tenth of the interquartile range of all
-    errors, so that trials can be told apart.
+    That is the winner's, of a rate over a known number of examples; else what tells good trials apart.
     """
     header, best = header_of(history), winner(history)
     if best is not None and history.ended is not None and header.metric in ("val_error", "val_accuracy"):
         found = standard_error(abs(best[1].error), history.ended.test.get("val_samples"))
         if found is not None:
             return found
-    errors = sorted(evaluation.error for _, evaluation in history.finished if math.isfinite(evaluation.error))
-    low, high = (errors[len(errors) * quarter // 4] for quarter in (1, 3)) if len(errors) > 3 else (0.0, 0.0)
-    return (high - low) / 10 or None
+    return resolution(history)
 
 
 def time_unit(seconds: float) -> tuple[str, int]:

@@ -1,9 +1,9 @@
 """A CSV file that grows by one row per epoch, for `tail -f` and spreadsheets during a run."""
 
-import csv
 from typing import TextIO
 
 from halving.history import Evaluation, Event, Header, History
+from halving.spreadsheet import line, read
 from halving.tracking.runs import run_directory
 from halving.trial import Epoch
 
@@ -46,18 +46,19 @@ class Csv:
         self._written.add(at)
         where = dict(zip(("trial", "resource", "epoch"), at, strict=True))
         row = {**epoch.metrics, "elapsed": elapsed, **where}
-        csv.writer(self._file, lineterminator="\n").writerow([row.get(column, "") for column in self._columns])
+        self._file.write(line(row.get(column) for column in self._columns))
 
     def _open(self, epoch: Epoch, header: Header) -> TextIO:
         path = run_directory(header, "the CSV tracker") / "metrics.csv"
-        file = path.open("a+", buffering=1, newline="")
+        file = path.open("a+", buffering=1, newline="", encoding="utf-8", errors="backslashreplace")
         file.seek(0)
         whole, newline, _ = file.read().rpartition("\n")
         # A kill may have torn the last row.
         file.truncate(len((whole + newline).encode()))
-        rows = csv.DictReader(whole.splitlines())
-        self._columns = list(rows.fieldnames or ["elapsed", "trial", "resource", "epoch", *epoch.metrics])
-        self._written = {(int(row["trial"]), int(row["resource"]), int(row["epoch"])) for row in rows}
+        rows = read(whole)
+        self._columns = next(rows, ["elapsed", "trial", "resource", "epoch", *epoch.metrics])
+        named = (dict(zip(self._columns, row, strict=False)) for row in rows)
+        self._written = {(int(row["trial"]), int(row["resource"]), int(row["epoch"])) for row in named}
         if not whole:
-            csv.writer(file, lineterminator="\n").writerow(self._columns)
+            file.write(line(self._columns))
         return file

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from halving.history import Evaluation, Header, History
 from halving.tracking.wording import count
 
+_WHILES = (("a second", 1), ("a minute", 60), ("an hour", 3600), ("a day", 86400))
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -18,11 +20,19 @@ class Pace:
         return cls(history.seconds, spent(header, history))
 
     def left(self, header: Header, history: History) -> float | None:
-        """Return the seconds that the rest will take; None where no cost is planned or nothing was spent since."""
+        """Return the seconds that the rest will take; None where that is not planned or nothing was spent since."""
         now = spent(header, history)
-        if header.planned_cost is None or now <= self.spent:
+        if header.planned_cost is None or not self.spent < now <= header.planned_cost:
             return None
-        return max(0.0, header.planned_cost - now) * (history.seconds - self.seconds) / (now - self.spent)
+        return (header.planned_cost - now) * (history.seconds - self.seconds) / (now - self.spent)
+
+    def speed(self, header: Header, history: History) -> str:
+        """Say what is spent in a while: `2.5 epochs a second`; nothing where nothing was spent since."""
+        now, seconds = spent(header, history) - self.spent, history.seconds - self.seconds
+        if now <= 0 or seconds <= 0:
+            return ""
+        while_, long = next((each for each in _WHILES if now / seconds * each[1] >= 1), _WHILES[-1])
+        return f"{count(float(f'{now / seconds * long:.3g}'), header.unit)} {while_}"
 
 
 def spent(header: Header, history: History) -> float:

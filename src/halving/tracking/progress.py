@@ -8,7 +8,7 @@ from rich.live import Live
 
 from halving.history import Confirmed, Evaluation, Event, Halted, Header, History, Trial
 from halving.terminal import Terminal
-from halving.tracking.live import status
+from halving.tracking.live import Decision, status
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
 from halving.tracking.plan import plan
 from halving.tracking.wording import cause, count, duration, losses, shown
@@ -35,6 +35,7 @@ class Progress:
         self._quiet = quiet
         self._live: Live | None = None
         self._pace: Pace | None = None
+        self._decision: Decision | None = None
         self._next = 0.0
 
     def resume(self, history: History) -> None:
@@ -49,6 +50,8 @@ class Progress:
             self.console.print(plan(header))
             if history.finished:
                 self._say(f"going on after {count(len(history.finished), 'evaluations')}")
+        if isinstance(event, Decision):
+            self._decision = event
         if self.console.is_interactive:
             self._draw(header, history, self._pace)
         else:
@@ -60,7 +63,7 @@ class Progress:
             return
         try:
             if history.header is not None and self._pace is not None:
-                live.update(status(history.header, history, self._pace, final=True))
+                live.update(status(history.header, history, self._pace, self._decision, final=True))
         finally:
             live.stop()
 
@@ -68,7 +71,7 @@ class Progress:
         now = time.monotonic()
         if now < self._next or not history.trials:
             return
-        frame = status(header, history, pace)
+        frame = status(header, history, pace, self._decision)
         if self._live is None:
             # Its own slow refreshes keep the clock going while a long epoch brings no event.
             self._live = Live(frame, console=self.console, refresh_per_second=1)
@@ -100,7 +103,7 @@ class Progress:
                 self._say(f"trial {trial} begins again from {count(since, header.unit)}: {reason}")
             case Confirmed(number, error):
                 asked = history.confirmations[number].asked
-                came = f"{header.metric} {shown(header, error)}" if math.isfinite(error) else f"failed: {event.cause}"
+                came = f"{header.metric} {shown(history, error)}" if math.isfinite(error) else f"failed: {event.cause}"
                 self._say(f"trial {asked.trial} again, fresh seed {asked.repeat}: {came}")
             case Halted(reason):
                 self._say(f"no new assignments: {reason}")
@@ -119,7 +122,7 @@ def _evaluation_line(
     if math.isinf(evaluation.error):
         result = f"failed: {cause(evaluation)}"
     else:
-        result = f"{header.metric} {shown(header, evaluation.error)}{', the best so far' if new else ''}"
+        result = f"{header.metric} {shown(history, evaluation.error)}{', the best so far' if new else ''}"
     left = pace.left(header, history)
     time_left = f", about {duration(left)} left" if left else ""
     return f"{where}: {result} [{spent_of_planned(header, history)}{time_left}]"

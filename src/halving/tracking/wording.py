@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from halving.history import Evaluation, Header
+from halving.history import Evaluation, History
 from halving.history import count as count
 from halving.trial import Configuration
 
@@ -24,9 +24,31 @@ def number(value: float) -> str:
     return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3g}"
 
 
-def shown(header: Header, error: float) -> str:
-    """Say an error as the metric that the user knows; nothing where there is none."""
-    return "" if math.isinf(error) else number(-error if header.maximize else error)
+def rounded(value: float, uncertainty: float) -> str:
+    """Say a number with the digits that its standard error allows.
+
+    The last digit is worth between 3 % and 28 % of the standard error, as particle physicists round theirs.
+    """
+    places = min(-math.floor(math.log10(max(uncertainty / 3.55, 1e-300))), 12)
+    rounded = round(value, places) + 0.0 if abs(value) < 1e7 else value  # + 0.0 makes -0.0 a zero
+    if rounded == 0 or 1e-4 <= abs(rounded) < 1e7:
+        return f"{rounded:.{max(places, 0)}f}"
+    return f"{rounded:.{min(max(math.floor(math.log10(abs(rounded))) + places, 0), 15)}e}"
+
+
+def shown(history: History, error: float) -> str:
+    """Say an error as the metric that the user knows, with digits that tell good trials apart; nothing for none."""
+    if history.header is None or math.isinf(error):
+        return ""
+    value = -error if history.header.maximize else error
+    return number(value) if (step := resolution(history)) is None else rounded(value, step)
+
+
+def resolution(history: History) -> float | None:
+    """Return a tenth of how far the best quarter of all errors spreads; None where nothing tells it."""
+    errors = sorted(evaluation.error for _, evaluation in history.finished if math.isfinite(evaluation.error))
+    spread = errors[len(errors) // 4] - errors[0] if errors else 0.0
+    return spread / 10 if 0 < spread < math.inf else None
 
 
 def losses(metrics: Mapping[str, float]) -> str:

@@ -1,0 +1,203 @@
+"""comparison.html: one file that shows the studies of a multirun side by side, with no remote parts."""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from halving.comparison import Pair, Run, by_method, by_task, common_end, labelled, pairs
+from halving.curves import Curves
+from halving.errors import UserError, noted
+from halving.history import Header, History
+from halving.report.confirmation import reviewed
+from halving.report.drawing import drawing
+from halving.report.html import duration
+from halving.report.jobs import Job
+from halving.report.methods import methods_table, notes, pairs_table, ranks_table, too_few
+from halving.report.tables import digits, metric_label, number, summary, uncertainty
+from halving.tracking.wording import count
+
+STATES = ("finished", "running", "interrupted", "failed", "not started")
+MOST = 12  # methods of which every two are tested
+
+
+def comparison_html(
+    directory: Path, jobs: Sequence[Job], curves: Mapping[str, Curves], problems: list[str] | None = None
+) -> str:
+    """Return the page: methods at any time, paired differences, ranks, and what became of each job.
+
+    Links to reports are as seen from the `directory` where the page lies. `curves` maps the paths of tables to
+    them, for the regret. What cannot be compared or drawn gives way to a line that says why, the latter in `problems`.
+    """
+    problems = [] if problems is None else problems
+    environment = Environment(
+        loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"of": count}
+    runs, why = _runs({job.directory: job.history for job in jobs if job.compared and job.history is not None}, curves)
+    tasks, draw = by_task(runs), _Drawing(runs, problems)
+    tested = pairs(runs) if len(draw.styles) <= MOST else []
+    label = _of_all(jobs, metric_label, "metric")
+    of_all = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
+    found = Counter(job.state.partition(":")[0] for job in jobs)
+    rows = [_job_row(job, of_all, directory) for job in jobs]
+    return environment.get_template("comparison.html").render(
+        name=_of_all(jobs, lambda header: header.name, directory.name),
+        place=directory.name,
+        why=why,
+        lead=_lead(runs, tested, label) if runs else None,
+        left_out=_left_out(jobs),
+        most=MOST,
+        states=[(state, found[state]) for state in STATES if found[state]],
+        common=[item for item in jobs[0].overrides if item in of_all] if of_all else [],
+        told="overrides" if any(job.overrides for job in jobs) else "method",
+        jobs=rows,
+        confirmed=any(row["confirmed"] for row in rows),
+        metric=label,
+        unit=_of_all(jobs, lambda header: header.unit, "resource"),
+        methods=draw.legend(),
+        tasks=[
+            {
+                "name": task if len(tasks) > 1 else "",
+                "end": count(common_end(of_task), of_task[0].unit),
+                "panels": draw("task_figures", f"task{i}", of_task, draw.styles),
+                "methods": methods_table(of_task),
+                "notes": notes(of_task),
+                **_paired(f"pairs{i}", of_task, [pair for pair in tested if pair.task == task], draw),
+            }
+            for i, (task, of_task) in enumerate(tasks.items())
+        ],
+        ranks=ranks_table(runs) if len(draw.styles) > 1 else None,
+        ranks_figures=draw("ranks_figure", runs, draw.styles) if len(draw.styles) > 1 else [],
+    )
+
+
+class _Drawing:
+    """Figures of `report.comparison` on a page, in the page's colours."""
+
+    def __init__(self, runs: Sequence[Run], problems: list[str]) -> None:
+        self._module, self._problems = drawing("comparison"), problems
+        self.styles: dict[str, Any] = self._module.styles_of(runs)
+
+    def __call__(self, figure: str, *what: Any) -> list[tuple[Markup, str]]:
+        """Return the SVG of each, and what it shows; where they cannot be drawn, one line that says why."""
+        with noted(f"{figure.replace('_', ' ')} could not be drawn", self._problems):
+            return [(Markup(self._recoloured(text)), said) for text, said in getattr(self._module, figure)(*what)]
+        return [(Markup('<p class="muted">{}</p>').format(self._problems[-1]), "")]
+
+    def legend(self) -> list[tuple[str, str, str]]:
+        """Return each method with its colour and its dashes."""
+        return [
+            (method, self._variable(colour), " ".join(str(2 * each) for each in dash[1]) if dash != "-" else "none")
+            for method, (colour, dash) in self.styles.items()
+        ]
+
+    def _variable(self, colour: str) -> str:
+        place = self._module.COLOURS.index(colour)
+        return f"var(--method-{place}, {colour})" if place else f"var(--accent, {colour})"
+
+    def _recoloured(self, text: str) -> str:
+        for colour in self._module.COLOURS[1:]:
+            text = re.sub(rf"(fill|stroke): {colour}", rf"\1: {self._variable(colour)}", text)
+        return text
+
+
+def _runs(histories: Mapping[Path, History], curves: Mapping[str, Curves]) -> tuple[list[Run], str]:
+    """Return what can be compared, or why nothing can."""
+    if not histories:
+        return [], "No study has ended with a winner yet: there is nothing to compare."
+    try:
+        return labelled(histories, curves), ""
+    except UserError as error:
+        return [], f"They cannot be compared. {error}."
+
+
+def _paired(name: str, runs: Sequence[Run], tested: Sequence[Pair], draw: _Drawing) -> dict[str, Any]:
+    if not tested:
+        return {"pairs": None, "differences": [], "too_few": "", "basis": ""}
+    sign = -1 if runs[0].maximize else 1
+    return {
+        "pairs": pairs_table(tested, sign),
+        "differences": draw("differences_figure", name, tested, sign, runs[0].metric),
+        "too_few": too_few(tested),
+        "basis": f"{runs[0].metric} of the incumbents after {count(common_end(runs), runs[0].unit)}, the same seeds",
+    }
+
+
+def _left_out(jobs: Sequence[Job]) -> list[tuple[str, str]]:
+    """Return the names of the jobs that are not compared, by what became of them."""
+    names: dict[str, list[str]] = {}
+    for job in jobs:
+        if not job.compared:
+            names.setdefault(job.state, []).append(job.name or " ".join(job.overrides))
+    return [(state, ", ".join(own)) for state, own in names.items()]
+
+
+def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, Any]:
+    """Return which method is ahead, by what, and which others it beats by more than chance, where that was tested."""
+    tasks, end = by_task(runs), common_end(runs)
+    if len(tasks) > 1:
+        table = ranks_table(runs)
+        best, value = table.rows[0] if table.rows else ("", "")
+        return {
+            "best": best,
+            "value": value,
+            "what": f"mean rank over {count(len(tasks), 'tasks')}",
+            "where": "",
+            "beaten": None,
+        }
+    methods = by_method(runs)
+    errors = {method: float(np.mean([run.at(end) for run in own.values()])) for method, own in methods.items()}
+    best = min(errors, key=lambda method: (math.isnan(errors[method]), errors[method]))
+    ahead = {pair.second: pair for pair in tested if pair.first == best and pair.effect > 0}
+    ahead |= {pair.first: pair for pair in tested if pair.second == best and pair.effect < 0}
+    row = next(row for row in methods_table(runs).rows if row[0] == best)
+    return {
+        "best": best,
+        "value": row[2],
+        "what": f"mean {label}",
+        "where": f" after {count(end, runs[0].unit)}, over {count(len(methods[best]), 'seeds')}",
+        "beaten": [method for method, pair in ahead.items() if pair.p_holm < 0.05] if tested else None,
+    }
+
+
+def _job_row(job: Job, of_all: Collection[str], beside: Path) -> dict[str, Any]:
+    page = job.directory / "report.html"
+    row = {
+        "name": job.name,
+        "link": quote(os.path.relpath(page, beside)) if page.is_file() else "",
+        "overrides": " ".join(item for item in job.overrides if item not in of_all),
+        "state": job.state,
+        "error": "",
+        "spent": "",
+        "time": "",
+        "winner": "",
+        "confirmed": "",
+    }
+    if job.history is None or job.history.header is None:
+        return row
+    found, header = summary(job.history), job.history.header
+    row["overrides"] = row["overrides"] or f"{header.scheduler}, seed {header.seed}" * (not job.overrides)
+    if found["best_error"] is not None:
+        row["error"] = digits(float(found["best_error"]), uncertainty(job.history))
+        row["winner"] = f"trial {found['best_trial']} at {found['best_resource']}"
+    if (review := reviewed(job.history)) is not None and review.finished and review.chosen is not None:
+        best, sign = review.rows[0], -1 if header.maximize else 1
+        mean, half = (digits(each, best.standard_error) for each in (sign * best.mean, best.high - best.mean))
+        row["confirmed"] = f"trial {best.trial}: {mean} ± {half}"
+    return row | {"spent": number(found["resource_spent"]), "time": duration(found["wall_seconds"])}
+
+
+def _of_all(jobs: Sequence[Job], of: Callable[[Header], str], default: str) -> str:
+    """Return what all studies have in common, else a default."""
+    found = {of(job.history.header) for job in jobs if job.history is not None and job.history.header is not None}
+    return found.pop() if len(found) == 1 else default

@@ -1,0 +1,26 @@
+"""What became of the jobs of a multirun."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from halving.history import History
+
+
+@dataclass(frozen=True)
+class Job:
+    """One study among several: what it was to do, and what became of it.
+
+    `state` is finished, running, interrupted, not started, or failed with its reason. One that has not begun, or whose
+    journal cannot be read, has no history.
+    """
+
+    name: str
+    directory: Path
+    overrides: tuple[str, ...]
+    state: str
+    history: History | None = None
+
+    @property
+    def compared(self) -> bool:
+        """Whether it came to an end with a winner."""
+        return self.state == "finished" and self.history is not None and bool(self.history.incumbents)
