@@ -546,11 +546,8 @@ def test_what_is_installed_has_all_of_conf(repo: Path) -> None:
         for pattern in project["tool"]["setuptools"]["package-data"]["halving"]
         for path in package.glob(pattern)
     }
-    assert held == {
-        *(repo / "conf").rglob("*.yaml"),
-        package / "report" / "report.html",
-        package / "report" / "report.js",
-    }
+    pages = ("report.html", "report.js", "comparison.html", "style.css")
+    assert held == {*(repo / "conf").rglob("*.yaml"), *(package / "report" / name for name in pages)}
 
 
 def test_data_lie_where_one_types_if_there_is_no_checkout(fork: Callable, repo: Path, tmp_path: Path) -> None:

@@ -259,6 +259,7 @@ def test_the_page_loads_nothing_and_tells_the_result() -> None:
     assert all(value.startswith("#") for value in page.loads)
     assert not re.search(r"@import|url\((?!#)|https?:(?!//www\.w3\.org/(2000/svg|1999/xlink)\")", text)
     assert "8 epochs instead of 16" in page.text
+    assert report_html(study()) == text, "equal histories give equal pages"
     assert "python train.py trial=0 optimizer.lr=0.1" in page.text
     assert "FloatingPointError: the loss is <nan>" in page.text
     assert "scheduler=sha\neta=2" in page.text
@@ -370,6 +371,7 @@ def test_an_empty_journal_is_a_users_mistake() -> None:
     [
         (0.09722, 0.018, "0.097"), (0.1, 0.018, "0.100"), (0.23456, 0.04, "0.23"), (-0.0004, 0.018, "0.000"),
         (12345.6, 300.0, "12350"), (1.23456e-7, 2e-9, "1.235e-07"), (3.2e9, 1e8, "3.20e+09"), (0.3, 0.0, "0.3"),
+        (1.7e308, 1e308, "1.7e+308"), (1.0, 1e308, "0"), (5e-324, 5e-324, "0.000000000000"),
         (0.123456, None, "0.1235"), (7.0, None, "7"), (math.inf, 0.1, "-"), (0.5, math.nan, "0.5"),
     ],
 )  # fmt: skip

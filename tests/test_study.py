@@ -230,7 +230,7 @@ def test_no_number_or_text_costs_the_end_of_a_study(function: Any, space: Any, m
     study = halving.tune(function, space, r_max=27, run_dir=tmp_path, maximize=maximize)
     assert study.summary["end"] == "finished" and study.best.last.resource == 27
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert page.count("<svg") == 4 and "could not" not in page
+    assert page.count("<svg") == 6 and "could not" not in page
 
 
 def test_a_function_may_change_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_report(
     monkeypatch.setattr(figures, "rung_scatter", broken)
     study = halving.tune(bowl, LR, r_max=3, run_dir=tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 3 and "ZeroDivisionError: no &lt;room&gt;" in page
+    assert page.count("<svg") == 5 and "ZeroDivisionError: no &lt;room&gt;" in page
     assert study.best and "study rebuild" in caplog.text and "Traceback" in caplog.text
 
 
@@ -464,7 +464,7 @@ def test_a_training_has_what_the_command_line_has(tmp_path: Path) -> None:
     assert len(runs) == 10 and all(b"mse" in run.read_bytes() for run in runs)
     assert (tmp_path / "metrics.csv").read_text().startswith("elapsed,trial,resource,epoch,mse,norm,val_loss\n")
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert page.count("<svg") == 4 and "could not" not in page
+    assert page.count("<svg") == 6 and "could not" not in page
     assert "best mse: <b>" in page and "with a test mse of <b>9</b>" in page
     for tracker in (Wandb(mode="offline"), Csv()):
         with pytest.raises(halving.UserError, match=r"trackers: \w+ writes into the run directory; give run_dir="):

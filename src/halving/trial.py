@@ -90,6 +90,11 @@ class Job:
     until: int
     streams: Mapping[str, int] = field(default_factory=dict[str, int])
 
+    @property
+    def label(self) -> str:
+        """What people call it: "trial 3", or "confirmation 3"."""
+        return f"trial {self.trial}" if self.trial >= 0 else f"confirmation {-self.trial}"
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:

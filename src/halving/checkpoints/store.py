@@ -104,7 +104,7 @@ class Store:
             except UserError as error:
                 reasons.append(str(error))
         if state.resource < job.since and not reasons:
-            reasons.append(f"trial {job.trial} has no checkpoint at {job.since}")
+            reasons.append(f"{job.label} has no checkpoint at {job.since}")
         if reasons:
             yield Restarted(job.trial, state.resource, "; ".join(reasons))
         return state

@@ -90,4 +90,4 @@ def log_failure(job: Job, cause: str, details: str, places: set[str]) -> None:
     again = place in places
     places.add(place)
     told = f", where one failed before: {cause}" if again else f": {details}"
-    log.error("trial %d failed between %d and %d%s", job.trial, job.since, job.until, told)
+    log.error("%s failed between %d and %d%s", job.label, job.since, job.until, told)

@@ -264,7 +264,7 @@ class Process:
         reason = worker.words or _epitaph(worker.process.exitcode)
         worker.failures += 1
         if worker.failures <= self._retries:
-            log.warning("trial %d: %s; retry %d of %d", job.trial, reason, worker.failures, self._retries)
+            log.warning("%s: %s; retry %d of %d", job.label, reason, worker.failures, self._retries)
             yield Restarted(job.trial, job.since, f"{reason}; retry {worker.failures} of {self._retries}")
             self._hand(worker, job)
         else:

@@ -34,8 +34,7 @@ def draw_timeline(figure: Figure, history: History) -> None:
     end = history.seconds / divisor
     axes.set_xlim(0, end)
     axes.set_ylim(count, 0)
-    for lane in range(count):
-        axes.fill_between([0, end], lane + 0.42, lane + 0.58, color=HAIR, linewidth=0)
+    axes.hlines([lane + 0.5 for lane in range(count)], 0, end, color=HAIR, linewidth=min(3, _ALL / count / 6))
     won = best[0].trial if best else None
     failed = [bar for bar in drawn if bar.failed]
     for colour, own in ((MUTED, False), (ACCENT, True)):
@@ -68,7 +67,9 @@ def _fill(axes: Axes, here: Sequence[Bar], divisor: float, face: str, edge: str)
         left, low, high = bar.started / divisor, bar.lane + 0.14, bar.lane + 0.86
         right = max(bar.ended / divisor, left + least)
         boxes.append([(left, low), (right, low), (right, high), (left, high)])
-    shapes = PolyCollection(boxes, facecolors=face, edgecolors=edge, linewidths=0.8, zorder=3)
+    shapes = PolyCollection(
+        boxes, facecolors=face, edgecolors=edge, linewidths=min(0.8, _ALL / axes.get_ylim()[0] / 10), zorder=3
+    )
     link(shapes, [bar.trial for bar in here])
     axes.add_collection(shapes)
 

@@ -48,11 +48,12 @@ def bars(history: History) -> list[Bar]:
 
 def workers(history: History, drawn: Sequence[Bar]) -> int:
     """Return how many workers there were: as many as were set, and at least as many as were busy at once."""
-    executor = header_of(history).settings.get("config", {}).get("executor", {})
-    asked = executor.get("workers") if isinstance(executor, dict) else None
-    return max(
-        [bar.lane + 1 for bar in drawn] + ([asked] if isinstance(asked, int) and asked <= 1000 else []), default=0
-    )
+    at_once = max((bar.lane + 1 for bar in drawn), default=0)
+    match header_of(history).settings.get("config"):
+        case {"executor": {"workers": int(asked)}} if asked <= 1000:
+            return max(at_once, asked)
+        case _:
+            return at_once
 
 
 def busy(history: History) -> str:

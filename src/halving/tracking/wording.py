@@ -30,7 +30,7 @@ def rounded(value: float, uncertainty: float) -> str:
     The last digit is worth between 3 % and 28 % of the standard error, as particle physicists round theirs.
     """
     places = min(-math.floor(math.log10(max(uncertainty / 3.55, 1e-300))), 12)
-    rounded = round(value, places) + 0.0  # which makes -0.0 a zero
+    rounded = round(value, places) + 0.0 if abs(value) < 1e7 else value  # + 0.0 makes -0.0 a zero
     if rounded == 0 or 1e-4 <= abs(rounded) < 1e7:
         return f"{rounded:.{max(places, 0)}f}"
     return f"{rounded:.{min(max(math.floor(math.log10(abs(rounded))) + places, 0), 15)}e}"

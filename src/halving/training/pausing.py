@@ -100,7 +100,7 @@ def retrained(store: Store, job: Job, config: str, run: Callable[[Job], Iterable
     try:
         return store.load(job.trial, job.until, config)
     except UserError as error:
-        log.warning("%s; trial %d is trained again from nothing", error, job.trial)
+        log.warning("%s; %s is trained again from nothing", error, job.label)
     for _ in run(replace(job, since=0)):
         pass
     return store.load(job.trial, job.until, config)

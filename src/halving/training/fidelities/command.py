@@ -120,7 +120,7 @@ class Command(Axis):
         with tempfile.TemporaryFile("w+", errors="replace") as errors, _grouped(words, own, errors) as (program, lines):
             for line in lines:
                 if (metrics := _metrics(line, metric)) is None:
-                    log.info("trial %d: %s", job.trial, line.rstrip())
+                    log.info("%s: %s", job.label, line.rstrip())
                     continue
                 epoch += 1
                 if epoch > job.until:
