@@ -676,6 +676,22 @@ def test_a_narrow_terminal_shows_whole_numbers(run_dir: Path, width: int, bracke
     assert len(last.splitlines()) < 24
 
 
+def test_what_came_too_fast_to_be_drawn_is_drawn_when_nothing_more_comes(run_dir: Path) -> None:
+    """As the starts of many workers do, of which the first frame knows one."""
+    text = io.StringIO()
+    console = Console(file=text, width=100, force_terminal=True, force_interactive=True, color_system=None)
+    known = header(run_dir)
+    events = [replace(known, settings={**known.settings, "workers": 50}), *(Start(t, {}, 1) for t in range(40))]
+    together = Trackers([Progress(console)])
+    for event in events:
+        together.record(event, 0.0)
+    deadline = time.monotonic() + 20
+    while "40 busy, 10 idle" not in text.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "1 busy, 49 idle" in text.getvalue() and "40 busy, 10 idle" in text.getvalue()
+    together.close()
+
+
 @pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (200, 50)])
 @pytest.mark.parametrize("brackets", [1, 10])
 def test_a_hundred_workers_fit_on_a_small_terminal(run_dir: Path, width: int, height: int, brackets: int) -> None:
