@@ -482,6 +482,10 @@ def test_commands_to_go_on_with_fit_the_state_and_can_be_pasted(tmp_path: Path) 
     steps = {step.what: step.command for step in next_steps(history, "/tmp/plain")}
     assert steps["Go on where it stopped"] == "python train.py resume=/tmp/plain 'trusted_packages=[mine]'"
     assert steps["Extend it to twice its budget"].endswith("'trusted_packages=[mine]' budget.resource=42")
+    header = replace(HEADER, settings={"unresolved": {}, "config": {"scheduler": {"rounds": 1}}})
+    assert "python train.py resume=/tmp/plain scheduler.rounds=2" in {
+        step.command for step in next_steps(study(header), "/tmp/plain")
+    }
     assert not resuming(study(), place), "a Python function's study has no command"
 
 
