@@ -466,7 +466,14 @@ def test_the_page_says_what_of_the_environment_differs_where_it_is_written(monke
 def test_commands_to_go_on_with_fit_the_state_and_can_be_pasted(tmp_path: Path) -> None:
     """A path with a space and a quote is read back by the shell and by Hydra as it is."""
     place = f"{tmp_path}/a study's (1)"
-    typed = ["scheduler=asha", "seed=3", "trusted_packages=[mine]", "'+space.x=[1,2]'", "confirm.top=3"]
+    typed = [
+        "scheduler=asha",
+        "seed=3",
+        "trusted_packages=[mine]",
+        "'+space.x=[1,2]'",
+        "confirm.top=3",
+        "scheduler.variant=stopping",
+    ]
     header = replace(HEADER, scheduler="asha", settings={"unresolved": {}, "overrides": typed, "run_dir": place})
     history = study(header)
     steps = {step.what: shlex.split(step.command) for step in next_steps(history, place)}

@@ -73,7 +73,9 @@ def _first(own: str, other: str) -> str:
 
 def _without(words: Sequence[str], *keys: str) -> list[str]:
     named = [(word.partition("=")[0].lstrip("+"), word) for word in words]
-    return [word for key, word in named if key not in (*keys, "trial") and not key.startswith("confirm.")]
+    return [
+        word for key, word in named if key not in (*keys, "trial") and not key.startswith(("confirm.", "scheduler."))
+    ]
 
 
 def _program(history: History) -> list[str]:
