@@ -381,7 +381,7 @@ def test_a_number_has_the_digits_that_its_standard_error_allows(value: float, er
 
 def test_the_standard_error_of_a_metric_is_the_binomial_one_or_follows_from_the_spread_of_trials() -> None:
     history = many(40)
-    assert tables.uncertainty(history) == pytest.approx(0.1 * (0.18 - 0.065))
+    assert tables.uncertainty(history) == pytest.approx(0.065 / 25)
     assert tables.uncertainty(alone(0.5)) is None and tables.uncertainty(header_only()) is None
     assert tables.standard_error(0.1, 100) == pytest.approx(0.03, rel=0.1)
     assert 0 < (tables.standard_error(0.0, 100) or 0) < 0.011

@@ -676,6 +676,22 @@ def test_a_narrow_terminal_shows_whole_numbers(run_dir: Path, width: int, bracke
     assert len(last.splitlines()) < 24
 
 
+def test_what_came_too_fast_to_be_drawn_is_drawn_when_nothing_more_comes(run_dir: Path) -> None:
+    """As the starts of many workers do, of which the first frame knows one."""
+    text = io.StringIO()
+    console = Console(file=text, width=100, force_terminal=True, force_interactive=True, color_system=None)
+    known = header(run_dir)
+    events = [replace(known, settings={**known.settings, "workers": 50}), *(Start(t, {}, 1) for t in range(40))]
+    together = Trackers([Progress(console)])
+    for event in events:
+        together.record(event, 0.0)
+    deadline = time.monotonic() + 20
+    while "40 busy, 10 idle" not in text.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "1 busy, 49 idle" in text.getvalue() and "40 busy, 10 idle" in text.getvalue()
+    together.close()
+
+
 @pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (200, 50)])
 @pytest.mark.parametrize("brackets", [1, 10])
 def test_a_hundred_workers_fit_on_a_small_terminal(run_dir: Path, width: int, height: int, brackets: int) -> None:
@@ -809,16 +825,16 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 
 def test_errors_have_the_digits_that_tell_good_trials_apart(run_dir: Path) -> None:
-    """A tenth of how far the best quarter spreads; three decimals while there is none."""
+    """The best quarter spreads by 3.7, so that a twentieth is 0.19; three decimals while there is none."""
     errors = [76.64119, 75.82341, 79.52342, 98.31, 97.27, 135.2, 140.0, 1e5]
     events = [header(run_dir), *(Start(trial, {}, 1) for trial in range(len(errors)))]
     first = Finished(Outcome(0, 1, errors[0]), cost=1)
     assert "val_error 76.641, the best so far" in shown([*events, first])
     events += [Finished(Outcome(trial, 1, error), cost=1) for trial, error in enumerate(errors)]
-    assert "best     val_error 75.8  trial 1 at 1 epoch" in shown(events, terminal=True)
+    assert "best     val_error 75.82  trial 1 at 1 epoch" in shown(events, terminal=True)
     history = replay(timed(events))
-    assert "validation error 75.8" in conclusion(history)
-    assert "rung 0, 0 to 1 epoch: val_error 98.3" in "\n".join(explanation(history, 3))
+    assert "validation error 75.82" in conclusion(history)
+    assert "rung 0, 0 to 1 epoch: val_error 98.31" in "\n".join(explanation(history, 3))
 
 
 def test_numbers_keep_three_digits() -> None:

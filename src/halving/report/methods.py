@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halving.comparison import Pair, Run, by_method, common_end, ranks
 from halving.report.tables import digits, number
-from halving.tracking.wording import count
+from halving.tracking.wording import count, duration
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def methods_table(runs: Sequence[Run]) -> Table:
         f"incumbents' {runs[0].unit}",
         "mean rank",
     ]
-    heads += ["mean spent", "mean seconds", *(["regret at its end"] if regret else [])]
+    heads += ["mean spent", "mean time", *(["regret at its end"] if regret else [])]
     rows: list[tuple[str, ...]] = []
     for method, own in by_method(runs).items():
         of_method = list(own.values())
@@ -44,7 +44,7 @@ def methods_table(runs: Sequence[Run]) -> Table:
         cells = [method, str(len(own)), mean_and_error(errors), f"{middle} ({low} to {high})", _levels(of_method, end)]
         cells += [f"{rank[method][0][0]:.2f}" if method in rank else ""]
         cells += [number(float(np.mean([run.spent for run in of_method])))]
-        cells += [f"{np.mean([run.elapsed for run in of_method]):.3g}"]
+        cells += [_time(float(np.mean([run.elapsed for run in of_method])))]
         rows.append((*cells, *([mean_and_error(np.array([run.regret for run in of_method]))] if regret else [])))
     return Table(tuple(heads), tuple(rows))
 
@@ -109,6 +109,10 @@ def _error(values: NDArray[Any]) -> float | None:
     if len(values) < 2 or not np.isfinite(values).all():
         return None
     return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds >= 60 else f"{seconds:.3g} s"
 
 
 def _levels(runs: Iterable[Run], end: float) -> str:

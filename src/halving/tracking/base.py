@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from halving.history import Event, History
 log = logging.getLogger(__name__)
 
 ROOM = 100_000  # most events that wait for one tracker; the study's history holds them anyway
+REST = 0.3  # seconds without an event after which a tracker is told that it may rest
 MOMENT = 1.0  # seconds that one which is already switched off has at the end
 
 
@@ -105,7 +106,7 @@ class _Mirror:
                 history.apply(event, at)
             if before:
                 self._tracker.resume(history)
-            while not self._off and (item := self._events.get()) is not None:
+            while not self._off and (item := self._next(history)) is not None:
                 history.apply(*item)
                 self._tracker.record(item[0], history)
                 self._told += 1
@@ -116,6 +117,15 @@ class _Mirror:
             self._tracker.close(history)
         except Exception as error:
             self._switch_off("failed", error)
+
+    def _next(self, history: History) -> tuple[Event, float] | None:
+        """Return what comes next; a tracker that has a `rest` is told whenever nothing has come for a while."""
+        while (rest := getattr(self._tracker, "rest", None)) is not None:
+            try:
+                return self._events.get(timeout=REST)
+            except Empty:
+                rest(history)
+        return self._events.get()
 
     def _switch_off(self, why: str, error: Exception | None = None) -> None:
         if self._off:

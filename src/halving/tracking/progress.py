@@ -37,6 +37,7 @@ class Progress:
         self._pace: Pace | None = None
         self._decision: Decision | None = None
         self._next = 0.0
+        self._behind = False
 
     def resume(self, history: History) -> None:
         """Wait for the first event, since it may bring another plan."""
@@ -57,6 +58,11 @@ class Progress:
         else:
             self._tell(event, header, history, self._pace)
 
+    def rest(self, history: History) -> None:
+        """Draw what came too fast to be drawn."""
+        if self._behind and history.header is not None and self._pace is not None:
+            self._draw(history.header, history, self._pace)
+
     def close(self, history: History) -> None:
         live, self._live = self._live, None
         if live is None:
@@ -69,7 +75,8 @@ class Progress:
 
     def _draw(self, header: Header, history: History, pace: Pace) -> None:
         now = time.monotonic()
-        if now < self._next or not history.trials:
+        self._behind = now < self._next or not history.trials
+        if self._behind:
             return
         frame = status(header, history, pace, self._decision)
         if self._live is None:
