@@ -466,7 +466,14 @@ def test_the_page_says_what_of_the_environment_differs_where_it_is_written(monke
 def test_commands_to_go_on_with_fit_the_state_and_can_be_pasted(tmp_path: Path) -> None:
     """A path with a space and a quote is read back by the shell and by Hydra as it is."""
     place = f"{tmp_path}/a study's (1)"
-    typed = ["scheduler=asha", "seed=3", "trusted_packages=[mine]", "'+space.x=[1,2]'", "confirm.top=3"]
+    typed = [
+        "scheduler=asha",
+        "seed=3",
+        "trusted_packages=[mine]",
+        "'+space.x=[1,2]'",
+        "confirm.top=3",
+        "scheduler.variant=stopping",
+    ]
     header = replace(HEADER, scheduler="asha", settings={"unresolved": {}, "overrides": typed, "run_dir": place})
     history = study(header)
     steps = {step.what: shlex.split(step.command) for step in next_steps(history, place)}
@@ -482,6 +489,10 @@ def test_commands_to_go_on_with_fit_the_state_and_can_be_pasted(tmp_path: Path) 
     steps = {step.what: step.command for step in next_steps(history, "/tmp/plain")}
     assert steps["Go on where it stopped"] == "python train.py resume=/tmp/plain 'trusted_packages=[mine]'"
     assert steps["Extend it to twice its budget"].endswith("'trusted_packages=[mine]' budget.resource=42")
+    header = replace(HEADER, settings={"unresolved": {}, "config": {"scheduler": {"rounds": 1}}})
+    assert "python train.py resume=/tmp/plain scheduler.rounds=2" in {
+        step.command for step in next_steps(study(header), "/tmp/plain")
+    }
     assert not resuming(study(), place), "a Python function's study has no command"
 
 

@@ -31,14 +31,15 @@ def draw_confirmations(figure: Figure, history: History) -> None:
         link(seeds, [row.trial] * len(row.errors))
         if row.curse is not None:
             style = {"s": 58, "facecolors": "none", "edgecolors": INK, "linewidths": 1.2, "zorder": 3}
-            link(axes.scatter([sign * row.study_error], [height], **style), [row.trial])
+            axes.scatter([sign * row.study_error], [height], **style)
         if math.isfinite(row.low) and math.isfinite(row.high):
             (bar,) = axes.plot(
                 [sign * row.low, sign * row.high], [height, height], color=colour, linewidth=2.2, zorder=2
             )
             link(bar, [row.trial])
         if math.isfinite(row.mean):
-            axes.scatter([sign * row.mean], [height], s=46, marker="D", color=colour, edgecolors=PAPER, zorder=5)
+            style = {"s": 46, "marker": "D", "color": colour, "edgecolors": PAPER, "zorder": 5}
+            link(axes.scatter([sign * row.mean], [height], **style), [row.trial])
         axes.annotate(
             _words(row, sign), (1, height), (12, 0), axes.get_yaxis_transform(), "offset points", va="center",
             color=colour, annotation_clip=False,

@@ -39,8 +39,10 @@ def next_steps(history: History, run_dir: str) -> Iterator[Step]:
         yield Step("Go on where it stopped", resume)
     elif ended.failure:
         yield Step("Try again what failed in the end", resume)
-    if (more := _extended(history.halted)) and header.scheduler != "single":
-        yield Step("Extend it to twice its budget", f"{resume} {more}")
+    if (more := _extension(history)) and header.scheduler != "single":
+        yield Step(
+            "Extend it to twice its budget" if history.halted else "Extend it by one more round", f"{resume} {more}"
+        )
     typed = [str(word) for word in header.settings.get("overrides", ())]
     source = [str(word) for word in header.settings.get("source", ())]
     again = [*_program(history), *source, "-m", *_without(typed, "seed", "scheduler")]
@@ -52,9 +54,17 @@ def next_steps(history: History, run_dir: str) -> Iterator[Step]:
     )
 
 
-def _extended(halted: str) -> str:
-    found = _BUDGET.search(halted)
-    return f"budget.{found[1]}={number(2 * float(found[2]))}" if found else ""
+def _extension(history: History) -> str:
+    """The override with which a study that is over goes on, where there is one: a larger budget, or another round."""
+    if found := _BUDGET.search(history.halted):
+        return f"budget.{found[1]}={number(2 * float(found[2]))}"
+    header = header_of(history)
+    planned = sum(ladder.sizes[0] for ladder in header.plan if ladder.sizes)
+    match header.settings.get("config"):
+        case {"scheduler": {"rounds": int(rounds)}} if history.ended is not None and len(history.trials) >= planned:
+            return f"scheduler.rounds={rounds + 1}"
+        case _:
+            return ""
 
 
 def _first(own: str, other: str) -> str:
@@ -63,7 +73,9 @@ def _first(own: str, other: str) -> str:
 
 def _without(words: Sequence[str], *keys: str) -> list[str]:
     named = [(word.partition("=")[0].lstrip("+"), word) for word in words]
-    return [word for key, word in named if key not in (*keys, "trial") and not key.startswith("confirm.")]
+    return [
+        word for key, word in named if key not in (*keys, "trial") and not key.startswith(("confirm.", "scheduler."))
+    ]
 
 
 def _program(history: History) -> list[str]:

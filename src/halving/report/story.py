@@ -24,8 +24,8 @@ def story(history: History, importance: Importances | str | None) -> str:
         ends = binomtest(round(rate * samples), int(samples)).proportion_ci(method="wilson")
         low, high = (digits(end, uncertainty(history)) for end in ends)
         sentences.append(
-            f"Measured on {number(samples)} examples, its true {metric_label(header)} lies between {low} and {high} "
-            "(95 % interval)."
+            f"Measured on {number(samples)} examples, the winner's true {metric_label(header)} lies between {low} "
+            f"and {high} (95 % interval)."
         )
     review = reviewed(history)
     if review is not None and review.chosen == best[0].trial and math.isfinite((row := review.rows[0]).low):
