@@ -47,8 +47,9 @@ PACKAGE = """
 
 
     def marked(*, data_dir, **options):
-        with open(os.path.join(data_dir, "there")):
+        with open(os.path.join(data_dir, "there")) as file:
             data = rings(**options)
+            data.validation.inputs[0] += len(file.read())
         data.test.inputs[-1] = 1e6
         return data
 
@@ -302,3 +303,17 @@ def test_an_objective_may_leave_the_directory_and_delete_what_it_likes(
     assert result.returncode == 0, result.stderr
     assert f"-cp {tmp_path / 'run'} -cn best" in result.stdout if gone else "scheduler=single" in result.stdout
     assert json.loads((tmp_path / "run/summary.json").read_text())["end"] == "finished"
+
+
+def test_other_data_are_named_where_a_study_goes_on_with_them(fork: Callable, mine: Path) -> None:
+    (mine / "files").mkdir()
+    (mine / "files" / "there").touch()
+    study = ["model=tiny", "data=marked", "data_dir=files", "scheduler=fifo", "r_max=1", "tracker=none", "~space.data"]
+    own = ["--config-dir", "conf", "trusted_packages=[mine]", "hydra.run.dir=study", "budget.evaluations=1"]
+    assert fork(*own, *study, cwd=mine).returncode == 0
+    goes_on = ["resume=study", "trusted_packages=[mine]"]
+    same = fork(*goes_on, "budget.evaluations=2", cwd=mine)
+    assert same.returncode == 0 and "data are others" not in same.stdout, same.stderr
+    (mine / "files" / "there").write_text("more")
+    other = fork(*goes_on, "budget.evaluations=3", cwd=mine)
+    assert other.returncode == 0 and "note: the data are others than before" in other.stdout, other.stderr

@@ -83,6 +83,7 @@ def run(cfg: DictConfig) -> None:
         mirrors = _mirrors(cfg, parts.objective, secrets)
         _note(console, [mirror.note for mirror in mirrors if isinstance(mirror, Wandb) and mirror.note])
         header = _header(cfg, hydra, parts, settings)
+        _note(console, _other_data(before, header))
         opened.pop_all()  # the conduct sees to them from here on
     first = header if before.header is None else Resumed(header.plan, header.planned_cost, header.settings)
     told = (*events, (first, before.seconds)) if events else ()
@@ -170,6 +171,15 @@ def _again(run_dir: Path) -> str:
     return commands.line(commands.override("resume", str(run_dir)), *winner.trusting(typed))
 
 
+def _other_data(before: History, now: Header) -> list[str]:
+    """Say so where a study goes on with other data than it began with."""
+    recorded = before.header.settings.get("environment", {}) if before.header is not None else {}
+    then, found = recorded.get("data"), now.settings["environment"]["data"]
+    if then is None or found is None or then == found:
+        return []
+    return [f"note: the data are others than before (their digest was {then} and is {found}): errors do not compare"]
+
+
 def _note(console: Terminal, notes: Iterable[str]) -> None:
     for note in notes:
         log.info(note)
@@ -227,7 +237,10 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
         settings={
             **settings,
             "config": parts.objective.config({}, 0),
-            "environment": environment(parts.objective.cfg.device, parts.threads),
+            "environment": {
+                **environment(parts.objective.cfg.device, parts.threads),
+                "data": parts.objective.data() if parts.fidelity.trains else None,
+            },
         },
     )
 

@@ -74,6 +74,11 @@ class Objective:
                 self.prepare(dict(chosen))
                 built.update(chosen.items())
 
+    def data(self) -> str | None:
+        """Return the digest of what is trained on, None where a training brings data of its own."""
+        fidelity, setting = self._prepared(Job(0, {}, 0, 0))
+        return setting.recipe().data.digest() if fidelity.loads else None
+
     def test(self, job: Job) -> dict[str, float]:
         """Return the test metrics of a trial that has finished `job`."""
         fidelity, setting = self._prepared(job)

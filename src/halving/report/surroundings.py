@@ -29,7 +29,8 @@ def surroundings(recorded: Mapping[str, Any], problems: list[str]) -> list[Fact]
     with noted("what differs now could not be told", problems):
         found = environment(str(recorded.get("device")), 0)
         now = dict(_flat({key: found[key] for key in found if key not in ("device", "threads")}))
-    return [Fact(name, then.get(name), now.get(name)) for name in then]
+    facts = [Fact(name, then.get(name), now.get(name)) for name in then]
+    return [fact for fact in facts if fact.then is not None or fact.now is not None]
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:

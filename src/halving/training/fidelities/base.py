@@ -33,6 +33,7 @@ class Axis:
     resumable: bool = True
     measures = ""
     trains = True
+    loads = False
 
     def cost(self, since: int, until: int) -> float:
         return until - since if self.resumable else until
@@ -46,7 +47,8 @@ class Fidelity(Protocol):
 
     `unit` names one unit; `resumable` says whether training goes on from where it paused or starts anew. `measures`
     names what is optimised unless the root's `metric` does, and is empty where that always does. `trains` is false of
-    what only looks things up, so that there is no winner to train again.
+    what only looks things up, so that there is no winner to train again; `loads` is true of what trains on the group
+    `data`.
     """
 
     @property
@@ -60,6 +62,9 @@ class Fidelity(Protocol):
 
     @property
     def trains(self) -> bool: ...
+
+    @property
+    def loads(self) -> bool: ...
 
     def cost(self, since: int, until: int) -> float:
         """Return what going from `since` to `until` spends, in units."""

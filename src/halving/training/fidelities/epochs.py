@@ -18,6 +18,7 @@ class Epochs(Axis):
     r_max: int = 27
     epochs: int = 27
     unit: str = "epochs"
+    loads = True
 
     def prepare(self, setting: Setting) -> None:
         rehearse(setting.recipe())

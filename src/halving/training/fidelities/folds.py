@@ -38,6 +38,7 @@ class Folds(Axis):
     r_max: int = 9
     epochs: int = 10
     unit: str = "folds"
+    loads = True
 
     def prepare(self, setting: Setting) -> None:
         whole = setting.recipe()

@@ -33,6 +33,7 @@ class Samples:
     unit: str = "data shares"
     measures = ""
     trains = True
+    loads = True
 
     @property
     def resumable(self) -> bool:

@@ -28,6 +28,7 @@ class Table:
 
     measures = "error"
     trains = False
+    loads = False
 
     @property
     def unit(self) -> str:

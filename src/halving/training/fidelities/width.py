@@ -30,6 +30,7 @@ class Width(Axis):
     r_max: int = 9
     epochs: int = 10
     unit: str = "width shares"
+    loads = True
     resumable: bool = False
 
     def prepare(self, setting: Setting) -> None:
