@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from halving.comparison import Run, by_method, by_task, common_end, labelled, pairs
@@ -16,7 +16,7 @@ from halving.history import Header, History, Trial
 from halving.report.conclusion import conclusion, confirmed, doubts, in_full
 from halving.report.confirmation import half_width
 from halving.report.html import plan_rows
-from halving.report.tables import header_of, metric_label, number, real, winner
+from halving.report.tables import digits, header_of, metric_label, number, real, winner
 from halving.tracking.runs import FIGURE, fitted, metric_name, run_id
 from halving.tracking.wording import count, short
 from halving.trial import Value
@@ -371,8 +371,9 @@ def _compared(runs: Sequence[Run]) -> str:
             errors = [sign * float(run.at(end)) for run in own.values()]
             known = [error for error in errors if math.isfinite(error)]
             half = half_width(known)
-            mean = number(fmean(known)) if known else ""
-            interval = f"± {number(float(f'{half:.2g}'))}" if math.isfinite(half) else ""
+            error = stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
+            mean = digits(fmean(known), error) if known else ""
+            interval = f"± {digits(half, error)}" if math.isfinite(half) else ""
             spent = number(fmean(run.spent for run in own.values()))
             rows.append([method, str(len(own)), mean, interval, spent])
         names = ("method", "seeds", f"mean {of_task[0].metric}", "95 % t interval", f"mean {of_task[0].unit}")

@@ -145,6 +145,7 @@ def _hold_figure(report: Mapping[str, Any], entity: str) -> None:
     import wandb
 
     settings = wandb.Settings(console="off", silent=True, quiet=True, x_disable_meta=True, x_disable_stats=True)
+    settings.finish_timeout = 60.0
     with TemporaryDirectory() as written, staged(Path(written)):
         run = wandb.init(
             id=report["figure_run"], resume="allow", project=report["project"], entity=entity, name=report["title"],
