@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import wandb
 from rich.console import Console
+from wandb.util import get_core_path
 
 from halving.errors import UserError
 from halving.history import Confirm, Confirmed, Ended, Event, Halted, Header, History, Ladder, Trial
@@ -116,11 +117,16 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def read_back(directory: Path) -> dict:
-    """Read a run with W&B's own reader: its run record, its history by step and its last summary."""
-    wandb = str(Path(sys.executable).with_name("wandb"))
-    command = [wandb, "leet", "inspect", "--json", str(directory)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    records = [json.loads(line) for line in lines]
+    """Read a run as `wandb leet inspect --json` does: its run record, its history by step and its last summary."""
+    file = str(next(directory.glob("run-*.wandb")))
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", file]
+    records: list[dict] = []
+    for _ in range(100):  # W&B's service writes the last of it a moment after the run has finished
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        records = [json.loads(line) for line in lines]
+        if any(record["type"] == "exit" for record in records):
+            break
+        time.sleep(0.05)
     summary: dict = {}
     for record in records:
         if record["type"] == "summary":
@@ -154,13 +160,19 @@ def test_every_trial_is_a_wandb_run_of_its_own(run_dir: Path, max_open: int) -> 
     for name, run in mirrored.items():
         assert run["run"]["run_group"] == f"halving-{RUN_DIR}"
         assert run["run"]["job_type"] == ("study" if name == "study" else "trial")
-        assert run["run"]["tags"] == ["sweep-1"]
+        assert run["run"]["tags"] == ["sha", "random", "sweep-1"]
         assert run["run"]["notes"] == "a note"
         assert run["run"]["project"] == "halving"
     winner = mirrored["t2"]
     config = winner["run"]["config"]["update"]
     assert config["optimizer"] == {"lr": 0.3, "momentum": 0.0}
-    assert config["trial"] == 2
+    flat = {"study": f"halving-{RUN_DIR}", "method": "sha", "searcher": "random", "seed": 0}
+    for run in mirrored.values():
+        assert flat.items() <= run["run"]["config"]["update"].items()
+        assert "trial" not in run["run"]["config"]["update"]
+    assert winner["summary"]["trial"] == 2
+    at = {name: value for name, value in winner["summary"].items() if "_at/" in name}
+    assert at == {"error_at/1": 0.4, "error_at/2": 0.3, "error_at/4": 0.2}
     assert {step: row["val_error"] for step, row in winner["history"].items()} == {1: 0.4, 2: 0.3, 3: 0.25, 4: 0.2}
     assert {step: row["rung"] for step, row in winner["history"].items()} == {1: 0, 2: 1, 3: 2, 4: 2}
     expected = {"state": "completed", "error": 0.2, "resource": 4, "rung": 2, "reason": "reached the last rung"}
@@ -290,10 +302,10 @@ def test_a_trial_is_mirrored_with_the_configuration_that_it_trained_with(run_dir
 
     play(study(run_dir)[:4], Wandb(config=resolved))
     config = runs(run_dir)["t0"]["run"]["config"]["update"]
-    assert {key: config[key] for key in ("optimizer", "peak", "trial")} == {
+    assert {key: config.get(key) for key in ("optimizer", "peak", "trial")} == {
         "optimizer": {"lr": 0.1},
         "peak": 0.1,
-        "trial": 0,
+        "trial": None,
     }
 
 
@@ -404,7 +416,8 @@ def test_the_environment_does_not_name_our_runs(
         assert record["run_group"] == study_name
         assert record["job_type"] == ("study" if name == "study" else "trial")
         assert record["project"] == "halving"
-        assert not any(record.get(key) for key in ("tags", "notes", "sweep_id"))
+        assert not any(record.get(key) for key in ("notes", "sweep_id"))
+        assert record["tags"] == ["sha", "random"]
         assert "theirs" not in json.dumps(record)
         assert list((run_dir / "wandb").glob(f"*-{record['run_id']}/run-{record['run_id']}.wandb"))
     play([], Wandb(), before=timed(events))
@@ -455,7 +468,7 @@ def test_any_name_is_one_that_wandb_takes(run_dir: Path, name: str, project: str
         assert len(record["project"]) <= 128 and record["project"] == (project or record["project"])
         assert len(record["run_id"]) <= 64
         assert max(len(record["run_group"]), len(record["display_name"])) <= 128
-        assert [len(tag) for tag in record["tags"]] == [64]
+        assert [len(tag) for tag in record["tags"]] == [3, 6, 64]
 
 
 def test_a_study_without_a_run_directory_says_so(run_dir: Path) -> None:

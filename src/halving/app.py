@@ -23,7 +23,7 @@ from halving.config.secrets import Secrets
 from halving.config.trust import trusted_packages
 from halving.confirming import Confirming
 from halving.environment import environment
-from halving.errors import UserError, noted
+from halving.errors import UserError, noted, real
 from halving.history import Ended, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
 from halving.objective import Objective
@@ -34,13 +34,15 @@ from halving.report.derived import replace as replace_text
 from halving.study import first_failure, nothing_left, planned_cost
 from halving.targets import check_trusted, instantiate, locate, trusted_in_environment
 from halving.terminal import Terminal
-from halving.tracking.base import Tracker, Trackers
+from halving.tracking.base import PATIENCE, Tracker, Trackers
 from halving.tracking.progress import Progress
 from halving.tracking.wandb import Wandb
 from halving.trial import Job
 from halving.tuner import Tuner
 
 log = logging.getLogger(__name__)
+
+_OURS = ("epochs", "samples", "width", "folds")  # fidelities that train our models on our data
 
 
 def run(cfg: DictConfig) -> None:
@@ -69,7 +71,9 @@ def run(cfg: DictConfig) -> None:
             over = _complete(before, run_dir) and not confirming.wanted(before, cfg.r_max)
             if over and cfg.scheduler == stored.scheduler and not (budgeted and before.halted):
                 notes = [nothing_left(before, locate(cfg.scheduler._target_), cfg.scheduler)] if budgeted else []
-                _conclude(before, run_dir, console, [], notes, write_all(before, run_dir))
+                problems = write_all(before, run_dir)
+                _conclude(before, run_dir, console, notes)
+                _refuse_failures(before, run_dir, problems)
                 return
         checks.check(cfg)
         settle(cfg)
@@ -80,6 +84,8 @@ def run(cfg: DictConfig) -> None:
         opened.callback(parts.executor.shutdown, graceful=False)
         settings = secrets.redact(_settings(cfg, hydra, overrides, parts, before, run_dir))
         _note(console, parts.notes)
+        seconds, within = cfg.tracker.get("finish_seconds", PATIENCE), "must be a number of seconds, 86400 at most"
+        patience = real("tracker.finish_seconds", seconds, lambda x: 0 <= x <= 86400, within)
         mirrors = _mirrors(cfg, parts.objective, secrets)
         _note(console, [mirror.note for mirror in mirrors if isinstance(mirror, Wandb) and mirror.note])
         header = _header(cfg, hydra, parts, settings)
@@ -92,7 +98,7 @@ def run(cfg: DictConfig) -> None:
         seen = Terminal() if console.quiet else console  # also by who looks at a multirun
         seen.print(f"note: {secrets.redact(line)}", soft_wrap=True, highlight=False, markup=False, style="yellow")
 
-    trackers = Trackers([Progress(console, quiet=console.quiet), *mirrors], told, tell)
+    trackers = Trackers(mirrors, told, tell, Progress(console, quiet=console.quiet), patience)
     tuner = Tuner(
         parts.scheduler,
         parts.executor,
@@ -104,24 +110,35 @@ def run(cfg: DictConfig) -> None:
         root=run_dir,
         clean=secrets.redact_event,
     )
-    with Conduct(tuner, parts.executor, journal, trackers, run_dir) as conduct:
+
+    def conclude(conduct: Conduct) -> None:
+        if conduct.signals:
+            console.print(
+                f"\ninterrupted; go on with: {_again(run_dir)}", soft_wrap=True, highlight=False, markup=False
+            )
+            return
+        notes: list[str] = []
+        if parts.searcher.exhausted:
+            notes.append("the space is exhausted: every configuration was tried")
+        elif before.halted and not tuner.history.halted and len(tuner.history.finished) == len(before.finished):
+            notes.append(nothing_left(tuner.history, parts.scheduler, cfg.scheduler))
+        _conclude(tuner.history, run_dir, console, notes)
+
+    with Conduct(tuner, parts.executor, journal, trackers, run_dir, conclude) as conduct:
         tuner.replay(events)
         conduct.run(
             first,
             lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts),
             lambda: conduct.confirm(Confirming(**cfg.confirm), cfg.seed, cfg.r_max, parts.objective),
         )
-    for line in trackers.off:
+    for line in trackers.off:  # again, as it may have been said hours ago
         tell(f"{line}. The journal has all, and tables and W&B runs are made from it by: {rebuilding(run_dir)}")
+    for mirror in mirrors:
+        if not conduct.signals and isinstance(mirror, Wandb) and (line := mirror.sync_command(tuner.history)):
+            console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
     if conduct.signals:
-        console.print(f"\ninterrupted; go on with: {_again(run_dir)}", soft_wrap=True, highlight=False, markup=False)
         sys.exit(128 + conduct.signals[0])
-    notes: list[str] = []
-    if parts.searcher.exhausted:
-        notes.append("the space is exhausted: every configuration was tried")
-    elif before.halted and not tuner.history.halted and len(tuner.history.finished) == len(before.finished):
-        notes.append(nothing_left(tuner.history, parts.scheduler, cfg.scheduler))
-    _conclude(tuner.history, run_dir, console, mirrors, notes, conduct.problems)
+    _refuse_failures(tuner.history, run_dir, conduct.problems)
 
 
 def _journal(run_dir: Path, cfg: DictConfig) -> Journal:
@@ -160,8 +177,14 @@ def _settings(
         "run_dir": str(run_dir),
         "initial": parts.initial,
         "tags": recorded.get("tags", [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else []),
+        "trained": recorded.get("trained", _trained(hydra)),
         "notes": cfg.notes,
     }
+
+
+def _trained(hydra: DictConfig) -> list[str]:
+    """Return the options of what is trained, where that is ours: its data and its model."""
+    return [_choice(hydra, "data"), _choice(hydra, "model")] if _choice(hydra, "fidelity") in _OURS else []
 
 
 def _again(run_dir: Path) -> str:
@@ -193,23 +216,18 @@ def _complete(history: History, run_dir: Path) -> bool:
     return ended is not None and not ended.failure and (not ended.command or (run_dir / "best.yaml").is_file())
 
 
-def _conclude(
-    history: History,
-    run_dir: Path,
-    console: Terminal,
-    mirrors: list[Tracker],
-    notes: Iterable[str],
-    problems: list[str],
-) -> None:
-    """Say what a study came to. Raises UserError if no trial survived, and for `problems` and failures of its end."""
+def _conclude(history: History, run_dir: Path, console: Terminal, notes: Iterable[str]) -> None:
+    """Say what a study came to, if any trial survived."""
     _note(console, notes)
+    if history.incumbent is not None:
+        console.print()
+        console.print(conclusion(history, run_dir, _again(run_dir)), soft_wrap=True, highlight=False, markup=False)
+
+
+def _refuse_failures(history: History, run_dir: Path, problems: list[str]) -> None:
+    """Raise UserError if no trial survived, and for `problems` and failures of a study's end."""
     if history.incumbent is None:
         raise UserError(f"no trial survived; {first_failure(history)}; see {run_dir / 'train.log'}")
-    console.print()
-    console.print(conclusion(history, run_dir, _again(run_dir)), soft_wrap=True, highlight=False, markup=False)
-    for mirror in mirrors:
-        if isinstance(mirror, Wandb) and (line := mirror.sync_command(history)):
-            console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
     failures = [not_written(problems, run_dir)] if problems else []
     if history.ended is not None and history.ended.failure:
         failures.append(f"{history.ended.failure}; {_again(run_dir)} tries again")

@@ -19,7 +19,9 @@ from halving.history import INTERRUPTED, Ended, Header, Resumed
 from halving.journal import Journal
 from halving.report.confirmation import chosen
 from halving.report.derived import write_all
+from halving.report.exhibits import exhibit
 from halving.tracking.base import Trackers
+from halving.tracking.wandb import Wandb
 from halving.trial import Job
 from halving.tuner import Tuner
 
@@ -51,7 +53,8 @@ class Conduct:
 
     The first SIGINT or SIGTERM ends it after the running epochs, and is answered in words; a second one ends it at
     once. Leaving the context ends the workers, and writes the tables of a study that had begun, unless the end was at
-    once. Nothing that fails there loses the study, or hides what ended it: `problems` has a line on each.
+    once. Then what it came to is said by `conclude`, before anybody waits for trackers; a signal ends that wait.
+    Nothing that fails there loses the study, or hides what ended it: `problems` has a line on each.
     """
 
     tuner: Tuner
@@ -59,9 +62,11 @@ class Conduct:
     journal: Journal | None
     trackers: Trackers
     run_dir: Path | None
+    conclude: Callable[["Conduct"], None] | None = None
     signals: list[int] = field(default_factory=list[int])
     begun: bool = False
     problems: list[str] = field(default_factory=list[str])
+    _over: bool = False
     _handlers: dict[int, Any] = field(default_factory=dict[int, Any])
 
     def run(
@@ -98,6 +103,9 @@ class Conduct:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._handlers = signals.handle(self._stop)
+        for tracker in self.trackers.each:
+            if isinstance(tracker, Wandb) and self.run_dir is not None:
+                tracker.exhibits = partial(exhibit, run_dir=self.run_dir)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -105,7 +113,10 @@ class Conduct:
             self.journal.abandon()
         with ExitStack() as stack:  # last in, first out, and each whatever becomes of the others
             stack.callback(self._restore_handlers)
-            stack.callback(lambda: self.trackers.close(*((1.0,) if self._at_once(kind) else ())))
+            stack.callback(self._let_go, 1.0 if self._at_once(kind) else None)
+            if kind is None and self.conclude is not None:
+                stack.callback(self.conclude, self)
+            stack.callback(self.trackers.end)
             stack.callback(lambda: None if self._at_once(kind) else self._write())
             if self.journal is not None:
                 stack.callback(self._close, self.journal, error)
@@ -114,6 +125,14 @@ class Conduct:
 
     def _at_once(self, kind: type[BaseException] | None) -> bool:
         return len(self.signals) > 1 or (kind is not None and not issubclass(kind, Exception))
+
+    def _let_go(self, patience: float | None) -> None:
+        """Wait for the trackers: all that a signal has left to end by now."""
+        self._over = True
+        try:
+            self.trackers.close(patience)
+        except signals.AtOnce:
+            self.trackers.close(0.0)
 
     def _write(self) -> None:
         if self.run_dir is not None and self.begun:
@@ -127,6 +146,8 @@ class Conduct:
                 journal.close()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._over:
+            raise signals.AtOnce
         self.signals.append(number)
         if len(self.signals) > 1:
             raise signals.AtOnce

@@ -13,8 +13,10 @@ from halving.errors import UserError, noted
 from halving.history import Event, Header, History, Resumed
 from halving.journal import read, replay
 from halving.report.derived import write_all
+from halving.report.exhibits import exhibit
 from halving.report.tables import header_of
 from halving.tracking.wandb import Wandb
+from halving.tracking.wandb_runs import STAGED
 from halving.tracking.wording import count
 from halving.trial import Configuration
 from halving.verification import refuse_running
@@ -55,25 +57,26 @@ def _wandb(header: Header) -> dict[str, Any] | None:
 
 
 def _rebuild_runs(run_dir: Path, events: list[tuple[Event, float]], options: dict[str, Any]) -> int:
-    # The ids of runs follow from the last names of the run directory's path.
     here = run_dir.resolve()
+    staged = list((here / "wandb" / STAGED).glob("*"))
     with TemporaryDirectory(dir=here, prefix=".rebuild-") as directory:
-        scratch = Path(directory).joinpath(*here.parts[-3:])
-        scratch.mkdir(parents=True)
         header = header_of(replay(events))
         known = {key: options[key] for key in ("project", "entity", "max_open") if key in options}
-        tracker = Wandb(mode="offline", **known, config=_configs(header))
+        tracker = Wandb(mode="offline", **known, config=_configs(header), below=Path(directory))
+        tracker.exhibits = partial(exhibit, run_dir=here)
         history = History()
         for event, at in events:
-            moved = _moved(event, scratch)
+            moved = _moved(event, here)
             history.apply(moved, at)
             tracker.record(moved, history)
         tracker.close(history)
-        runs = list((scratch / "wandb").glob("offline-run-*"))
+        runs = list((Path(directory) / "wandb").glob("offline-run-*"))
         if not runs:  # W&B is switched off on this machine
             return 0
         for old in (here / "wandb").glob("offline-run-*"):
             shutil.rmtree(old)
+        for old in staged:
+            old.unlink()
         (here / "wandb").mkdir(exist_ok=True)
         for run in runs:
             run.rename(here / "wandb" / run.name)
@@ -89,7 +92,7 @@ def _configs(header: Header) -> Callable[[Configuration, int], dict[str, Any]] |
 
 
 def _moved(event: Event, run_dir: Path) -> Event:
-    """Return the event as if the study lay in another directory."""
+    """Return the event as of where the study lies now."""
     match event:
         case Header() | Resumed() if event.settings:
             return replace(event, settings={**event.settings, "run_dir": str(run_dir)})

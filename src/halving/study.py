@@ -380,7 +380,8 @@ class Composed:
         if progress is None:
             console = Terminal()
             progress = console.is_interactive or console.is_jupyter
-        mirrors = Trackers([*([Progress()] if progress else []), *trackers], events)
+        display = Progress() if progress else None
+        mirrors = Trackers(trackers, events, _teller(display), display)
         tuner = Tuner(
             self.scheduler,
             workers,
@@ -392,6 +393,13 @@ class Composed:
             root=root,
         )
         return Conduct(tuner, workers, journal, mirrors, self.directory), events
+
+
+def _teller(display: Progress | None) -> Callable[[str], None]:
+    """Return what says a line beside what is shown; without, there is the log."""
+    if display is None:
+        return lambda line: None
+    return lambda line: display.console.print(f"note: {line}", soft_wrap=True, highlight=False, style="yellow")
 
 
 def warn(conduct: Conduct) -> None:

@@ -88,6 +88,16 @@ def figure_png(history: History, path: Path) -> None:
     png(path, 2 * WIDTH, HEIGHT, draw)
 
 
+def pictures(history: History, directory: Path) -> dict[str, Path]:
+    """Write the figures of a study as PNG files, and return them by name."""
+    rows = max(1, math.ceil(len(header_of(history).dimensions) / COLUMNS))
+    files = {f"figures/{name}": directory / f"{name}.png" for name in ("trials", "incumbent", "hyperparameters")}
+    figure_png(history, files["figures/trials"])
+    png(files["figures/incumbent"], 2 * WIDTH, 250, lambda figure: _draw_incumbent(figure, history))
+    png(files["figures/hyperparameters"], 2 * WIDTH, 30 + 225 * rows, lambda figure: draw_dimensions(figure, history))
+    return files
+
+
 def _panel(figure: Figure, left: int = 0) -> Axes:
     return place(figure, left + 48, 40, WIDTH - 48 - 92, HEIGHT - 40 - 58)
 

@@ -4,13 +4,33 @@ import copy
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
-from halving.trial import Epoch
+from halving.trial import Configuration, Epoch
+
+FIGURE = "figures/comparison"  # the key under which a run holds our figure of a comparison
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A run as it is written: attributes by W&B's names (ID, Name, JobType, ...), config, summary, rows of history.
+
+    `files` is the directory of its media, and `staged` what its artifacts are uploaded from.
+    """
+
+    attributes: Mapping[str, str]
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    project: str = ""
+    entity: str = ""
+    files: Path | None = None
+    staged: tuple[Path, ...] = ()
 
 
 def run_directory(header: Header, tracker: str) -> Path:
@@ -45,7 +65,7 @@ def project_name(name: str) -> str:
 
 
 def trial_config(header: Header, trial: Trial) -> dict[str, Any]:
-    """Return the study's nested configuration with the trial's values set at their dotted keys, and its id.
+    """Return the study's nested configuration with the trial's values set at their dotted keys.
 
     Where a value chooses among options of a group, it becomes `{"_choice_": value}` with what the trial sets below it.
     """
@@ -58,8 +78,46 @@ def trial_config(header: Header, trial: Trial) -> dict[str, Any]:
                 node[parent] = {}
             node = node[parent]
         node[leaf] = {"_choice_": value} if isinstance(node.get(leaf), dict) else value
-    # The one trial of a plain run may replay a stream that its configuration names.
-    return {"trial": trial.trial} | config if header.scheduler == "single" else config | {"trial": trial.trial}
+    return config
+
+
+def run_config(header: Header, config: Mapping[str, Any], chosen: Configuration) -> dict[str, Any]:
+    """Return what a run's configuration is in W&B: with flat keys to filter and group by, and no trial's number.
+
+    W&B's importance takes every key, and a number that tells trials apart would explain all. The searcher's own
+    options make way for its name, as `searcher_options`; an option of a group is named by `_choice_` in it. What a
+    trial has `chosen` comes before all of these.
+    """
+    own = {key.partition(".")[0] for key in chosen}
+    flat = {"study": study_id(header), "method": header.scheduler, "searcher": header.searcher, "seed": header.seed}
+    if isinstance(config.get("searcher"), Mapping) and "searcher" not in own:
+        flat["searcher_options"] = config["searcher"]
+    kept = {key: value for key, value in config.items() if key != "trial" or key in own}
+    named = copy.deepcopy(kept | {key: value for key, value in flat.items() if key not in own})
+    for key, value in chosen.items():
+        node: Any = named
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.setdefault("_choice_", value)
+    return named
+
+
+def tags(header: Header) -> list[str]:
+    """Return the tags of a study's runs: scheduler, searcher, data and model, and what a sweep's have in common."""
+    told = (header.settings.get(key) or () for key in ("trained", "tags"))
+    named = (header.scheduler, header.searcher, *(tag for tags in told for tag in tags))
+    return list(dict.fromkeys(fitted(str(tag), 64) for tag in named if str(tag)))
+
+
+def errors_at(header: Header, trial: Trial) -> dict[str, float]:
+    """Return a trial's metric at each resource at which it was measured, so that equals can be compared."""
+    metric = metric_name(header)
+    return {
+        f"{metric}_at/{evaluation.resource}": measured(header, evaluation.error)
+        for evaluation in trial.evaluations
+        if math.isfinite(evaluation.error)
+    }
 
 
 def steps(trial: Trial) -> Iterator[tuple[int, Evaluation, Epoch]]:

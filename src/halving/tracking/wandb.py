@@ -6,16 +6,30 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from halving.errors import UserError, did_you_mean
 from halving.history import Ended, Event, Header, History, Trial
-from halving.tracking.runs import fitted, project_name, run_directory, run_id, study_id, trial_config
+from halving.tracking.runs import (
+    fitted,
+    project_name,
+    run_config,
+    run_directory,
+    run_id,
+    study_id,
+    tags,
+    trial_config,
+)
 from halving.tracking.wandb_runs import (
+    STAGED,
+    Exhibits,
     StudyRun,
     TrialRun,
     directories,
     is_whole,
+    none,
     study_mark,
     test_metrics,
     trial_mark,
@@ -51,7 +65,8 @@ class Wandb:
     `mode` is "offline", "online" or "disabled". Nothing is uploaded unless it says online and W&B has a key; W&B's own
     setting (`WANDB_MODE`, `wandb offline`) can make that less, never more. The key is W&B's affair.
     `config(configuration, trial)` gives a trial's resolved configuration, and is called in the tracker's thread;
-    without it the trial's values are set in the study's.
+    without it the trial's values are set in the study's. `exhibits` gives what the study's run shows at the end beside
+    its curve. `below` is where the runs are written, the run directory by default.
 
     Raises UserError for an unknown mode or a negative `max_open`.
     """
@@ -63,6 +78,7 @@ class Wandb:
         entity: str | None = None,
         max_open: int = 100,
         config: Callable[[Configuration, int], Mapping[str, Any]] | None = None,
+        below: Path | None = None,
     ) -> None:
         if mode not in MODES:
             raise UserError(f"tracker.mode={mode}: unknown{did_you_mean(mode, MODES)}")
@@ -79,7 +95,11 @@ class Wandb:
         self._entity = entity
         self._max_open = max_open
         self._config = config
+        self._below = below
+        self.exhibits: Exhibits = none
         self._begun = False
+        self._left = False
+        self._done = False
         self._open: dict[int, TrialRun] = {}
         self._whole: set[int] = set()
         self._study: StudyRun | None = None
@@ -88,7 +108,8 @@ class Wandb:
         header = history.header
         if header is not None and self._begin():
             trials = history.trials.values()
-            self._whole = {trial.trial for trial in trials if is_whole(header, f"t{trial.trial}", trial_mark(trial))}
+            below = run_directory(header, "W&B")
+            self._whole = {trial.trial for trial in trials if is_whole(below, f"t{trial.trial}", trial_mark(trial))}
 
     def record(self, event: Event, history: History) -> None:
         header = history.header
@@ -118,17 +139,27 @@ class Wandb:
             if trial.trial not in self._whole:
                 tested = test_metrics(history) if header.scheduler == "single" else {}
                 self._finish(trial, header, {"state": history.state(trial), **tested})
-        if not history.finished or header.scheduler == "single":
-            return
-        if self._study is not None or not is_whole(header, "study", study_mark(history)):
+        below = run_directory(header, "W&B")
+        studied = history.finished and header.scheduler != "single"
+        if studied and (self._study is not None or not is_whole(below, "study", study_mark(history))):
             self._follow_study(header, history).finish(history)
+        self._done = True
 
     def sync_command(self, history: History) -> str | None:
-        """Return the line that uploads all runs of the study that are offline, or None."""
-        if history.header is None or self._mode != "offline" or not history.trials:
+        """Return the line that uploads all runs of the study that are offline, or will be once rebuilt; or None."""
+        if history.header is None or self._mode == "disabled" or not history.trials:
             return None
         runs = run_directory(history.header, "W&B") / "wandb"
-        return f"wandb sync {shlex.quote(str(runs))}/offline-run-*" if runs.is_dir() else None
+        wanted = runs.is_dir() if self._mode == "offline" else not self._done
+        return f"wandb sync {shlex.quote(str(runs))}/offline-run-*" if wanted else None
+
+    def abandon(self) -> None:
+        """End W&B's service, which would keep this process until all is uploaded: unless it has runs of others, too."""
+        self._left = True
+        import wandb
+
+        if wandb.run is None:
+            end_service()
 
     def _begin(self) -> bool:
         """Settle the mode before the first event; return whether there is anything to mirror to."""
@@ -137,8 +168,8 @@ class Wandb:
             self._mode = _allowed(self._mode)
             # It tells its own debug.log of every run in a dozen lines, which would flood the log of the study.
             logging.getLogger("wandb").propagate = False
-            logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        return self._mode != "disabled"
+            _report_nothing()
+        return self._mode != "disabled" and not self._left
 
     def _follow(self, trial: Trial, header: Header) -> None:
         self._whole.discard(trial.trial)
@@ -156,12 +187,18 @@ class Wandb:
     def _trial_run(self, trial: Trial, header: Header) -> TrialRun:
         name = study_id(header) if header.scheduler == "single" else f"trial-{trial.trial}"
         values = self._config(trial.configuration, trial.trial) if self._config else trial_config(header, trial)
-        return TrialRun(self._init(header, f"t{trial.trial}", name, "trial", values))
+        config = run_config(header, values, trial.configuration)
+        stream = values.get("trial") if header.scheduler == "single" else None
+        number = trial.trial if stream is None else stream
+        return TrialRun(self._init(header, f"t{trial.trial}", name, "trial", config), number)
 
     def _follow_study(self, header: Header, history: History) -> StudyRun:
         if self._study is None:
-            run = self._init(header, "study", study_id(header), "study", header.settings.get("config", {}))
-            self._study = StudyRun(run, header)
+            config = run_config(header, header.settings.get("config", {}), {})
+            if self._below is None:
+                shutil.rmtree(run_directory(header, "W&B") / "wandb" / STAGED, ignore_errors=True)
+            run = self._init(header, "study", study_id(header), "study", config)
+            self._study = StudyRun(run, header, self.exhibits)
             if self._mode == "online":
                 log.info("W&B: %s", run.url)
         self._study.write(history)
@@ -174,40 +211,66 @@ class Wandb:
             "wandb.sdk.launch" not in sys.modules
         ):  # then no input of a job can be staged; to ask imports it, for seconds
             wandb.Run._detect_and_apply_job_inputs = lambda self: None
-        for stale in directories(header, suffix, "offline-run"):
+        below = run_directory(header, "W&B") if self._below is None else self._below
+        for stale in directories(below, suffix, "offline-run"):
             shutil.rmtree(stale)
         study = study_id(header)
         online = self._mode == "online"
-        return wandb.init(
-            reinit="create_new",
-            id=run_id(study, suffix),
-            resume="allow" if online else None,
-            name=fitted(name, 128),
-            group=fitted(study, 128),
-            job_type=job_type,
-            project=self._project,
-            entity=self._entity,
-            tags=[fitted(str(tag), 64) for tag in header.settings.get("tags") or () if str(tag)],
-            notes=header.settings.get("notes") or "",
-            config=dict(config),
-            dir=str(run_directory(header, "W&B")),
-            mode="online" if online else "offline",
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                quiet=True,
-                disable_git=True,
-                disable_code=True,
-                disable_job_creation=True,
-                save_code=False,
-                # What is not uploaded by then stays for `wandb sync`; the default waits for ever, at exit too.
-                finish_timeout=30.0,
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_disable_machine_info=True,
-                x_save_requirements=False,
-            ),
-        )
+        try:
+            return wandb.init(
+                reinit="create_new",
+                id=run_id(study, suffix),
+                resume="allow" if online else None,
+                name=fitted(name, 128),
+                group=fitted(study, 128),
+                job_type=job_type,
+                project=self._project,
+                entity=self._entity,
+                tags=tags(header),
+                notes=header.settings.get("notes") or "",
+                config=dict(config),
+                dir=str(below),
+                mode="online" if online else "offline",
+                settings=wandb.Settings(
+                    console="off",
+                    silent=True,
+                    quiet=True,
+                    disable_git=True,
+                    disable_code=True,
+                    disable_job_creation=True,
+                    save_code=False,
+                    # What is not uploaded by then stays for `wandb sync`; the default waits for ever, at exit too.
+                    finish_timeout=30.0,
+                    x_disable_meta=True,
+                    x_disable_stats=True,
+                    x_disable_machine_info=True,
+                    x_save_requirements=False,
+                ),
+            )
+        except wandb.Error as error:  # it is away, or refuses: so it would each other run
+            self._left = True
+            raise UserError(f"W&B: {error}") from error
+
+
+def _report_nothing() -> None:
+    """Keep W&B from telling its maker of errors: where it is away, that holds up the end, and fills the log."""
+    with suppress(ImportError):
+        from wandb.analytics.opentelemetry.opentelemetry_proxy import disable
+
+        disable()
+
+
+def end_service() -> None:
+    """Kill the service of this process, if it has one: whatever waits for it ends, and the next run starts another."""
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    with suppress(AttributeError):  # of which W&B promises none
+        connection: Any = wandb_setup.singleton()._connection
+        connection._proc._process.kill()
+        connection._proc._process.wait()
+    with suppress(Exception):  # there is nobody left to say goodbye to
+        wandb.teardown()
 
 
 def _allowed(mode: str) -> str:

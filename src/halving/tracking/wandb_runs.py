@@ -1,22 +1,60 @@
 """The runs of W&B that the trials and the study are written to, and what tells that one is whole."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from halving.errors import noted
 from halving.history import Header, History, Trial
-from halving.tracking.runs import measured, metric_name, run_directory, steps, trial_table
+from halving.tracking.runs import (
+    errors_at,
+    fitted,
+    measured,
+    metric_name,
+    run_directory,
+    steps,
+    study_id,
+    trial_table,
+)
 
 WHOLE = "whole"  # the file in a run's directory that says what the run is whole up to
+STAGED = "artifacts/staging"  # below the directory of all runs: copies of what artifacts hold, until they are uploaded
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What the study's run shows at the end: pictures and pages by name, and more of its summary.
+
+    `files` are the winner's, by the names that they get in its artifact, and `winner` says what it is.
+    """
+
+    pictures: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    pages: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    summary: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    winner: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+# Gives what there is to show; where it draws, it may use the directory.
+Exhibits = Callable[[History, Path], Exhibit]
+
+
+def none(history: History, directory: Path) -> Exhibit:
+    """Show nothing."""
+    return Exhibit()
 
 
 class TrialRun:
-    """A trial's run: a line for each epoch, and in the end its error and its state."""
+    """A trial's run: a line for each epoch, and in the end its errors and its state; `number` is its own."""
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, number: int) -> None:
         self._run = run
+        self._number = number
         self._written = 0
 
     def write(self, trial: Trial) -> None:
@@ -36,6 +74,8 @@ class TrialRun:
         self._run.summary.update(
             {
                 **_finite({metric_name(header): measured(header, last.error)}),
+                **errors_at(header, trial),
+                "trial": self._number,
                 "state": trial.state,
                 "resource": last.resource,
                 "rung": last.rung,
@@ -48,11 +88,12 @@ class TrialRun:
 
 
 class StudyRun:
-    """The study's run: a line for each evaluation with the incumbent, and in the end the table of trials."""
+    """The study's run: a line for each evaluation with the incumbent; in the end the table of trials and exhibits."""
 
-    def __init__(self, run: Any, header: Header) -> None:
+    def __init__(self, run: Any, header: Header, exhibits: Exhibits) -> None:
         self._run = run
         self._header = header
+        self._exhibits = exhibits
         self._best = f"best_{metric_name(header)}"
         self._evaluations = 0
         self._incumbents = 0
@@ -80,9 +121,19 @@ class StudyRun:
     def finish(self, history: History) -> None:
         import wandb
 
+        below = run_directory(self._header, "W&B") / "wandb"
+        step = max(self._evaluations, self._run.starting_step)
         columns, rows = trial_table(self._header, history)
-        table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
-        self._run.log({"trials": table}, step=max(self._evaluations, self._run.starting_step))
+        exhibit = Exhibit()
+        with staged(below), TemporaryDirectory() as drawn:
+            with noted("the figures for W&B could not be made", []):
+                exhibit = self._exhibits(history, Path(drawn))
+            media: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in exhibit.pictures.items()}
+            media |= {name: wandb.Html(str(path), inject=False) for name, path in exhibit.pages.items()}
+            table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+            self._run.log({"trials": table, **media}, step=step)
+            if exhibit.files:
+                self._log_winner(exhibit)
         summary: dict[str, Any] = {
             "evaluations": len(history.finished),
             "resource_spent": history.spent,
@@ -97,18 +148,43 @@ class StudyRun:
             summary |= {"best_resource": evaluation.resource, "best_configuration": dict(trial.configuration)}
         if history.ended is not None and history.ended.command:
             summary["command"] = history.ended.command
-        self._run.summary.update(summary)
+        self._run.summary.update({**summary, **exhibit.summary})
         _finish(self._run, study_mark(history))
 
+    def _log_winner(self, exhibit: Exhibit) -> None:
+        import wandb
 
-def directories(header: Header, suffix: str, kind: str) -> list[Path]:
+        name = fitted(study_id(self._header), 128 - len("-winner"))
+        artifact = wandb.Artifact(f"{name}-winner", type="model", metadata=dict(exhibit.winner))
+        for name, path in exhibit.files.items():
+            artifact.add_file(str(path), name=name, policy="immutable")  # as it lies, without a copy
+        self._run.log_artifact(artifact)
+
+
+@contextmanager
+def staged(directory: Path) -> Generator[None]:
+    """Let W&B stage what it copies for artifacts in a directory of the study, not in the home of who runs it.
+
+    Its one way to say so is an environment variable, which is the user's and which children would inherit.
+    """
+    from wandb import env
+
+    before = env.get_data_dir
+    env.get_data_dir = lambda *_: str(directory)
+    try:
+        yield
+    finally:
+        env.get_data_dir = before
+
+
+def directories(run_dir: Path, suffix: str, kind: str) -> list[Path]:
     """Return the directories of the runs whose id ends so; `kind` is a pattern such as offline-run."""
-    return list((run_directory(header, "W&B") / "wandb").glob(f"{kind}-*-{suffix}"))
+    return list((run_dir / "wandb").glob(f"{kind}-*-{suffix}"))
 
 
-def is_whole(header: Header, suffix: str, mark: str) -> bool:
+def is_whole(run_dir: Path, suffix: str, mark: str) -> bool:
     """Say whether an earlier process finished the run with this id at this mark."""
-    marks = (directory / WHOLE for directory in directories(header, suffix, "*run"))
+    marks = (directory / WHOLE for directory in directories(run_dir, suffix, "*run"))
     return any(path.exists() and path.read_text() == mark for path in marks)
 
 
@@ -126,7 +202,8 @@ def trial_mark(trial: Trial) -> str:
 
 def study_mark(history: History) -> str:
     """Say up to what the study's run is written."""
-    return f"{len(history.finished)} {history.ended is not None}"
+    confirmed = sum(each.confirmed is not None for each in history.confirmations.values())
+    return f"{len(history.finished)} {history.ended is not None}{f' {confirmed}' if confirmed else ''}"
 
 
 def _restarts(trial: Trial) -> int:

@@ -1,0 +1,58 @@
+"""What the study's run shows in an experiment tracker at the end: its figures, its page and the winner's files."""
+
+from pathlib import Path
+from typing import Any
+
+from halving.checkpoints import inside
+from halving.errors import UserError
+from halving.history import History, Trial
+from halving.report.drawing import drawing
+from halving.report.tables import shown_error, summary, winner
+from halving.tracking.wandb_runs import Exhibit
+
+
+def exhibit(history: History, directory: Path, run_dir: Path) -> Exhibit:
+    """Draw the figures into a directory, and name what of the run directory goes with them, as far as it is there."""
+    best, page = winner(history), run_dir / "report.html"
+    if best is None or history.header is None:
+        return Exhibit()
+    trial, evaluation = best
+    told = summary(history)
+    kept = {name: told[name] for name in ("best_configuration", "best_resource", "confirmed") if name in told}
+    return Exhibit(
+        pictures=drawing("figures").pictures(history, directory),
+        pages={"report": page} if page.is_file() else {},
+        summary={"winner": trial.trial, **kept},  # best_trial is the incumbent's, of the curve
+        files=_files(history, trial, run_dir),
+        winner={
+            "trial": trial.trial,
+            "error": shown_error(history.header, evaluation),
+            "resource": evaluation.resource,
+            "configuration": dict(trial.configuration),
+        },
+    )
+
+
+def _files(history: History, trial: Trial, run_dir: Path) -> dict[str, Path]:
+    """Return best.yaml and the weights, or whatever files the winner left, by their names in the artifact."""
+    best, files = run_dir / "best.yaml", dict[str, Path]()
+    if best.is_file():
+        files["best.yaml"] = best
+    if (name := _checkpoint(history, trial)) is not None:
+        try:
+            path = inside(run_dir, name)
+        except UserError:  # a journal from elsewhere names no file of this machine
+            return files
+        if path.is_file():
+            files[f"weights{path.suffix}"] = path
+        elif path.is_dir():
+            files |= {f"weights/{each.relative_to(path)}": each for each in path.rglob("*") if each.is_file()}
+    return files
+
+
+def _checkpoint(history: History, trial: Trial) -> str | None:
+    """Return the winner's newest checkpoint, or the first of its confirmations' if the study had chosen another."""
+    if history.incumbent is not None and history.incumbent[0].trial == trial.trial:
+        return trial.checkpoint
+    confirmed: Any = (each.confirmed for each in history.confirmations.values() if each.asked.trial == trial.trial)
+    return next((each.checkpoint for each in confirmed if each is not None), None)
