@@ -54,7 +54,9 @@ def confirmed(history: History) -> list[str]:
     if (difference := review.difference) is not None:
         first, second = difference.first, difference.second
         half = difference.high - difference.mean
-        told = f"  trial {second} is worse than {first} by {_rounded(difference.mean, half)} ± {_rounded(half, half)}"
+        told = (
+            f"  trial {second} is worse than {first} by {digits(difference.mean, half / 2)} ± {digits(half, half / 2)}"
+        )
         needed = difference.seeds_needed
         apart = not difference.low <= 0 <= difference.high
         lines.append(told + (f": about {needed} seeds would tell them apart" if needed else "") * (not apart))
@@ -63,16 +65,16 @@ def confirmed(history: History) -> list[str]:
     if review.finished and review.chosen not in (None, review.own):
         lines.append(f"  the study's own choice was trial {review.own}")
     if (test := review.test) is not None:
-        parts = [f"seeds {_rounded(test.seed_error, test.combined)}"]
+        parts = [f"seeds {digits(test.seed_error, test.combined)}"]
         if test.sampling_error is not None:
-            parts.append(f"size of the test set {_rounded(test.sampling_error, test.combined)}")
+            parts.append(f"size of the test set {digits(test.sampling_error, test.combined)}")
         name = test.name.replace("_", " ")
         lines.append(
-            f"  {name} of trial {review.chosen}: {_rounded(test.mean, test.combined)}, standard error "
-            f"{_rounded(test.combined, test.combined)} ({', '.join(parts)})"
+            f"  {name} of trial {review.chosen}: {digits(test.mean, test.combined)}, standard error "
+            f"{digits(test.combined, test.combined)} ({', '.join(parts)})"
         )
         if test.ensemble is not None:
-            mean = _rounded(test.ensemble, test.combined)
+            mean = digits(test.ensemble, test.combined)
             lines.append(f"  {name} of its {len(test.errors)} seeds as an ensemble: {mean}")
     return lines
 
@@ -105,22 +107,12 @@ def _confirmed(row: Row, sign: int, unit: str) -> str:
     half = row.high - row.mean
     curse = f" after {count(row.resource, unit)}"
     if row.curse is not None:
-        curse = f", {sign * row.curse:+.{_decimals(half)}f} with fresh seeds"
+        worse = digits(sign * row.curse, row.standard_error)
+        curse = f", {'' if worse.startswith('-') else '+'}{worse} with fresh seeds"
     return (
-        f"{_rounded(sign * row.mean, half)} ± {_rounded(half, half)} (95 %; in the study "
-        f"{_rounded(sign * row.study_error, half)}{curse}; spread {_rounded(row.spread, half)})"
+        f"{digits(sign * row.mean, row.standard_error)} ± {digits(half, row.standard_error)} (95 %; in the study "
+        f"{digits(sign * row.study_error, row.standard_error)}{curse}; spread {digits(row.spread, row.standard_error)})"
     )
-
-
-def _rounded(value: float, uncertainty: float) -> str:
-    return f"{value:.{_decimals(uncertainty)}f}"
-
-
-def _decimals(uncertainty: float) -> int:
-    """Return how many decimals show two digits of an uncertainty."""
-    if not math.isfinite(uncertainty) or uncertainty <= 0:
-        return 4
-    return min(max(1 - math.floor(math.log10(uncertainty)), 0), 12)
 
 
 def interval(error: float, samples: float | None) -> str:
@@ -162,10 +154,10 @@ def _mean(history: History, row: Row) -> str:
     """Say what a confirmed winner comes to in the mean."""
     header, half = history.header, row.high - row.mean
     assert header is not None
-    mean = _rounded(-row.mean if header.maximize else row.mean, half)
+    mean = digits(-row.mean if header.maximize else row.mean, row.standard_error)
     return (
         f"trial {row.trial} wins with {len(row.errors)} fresh seeds: {metric_label(header)} {mean} ± "
-        f"{_rounded(half, half)} (95 %)"
+        f"{digits(half, row.standard_error)} (95 %)"
     )
 
 
