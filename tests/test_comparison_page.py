@@ -157,6 +157,8 @@ def test_without_a_winner_the_page_says_so_and_without_a_study_there_is_none(tmp
     with pytest.raises(UserError, match=r"nowhere: no journal\.jsonl there or below"):
         compared(tmp_path / "nowhere")
     (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"0: no journal\.jsonl there or below"):
+        compared(tmp_path / "0")
     text = page(tmp_path)
     assert "No study has ended with a winner yet" in text and Page(text).row("0")[-1] == "interrupted"
 

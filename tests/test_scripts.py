@@ -199,7 +199,7 @@ def test_a_study_without_its_process_is_interrupted(fork: Callable, finished: Pa
     assert call(fork, "explain", run_dir, "--trial", trial.trial).stdout.endswith(": interrupted\n  now interrupted\n")
     rebuild(run_dir)
     assert json.loads((run_dir / "summary.json").read_text())["end"] == "interrupted"
-    assert "<td>interrupted</td>" in (page := (run_dir / "report.html").read_text()) and "running" not in page
+    assert "<td>interrupted</td>" in (page := (run_dir / "report.html").read_text()) and ">running<" not in page
     assert not any(line.startswith("summary.json") for line in wrong(run_dir))
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from wandb.util import get_core_path
 
 from halving.errors import UserError
-from halving.history import Ended, Event, Halted, Header, History, Ladder, Trial
+from halving.history import Confirm, Confirmed, Ended, Event, Halted, Header, History, Ladder, Trial
 from halving.journal import Journal, read, replay
 from halving.report.conclusion import conclusion
 from halving.report.explanation import explanation
@@ -744,6 +744,16 @@ def test_the_last_decision_is_told_in_words(run_dir: Path) -> None:
         console.print(status(known, history, Pace(0.0, 0.0), decision))
         assert f"decided  {words}" in re.sub(" +\n", "\n", console.export_text())
     assert "decided  trial 2 completed: reached the last rung" in shown(study(run_dir), terminal=True)
+
+
+def test_confirmations_are_shown_while_they_run(run_dir: Path) -> None:
+    known = header(run_dir)
+    again = [Confirm(1, 2, 1, 4, "order"), Confirm(2, 2, 2, 4, "order"), Confirmed(1, 0.3)]
+    events = [replace(known, settings={**known.settings, "workers": 3}), *study(run_dir)[1:-1], *again]
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(status(events[0], replay(timed(events)), Pace(0.0, 0.0)))
+    said = console.export_text()
+    assert "confirm  1 ended, trial 2 seed 2" in said and re.search("workers  1 busy, 2 idle *\n", said)
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,9 @@ def importance(arguments: argparse.Namespace) -> None:
         )
         return
     print(f"{where}; the forest explains {100 * found.explained:.0f} % of their ranks")
+    width = max(len(str(row)) for row in found.dimensions)
     for row in found.dimensions:
-        print(printable(f"{round(row.share, 2) + 0.0:5.2f} ± {row.deviation:.2f}  {row.dimension}"))
+        print(printable(f"{row!s:>{width}}  {row.dimension}"))
 
 
 def main(words: Sequence[str], program: str | None = None) -> None:

@@ -201,7 +201,7 @@ def compared(directory: Path) -> list[Job]:
 
     Raises UserError where there is none.
     """
-    jobs = [_job(path, directory) for path in job_directories(directory)]
+    jobs = [_job(path, directory) for path in job_directories(directory) if path != directory]
     planned: list[list[str]] = []
     if (directory / SWEEP).is_file():
         with suppress(OmegaConfBaseException, OSError):

@@ -23,7 +23,7 @@ from halving.report.html import duration
 from halving.report.jobs import Job
 from halving.report.methods import methods_table, notes, pairs_table, ranks_table, too_few
 from halving.report.tables import digits, metric_label, number, summary, uncertainty
-from halving.tracking.wording import count
+from halving.tracking.wording import count, cut
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
 MOST = 12  # methods of which every two are tested
@@ -138,7 +138,7 @@ def _left_out(jobs: Sequence[Job]) -> list[tuple[str, str]]:
     names: dict[str, list[str]] = {}
     for job in jobs:
         if not job.compared:
-            names.setdefault(job.state, []).append(job.name or " ".join(job.overrides))
+            names.setdefault(cut(job.state.partition("\n")[0], 200), []).append(job.name or " ".join(job.overrides))
     return [(state, ", ".join(own)) for state, own in names.items()]
 
 

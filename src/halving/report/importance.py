@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halving.errors import UserError
 from halving.history import History
-from halving.report.tables import header_of
+from halving.report.tables import digits, header_of
 from halving.trial import Configuration, Value
 
 _FEWEST = 8
@@ -27,6 +27,9 @@ class Importance:
     dimension: str
     share: float
     deviation: float
+
+    def __str__(self) -> str:
+        return f"{digits(self.share, self.deviation)} ± {digits(self.deviation, self.deviation)}"
 
 
 @dataclass(frozen=True)
