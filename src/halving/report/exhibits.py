@@ -21,7 +21,7 @@ def exhibit(history: History, directory: Path, run_dir: Path) -> Exhibit:
     kept = {name: told[name] for name in ("best_configuration", "best_resource", "confirmed") if name in told}
     return Exhibit(
         pictures=drawing("figures").pictures(history, directory),
-        pages={"report": page} if page.is_file() else {},
+        pages=(page,) if page.is_file() else (),
         summary={"winner": trial.trial, **kept},  # best_trial is the incumbent's, of the curve
         files=_files(history, trial, run_dir),
         winner={

@@ -1,6 +1,7 @@
 """The runs of W&B that the trials and the study are written to, and what tells that one is whole."""
 
 import math
+import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,13 +29,13 @@ STAGED = "artifacts/staging"  # below the directory of all runs: copies of what 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What the study's run shows at the end: pictures and pages by name, and more of its summary.
+    """What the study's run shows at the end: pictures by name, pages, and more of its summary.
 
     `files` are the winner's, by the names that they get in its artifact, and `winner` says what it is.
     """
 
     pictures: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    pages: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    pages: tuple[Path, ...] = ()
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
     winner: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -129,9 +130,10 @@ class StudyRun:
             with noted("the figures for W&B could not be made", []):
                 exhibit = self._exhibits(history, Path(drawn))
             media: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in exhibit.pictures.items()}
-            media |= {name: wandb.Html(str(path), inject=False) for name, path in exhibit.pages.items()}
             table = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
             self._run.log({"trials": table, **media}, step=step)
+            for page in exhibit.pages:
+                self._run.save(str(shutil.copy2(page, self._run.dir)), base_path=self._run.dir, policy="now")
             if exhibit.files:
                 self._log_winner(exhibit)
         summary: dict[str, Any] = {
