@@ -277,6 +277,13 @@ def test_trainings_of_ones_own_are_confirmed_by_any_executor(tmp_path: Path) -> 
     assert halving.load(tmp_path / "alone").confirmed == alone.confirmed
 
 
+@pytest.mark.parametrize("confirm", [3, True, {"top": 3}])
+def test_a_call_that_confirms_by_something_else_is_refused_before_it_trains(confirm: Any, tmp_path: Path) -> None:
+    with pytest.raises(halving.UserError, match=r"confirm=.*: give halving.Confirming\(top=3\), or None"):
+        halving.tune(draws, LR, eta=3, r_max=3, confirm=confirm, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def measured(trial: Any) -> dict[str, float]:
     luck = torch.nn.ParameterList([torch.zeros(())])
     trial.keep(luck=luck)
