@@ -543,7 +543,7 @@ def test_the_page_says_whether_the_winner_is_real() -> None:
         "Trial 3 has the best mean validation error: 0.220 ± 0.127 (95 %) over 2 fresh seeds. The study spent" in text
     )
     assert ", and 24 epochs to confirm." in text and "lies between" not in text
-    assert " and 24 epochs to confirm in " in conclusion(worse)
+    assert ", and 24 epochs to confirm, in " in conclusion(worse)
     rows = re.findall(r'<tr(?: class="best")?><td class="n">(\d)</td>(.*?)</tr>', page)[:3]
     cells = {trial: re.findall(r'<td class="n">(.*?)</td>', rest) for trial, rest in rows}
     assert list(cells) == ["3", "0", "2"]

@@ -159,7 +159,7 @@ def _mean(history: History, row: Row) -> str:
 def _spent(history: History, single: bool) -> str:
     header = history.header
     assert header is not None
-    confirming = f" and {count(spent, header.unit)} to confirm" if (spent := cost(history)) else ""
+    confirming = f", and {count(spent, header.unit)} to confirm," if (spent := cost(history)) else ""
     seconds = f"{history.seconds:.1f} s"
     if single:
         return f"{count(history.spent, header.unit)}{confirming} in {seconds}"
