@@ -161,6 +161,7 @@ def test_a_study_is_the_same_with_confirmations_and_without(
     assert later.returncode == 0, later.stderr
     found = [[each.error for each in events(run_dir, Confirmed)] for run_dir in (tmp_path / "run", confirmed[0])]
     assert found[0] == found[1] and len(found[0]) == 9
+    assert "again, fresh seed 3 of 3: val_error 0." in later.stdout
     assert halving.load(tmp_path / "run").history.header.settings["run_dir"] == str(tmp_path / "run"), (
         "names W&B's runs"
     )
