@@ -342,6 +342,16 @@ def test_a_hopeless_error_does_not_flatten_the_others() -> None:
     assert "1 worse than" in words and "1000000" not in words
 
 
+def test_there_is_no_half_an_epoch() -> None:
+    history = header_only()
+    for trial in range(9):
+        history.apply(Start(trial, {}, 1), 0.0)
+        history.apply(Epoch(trial, 1, {"val_error": 0.5 + trial / 100}), 1.0)
+        history.apply(Finished(Outcome(trial, 1, 0.5 + trial / 100)), 1.0)
+    words = [word.strip() for word in ElementTree.fromstring(figures.learning_curves(history)).itertext()]
+    assert [word for word in words[: words.index("epoch")] if word][1:] == ["1"]
+
+
 def test_curves_come_from_the_objective_where_no_epochs_were_recorded() -> None:
     history = alone(0.5)
     assert "no learning curves" in figures.learning_curves(history)
