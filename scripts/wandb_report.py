@@ -79,7 +79,8 @@ def main() -> None:
         arguments = parser.parse_args()
         out = arguments.out or (arguments.paths[0] if len(arguments.paths) == 1 else Path())
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            if arguments.out is not None:
+                out.mkdir(parents=True, exist_ok=True)
             report, runs, problems = build(arguments.paths, out)
             problems += empty(report, runs)
             specification = out / SPECIFICATION

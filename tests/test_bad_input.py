@@ -331,6 +331,7 @@ def test_a_model_of_images_refuses_features(fork: Callable) -> None:
     [
         ("scheduler=sha lr_schedule.warmup=2.0", "lr_schedule.warmup=2 lasts beyond r_min=1"),
         ("scheduler=single eta=3", "eta=3 has no effect on a single trial; scheduler=sha"),
+        ("scheduler=sha confirm.seeds=3", "confirm.seeds=3 has no effect without confirm.top=3"),
         ("scheduler=sha until=1", "until=1 has no effect on a study; it is how far scheduler=single trains"),
         ("scheduler=fifo eta=2", "eta=2 has no effect on this scheduler's decisions"),
     ],

@@ -131,6 +131,7 @@ def confirmed(fork: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     run_dir = tmp_path_factory.mktemp("confirmed") / "run"
     done = fork(*SMALL, f"hydra.run.dir={run_dir}", "confirm.top=3", "confirm.seeds=3")
     assert done.returncode == 0, done.stderr
+    assert "then the best 3 again, each with 3 fresh seeds: 27 epochs at most\n" in done.stdout
     return run_dir, done.stdout
 
 
@@ -155,10 +156,15 @@ def test_a_study_is_the_same_with_confirmations_and_without(
         "\n"
     )
 
-    later = fork(f"resume={tmp_path / 'run'}", "confirm.top=3", "confirm.seeds=3")  # after it has ended
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    later = fork(f"resume={tmp_path / 'link'}", "confirm.top=3", "confirm.seeds=3")  # after it has ended
     assert later.returncode == 0, later.stderr
     found = [[each.error for each in events(run_dir, Confirmed)] for run_dir in (tmp_path / "run", confirmed[0])]
     assert found[0] == found[1] and len(found[0]) == 9
+    assert "again, fresh seed 3 of 3: val_error 0." in later.stdout
+    assert halving.load(tmp_path / "run").history.header.settings["run_dir"] == str(tmp_path / "run"), (
+        "names W&B's runs"
+    )
     assert events(tmp_path / "run", Chosen)[-1] == events(confirmed[0], Chosen)[-1]
     again = fork(f"resume={tmp_path / 'run'}", "confirm.top=3", "confirm.seeds=3")
     assert again.returncode == 0 and len(events(tmp_path / "run", Confirm)) == 9, "there is nothing left to do"
@@ -234,6 +240,7 @@ def test_a_study_of_an_earlier_version_can_be_confirmed(fork: Any, tmp_path: Pat
         (("confirm.vary=all",), "confirm.vary=all: give init, order, split"),
         (("confirm.top=2", "confirm.seeds=1"), "confirm.seeds"),
         (("confirm.top=-1",), "confirm.top"),
+        (("confirm=3",), "confirm=3: give the keys below it: confirm.top=..., confirm.seeds=..., confirm.vary=..."),
         (("confirm.tops=1",), "confirm.tops"),
     ],
 )
@@ -275,6 +282,13 @@ def test_trainings_of_ones_own_are_confirmed_by_any_executor(tmp_path: Path) -> 
     assert alone.best.trial == rows[0][0][0] == alone.confirmed.chosen
     assert alone.confirmed.test.errors == (rows[0][0][1]) and "luck" in alone.best_state()
     assert halving.load(tmp_path / "alone").confirmed == alone.confirmed
+
+
+@pytest.mark.parametrize("confirm", [3, True, {"top": 3}])
+def test_a_call_that_confirms_by_something_else_is_refused_before_it_trains(confirm: Any, tmp_path: Path) -> None:
+    with pytest.raises(halving.UserError, match=r"confirm=.*: give halving.Confirming\(top=3\), or None"):
+        halving.tune(draws, LR, eta=3, r_max=3, confirm=confirm, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def measured(trial: Any) -> dict[str, float]:

@@ -25,8 +25,9 @@ import halving
 from halving.config.commands import read
 from halving.environment import environment
 from halving.errors import UserError
-from halving.history import Confirm, Confirmed, Ended, Halted, Header, History, Ladder
+from halving.history import Chosen, Confirm, Confirmed, Ended, Halted, Header, History, Ladder
 from halving.report import derived, figures, tables
+from halving.report.conclusion import conclusion
 from halving.report.dimensions import draw_dimensions
 from halving.report.explanation import explanation
 from halving.report.html import duration, plan_rows, report_html
@@ -341,6 +342,16 @@ def test_a_hopeless_error_does_not_flatten_the_others() -> None:
     assert "1 worse than" in words and "1000000" not in words
 
 
+def test_there_is_no_half_an_epoch() -> None:
+    history = header_only()
+    for trial in range(9):
+        history.apply(Start(trial, {}, 1), 0.0)
+        history.apply(Epoch(trial, 1, {"val_error": 0.5 + trial / 100}), 1.0)
+        history.apply(Finished(Outcome(trial, 1, 0.5 + trial / 100)), 1.0)
+    words = [word.strip() for word in ElementTree.fromstring(figures.learning_curves(history)).itertext()]
+    assert [word for word in words[: words.index("epoch")] if word][1:] == ["1"]
+
+
 def test_curves_come_from_the_objective_where_no_epochs_were_recorded() -> None:
     history = alone(0.5)
     assert "no learning curves" in figures.learning_curves(history)
@@ -463,7 +474,9 @@ def test_the_page_says_what_of_the_environment_differs_where_it_is_written(monke
     assert "what differs now could not be told: ZeroDivisionError" in page and "2.7.18" in page and problems == []
 
 
-def test_commands_to_go_on_with_fit_the_state_and_can_be_pasted(tmp_path: Path) -> None:
+def test_commands_to_go_on_with_fit_the_state_and_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A path with a space and a quote is read back by the shell and by Hydra as it is."""
     place = f"{tmp_path}/a study's (1)"
     typed = [
@@ -489,6 +502,9 @@ def test_commands_to_go_on_with_fit_the_state_and_can_be_pasted(tmp_path: Path) 
     steps = {step.what: step.command for step in next_steps(history, "/tmp/plain")}
     assert steps["Go on where it stopped"] == "python train.py resume=/tmp/plain 'trusted_packages=[mine]'"
     assert steps["Extend it to twice its budget"].endswith("'trusted_packages=[mine]' budget.resource=42")
+    with monkeypatch.context() as installed:  # whose user has no train.py
+        installed.setattr("sys.argv", ["/bin/halving", "study", "report"])
+        assert resuming(history, "/tmp/plain") == "halving resume=/tmp/plain 'trusted_packages=[mine]'"
     header = replace(HEADER, settings={"unresolved": {}, "config": {"scheduler": {"rounds": 1}}})
     assert "python train.py resume=/tmp/plain scheduler.rounds=2" in {
         step.command for step in next_steps(study(header), "/tmp/plain")
@@ -528,7 +544,16 @@ def test_the_page_says_whether_the_winner_is_real() -> None:
     page = report_html(worse)
     text = " ".join(Page(page.partition("</style>")[2]).text.split())
     assert "Confirmed with 2 fresh seeds each (initialisation and order), trained for 4 epochs." in text
-    assert "luckiest" not in text
+    assert "luckiest" not in text and "Trial 0 has the best validation error: 0.200 after 4 epochs" in text
+    worse.apply(Chosen(3), 16.0)
+    worse.apply(Ended(3, {"val_samples": 100.0}), 17.0)
+    page = report_html(worse)
+    text = " ".join(Page(page.partition("</style>")[2]).text.split())
+    assert (
+        "Trial 3 has the best mean validation error: 0.220 ± 0.127 (95 %) over 2 fresh seeds. The study spent" in text
+    )
+    assert ", and 24 epochs to confirm." in text and "lies between" not in text
+    assert ", and 24 epochs to confirm, in " in conclusion(worse)
     rows = re.findall(r'<tr(?: class="best")?><td class="n">(\d)</td>(.*?)</tr>', page)[:3]
     cells = {trial: re.findall(r'<td class="n">(.*?)</td>', rest) for trial, rest in rows}
     assert list(cells) == ["3", "0", "2"]

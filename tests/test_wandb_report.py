@@ -213,8 +213,9 @@ def test_a_report_that_cannot_be_published_says_why(
         variables["PYTHONPATH"] = str(tmp_path)
     if case == "away":
         variables |= Server("http://127.0.0.1:1").environment | {"WANDB_HTTP_TIMEOUT": "1"}
-    result = report(fork, tmp_path / "none" if case == "study" else made, "--out", tmp_path, "--publish", **variables)
-    assert result.returncode == 1
+    place = (tmp_path / "none",) if case == "study" else (made, "--out", tmp_path)
+    result = report(fork, *place, "--publish", **variables)
+    assert result.returncode == 1 and not (tmp_path / "none").exists()
     assert message in result.stderr and result.stderr.count("\n") == 1
 
 

@@ -168,13 +168,14 @@ def _settings(
     recorded = dict(before.header.settings) if before.header is not None else {}
     keys = set(map(commands.key_of, now))
     unresolved = OmegaConf.to_container(cfg, resolve=False)
+    began = Path(recorded.get("run_dir", run_dir))  # which names its W&B runs, whatever link it is resumed by
     return {
         "unresolved": unresolved,
         "choices": asdict(parts.objective.choices),
         "config_hash": hashlib.sha256(json.dumps(unresolved, sort_keys=True).encode()).hexdigest(),
         "overrides": [item for item in recorded.get("overrides", ()) if commands.key_of(item) not in keys] + now,
         "source": recorded.get("source", commands.config_source(hydra)),
-        "run_dir": str(run_dir),
+        "run_dir": str(began if began.exists() and began.samefile(run_dir) else run_dir),
         "initial": parts.initial,
         "tags": recorded.get("tags", [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else []),
         "trained": recorded.get("trained", _trained(hydra)),

@@ -223,6 +223,8 @@ def tune(
     training that keeps nothing or lacks the metric, or if no trial survived; KeyboardInterrupt after a signal, once the
     journal is whole. A table or report that cannot be written at the end is named in the log, and the study returned.
     """
+    if not isinstance(confirm, Confirming | None):
+        raise UserError(f"confirm={confirm!r}: give halving.Confirming(top=3), or None")
     training = is_training(function)
     name = getattr(function, "__name__", type(function).__name__)
     composed = Composed.of(

@@ -85,6 +85,9 @@ def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:
         )
     if any(item.startswith("until=") for item in overrides) and "${until}" not in scheduler:
         found.append(f"until={cfg.until} has no effect on a study; it is how far scheduler=single trains its trial")
+    idle = next((item for item in overrides if item.startswith("confirm.")), None)
+    if idle and not cfg.confirm.top and not any(item.startswith("confirm.top=") for item in overrides):
+        found.append(f"{idle} has no effect without confirm.top=3, which says how many of the best are confirmed")
     if _ends_early(cfg):
         found.append(f"until={cfg.until} ends the training before r_max={cfg.r_max}; until={cfg.r_max} trains in full")
     return found

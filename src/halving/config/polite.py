@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import fields
 from functools import wraps
 from importlib.metadata import version
 from itertools import dropwhile
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from halving.config import commands, multirun, trust
+from halving.config import commands, multirun, schema, trust
 from halving.config.arguments import directories, placed, read, remember
 from halving.config.checks import first_line
 from halving.config.resumption import register_resolvers, repeat
@@ -217,6 +218,9 @@ def _explained(error: Exception) -> str:
     if detail := next((c for c in causes if isinstance(c, OmegaConfBaseException) and c.full_key), None):
         if first_line(detail).endswith("is not Optional"):
             return f"{detail.full_key}=null: it needs a value; leave it out for what it is otherwise"
+        if found := re.search(r"is not a subclass of (\w+)\. value: (.*)", first_line(detail)):
+            keys = ", ".join(f"{detail.full_key}.{each.name}=..." for each in fields(getattr(schema, found[1])))
+            return f"{detail.full_key}={found[2]}: give the keys below it: {keys}"
         return f"{detail.full_key}: {first_line(detail)}"
     where = next((f"{file}: " for file in map(_config_file, reversed(causes)) if file), "")
     match error:

@@ -21,7 +21,7 @@ class BudgetConfig:
 
 @dataclass
 class ConfirmConfig:
-    """What confirms a study's best; see `halving.confirming.Plan`."""
+    """What confirms a study's best; see `halving.confirming.Confirming`."""
 
     top: int = 0
     seeds: int = 5

@@ -6,7 +6,7 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
-from halving.report.confirmation import Row, reviewed
+from halving.report.confirmation import Row, confirmed_winner, cost, mean_text, reviewed
 from halving.report.tables import digits, metric_label, standard_error, tested, uncertainty, winner
 from halving.tracking.wording import count
 
@@ -24,8 +24,7 @@ def conclusion(history: History, run_dir: Path | None = None, again: str = "") -
         return "no trial survived"
     trial, evaluation = best
     single = header.scheduler == "single"
-    review = reviewed(history)
-    real = review.rows[0] if review is not None and review.finished and review.chosen == trial.trial else None
+    real = confirmed_winner(history)
     lines = [_errors(history, trial, evaluation, ended, single) if real is None else _mean(history, real)]
     if trial.configuration and not single:
         lines.append("  ".join(f"{name}={_short(value)}" for name, value in trial.configuration.items()))
@@ -152,21 +151,18 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
 
 def _mean(history: History, row: Row) -> str:
     """Say what a confirmed winner comes to in the mean."""
-    header, half = history.header, row.high - row.mean
-    assert header is not None
-    mean = digits(-row.mean if header.maximize else row.mean, row.standard_error)
-    return (
-        f"trial {row.trial} wins with {len(row.errors)} fresh seeds: {metric_label(header)} {mean} ± "
-        f"{digits(half, row.standard_error)} (95 %)"
-    )
+    assert history.header is not None
+    metric = metric_label(history.header)
+    return f"trial {row.trial} wins with {len(row.errors)} fresh seeds: {metric} {mean_text(history, row)} (95 %)"
 
 
 def _spent(history: History, single: bool) -> str:
     header = history.header
     assert header is not None
+    confirming = f", and {count(spent, header.unit)} to confirm," if (spent := cost(history)) else ""
     seconds = f"{history.seconds:.1f} s"
     if single:
-        return f"{count(history.spent, header.unit)} in {seconds}"
+        return f"{count(history.spent, header.unit)}{confirming} in {seconds}"
     full = len(history.trials) * header.full_cost
     instead = f" instead of {full:g}" if full > history.spent else ""
     failed = sum(trial.state == "failed" for trial in history.trials.values())
@@ -176,7 +172,7 @@ def _spent(history: History, single: bool) -> str:
     halted = f"; {history.halted}" if history.halted else ""
     return (
         f"{count(len(history.trials), 'trials')}, {count(len(history.finished), 'evaluations')}{failures}{waiting}: "
-        f"{count(history.spent, header.unit)}{instead} in {seconds}{halted}"
+        f"{count(history.spent, header.unit)}{instead}{confirming} in {seconds}{halted}"
     )
 
 

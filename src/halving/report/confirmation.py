@@ -13,7 +13,7 @@ from scipy.stats import t
 from halving.confirming import ranked
 from halving.errors import noted
 from halving.history import Chosen, Confirm, Confirmation, History
-from halving.report.tables import header_of
+from halving.report.tables import digits, header_of
 from halving.trial import Job
 
 
@@ -187,6 +187,25 @@ def reviewed(history: History) -> Review | None:
     )
 
 
+def confirmed_winner(history: History) -> Row | None:
+    """Return what the winner came to with fresh seeds, None where it was not chosen by them."""
+    review = reviewed(history)
+    if review is None or not review.finished or history.ended is None or review.chosen != history.ended.best:
+        return None
+    return review.rows[0]
+
+
+def mean_text(history: History, row: Row) -> str:
+    """Return a mean over fresh seeds and half of its 95 % interval, as people know the metric."""
+    mean = -row.mean if header_of(history).maximize else row.mean
+    return f"{digits(mean, row.standard_error)} ± {digits(row.high - row.mean, row.standard_error)}"
+
+
+def cost(history: History) -> float:
+    """Return the resource that confirmations spent."""
+    return sum(each.confirmed.cost for each in history.confirmations.values() if each.confirmed is not None)
+
+
 def half_width(values: list[float] | tuple[float, ...]) -> float:
     """Return half of the 95 % t interval of a mean; NaN of fewer than two values."""
     n = len(values)
@@ -281,7 +300,7 @@ def summarised(history: History) -> dict[str, Any]:
         "vary": review.vary,
         "seeds": review.seeds,
         "until": review.until,
-        "cost": sum(each.confirmed.cost for each in history.confirmations.values() if each.confirmed is not None),
+        "cost": cost(history),
         "trials": rows,
         "difference": None if difference is None else asdict(difference),
         "test": None

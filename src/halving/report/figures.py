@@ -174,7 +174,7 @@ def _draw_curves(axes: Axes, history: History) -> None:
         axes.set_xticks([x for x, after in zip(ends, [*ends[1:], math.inf], strict=True) if after - x > longest / 30])
         axes.grid(axis="x", color=HAIR, linewidth=0.6)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
     axes.set_xlim(min(1.0, longest / 2) - 0.02 * longest, longest * 1.02)
     axes.set_xlabel("epoch", loc="left")
     others = far.keys() - {best[0].trial if best else None}

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from halving.errors import UserError, noted
 from halving.history import Evaluation, Header, History, Trial
 from halving.report.conclusion import confirmed, doubts, in_full
-from halving.report.confirmation import Row, reviewed
+from halving.report.confirmation import Row, confirmed_winner, cost, mean_text, reviewed
 from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
@@ -59,7 +59,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
     environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
     mattered = importance(history, problems)
     facts, unknown = environment_of(header)
-    known_to = uncertainty(history)
+    known_to, real = uncertainty(history), confirmed_winner(history)
     place = str(run_dir.resolve()) if run_dir is not None else str(header.settings.get("run_dir", ""))
     return environment.get_template("report.html").render(
         summary=summary(history),
@@ -76,6 +76,8 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         label=metric_label(header),
         flipped=flipped(header),
         tested=tested_text(history),
+        confirming=cost(history),
+        real=(len(real.errors), mean_text(history, real)) if real is not None else None,
         best_error=error_text(header, best[1], known_to) if best else "",
         figures={name: drawn(name, history, problems) for name in shown_figures(history)} if best else {},
         importance=mattered,

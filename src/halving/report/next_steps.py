@@ -2,8 +2,10 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from halving.history import History
 from halving.report.tables import header_of, number
@@ -80,10 +82,16 @@ def _without(words: Sequence[str], *keys: str) -> list[str]:
 
 def _program(history: History) -> list[str]:
     """The words by which the study's program was called, as the winner's command has them."""
-    words = shlex.split(history.ended.command) if history.ended is not None else []
+    words = shlex.split(history.ended.command) if history.ended is not None else _called()
     if words[:3] == ["python", "-m", "halving"]:
         return words[:3]
-    return ["halving"] if words[:1] == ["halving"] else words[:2] or ["python", "train.py"]
+    return ["halving"] if words[:1] == ["halving"] else words[:2] if words[1:] else ["python", "train.py"]
+
+
+def _called() -> list[str]:
+    """The words by which the reader's program was called, where that is ours."""
+    path = Path(sys.argv[0])
+    return ["python", "-m", "halving"] if path.parts[-2:] == ("halving", "__main__.py") else [path.stem]
 
 
 def _value(path: str) -> str:

@@ -1,11 +1,9 @@
 """What a study came to, in sentences for a reader who has not run it."""
 
-import math
-
 from scipy.stats import binomtest
 
 from halving.history import History
-from halving.report.confirmation import reviewed
+from halving.report.confirmation import confirmed_winner
 from halving.report.importance import Importances
 from halving.report.tables import digits, header_of, metric_label, number, shown_error, tested, uncertainty, winner
 from halving.report.workers import busy
@@ -19,7 +17,8 @@ def story(history: History, importance: Importances | str | None) -> str:
         return ""
     sentences = [_tried(history)]
     test = history.ended.test if history.ended is not None else {}
-    if header.metric in ("val_error", "val_accuracy") and (samples := test.get("val_samples")):
+    real = confirmed_winner(history) is not None  # and the headline has its mean
+    if header.metric in ("val_error", "val_accuracy") and (samples := test.get("val_samples")) and not real:
         rate = min(max(shown_error(header, best[1]) or 0.0, 0.0), 1.0)
         ends = binomtest(round(rate * samples), int(samples)).proportion_ci(method="wilson")
         low, high = (digits(end, uncertainty(history)) for end in ends)
@@ -27,11 +26,6 @@ def story(history: History, importance: Importances | str | None) -> str:
             f"Measured on {number(samples)} examples, the winner's true {metric_label(header)} lies between {low} "
             f"and {high} (95 % interval)."
         )
-    review = reviewed(history)
-    if review is not None and review.chosen == best[0].trial and math.isfinite((row := review.rows[0]).low):
-        sign = -1 if header.maximize else 1
-        mean, half = (digits(value, row.standard_error) for value in (sign * row.mean, row.high - row.mean))
-        sentences.append(f"Trained again with {len(row.errors)} fresh seeds it comes to {mean} ± {half} on average.")
     if tested(history):
         sentences.append("The test examples were used in the end only, and for this trial alone.")
     if isinstance(importance, Importances) and importance.telling:

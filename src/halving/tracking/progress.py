@@ -111,7 +111,9 @@ class Progress:
             case Confirmed(number, error):
                 asked = history.confirmations[number].asked
                 came = f"{header.metric} {shown(history, error)}" if math.isfinite(error) else f"failed: {event.cause}"
-                self._say(f"trial {asked.trial} again, fresh seed {asked.repeat}: {came}")
+                seeds = header.settings.get("config", {}).get("confirm", {}).get("seeds", 0)
+                of = f" of {seeds}" if seeds >= asked.repeat else ""
+                self._say(f"trial {asked.trial} again, fresh seed {asked.repeat}{of}: {came}")
             case Halted(reason):
                 self._say(f"no new assignments: {reason}")
             case _:
