@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import nll_loss
 
 import halving
+from halving.checkpoints import sweep
 from halving.checkpoints.content import read as checkpoint
 from halving.confirming import Confirming, job
 from halving.data.base import split_data
@@ -23,8 +24,10 @@ from halving.executors import Process
 from halving.history import Chosen, Confirm, Confirmed, Ended, Header, History
 from halving.journal import read
 from halving.report.conclusion import conclusion
+from halving.report.confirmation import checkpoint as left
 from halving.report.confirmation import half_width, reviewed, seeds_needed
 from halving.trial import Epoch, Finished, Outcome, Start, Verdict
+from halving.tuner import Budget
 
 SMALL = (
     *("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1", "device=cpu"),
@@ -99,6 +102,23 @@ def test_a_failed_seed_cannot_be_chosen_and_a_maximised_metric_reads_as_it_is() 
     assert re.search(r"trial 7: 0\.7\d* ± 0\.\d+ \(95 %; in the study 0\.8\d*, -0\.10* with fresh seeds", text), text
     (row,) = [each for each in halving.Study(history).summary["confirmed"]["trials"] if each["trial"] == 7]
     assert row["mean"] == pytest.approx(0.75) and row["low"] < 0.75 < row["high"]
+
+
+def test_a_single_seed_is_not_chosen_and_what_is_no_number_is_null() -> None:
+    history = told({4: [0.1], 7: [0.3, 0.2], 3: [0.2, math.inf]}, {4: 0.3, 7: 0.2, 3: 0.1})
+    review = reviewed(history)
+    assert review is not None and review.chosen == 7, "one of a single seed is the luckiest again"
+    assert reviewed(told({4: [0.1], 7: [0.3]}, {4: 0.3, 7: 0.2})).chosen is None  # pyright: ignore
+    rows = {each["trial"]: each for each in halving.Study(history).summary["confirmed"]["trials"]}
+    assert rows[3]["mean"] is rows[3]["low"] is rows[4]["spread"] is None
+
+
+def test_confirmations_take_nothing_of_a_budget_of_seconds() -> None:
+    history = told({4: [0.1, 0.2]}, {4: 0.3})  # until 2 s, and the confirmations until 4 s
+    history.apply(Chosen(4), 64.0)
+    assert history.confirming == 62.0 and history.seconds == 64.0
+    assert not Budget(seconds=5).reached(history, 0.0, 66.0)
+    assert Budget(seconds=4).reached(history, 0.0, 66.0) == "budget.seconds=4 reached"
 
 
 def test_what_is_fresh_is_what_was_asked_for() -> None:
@@ -295,3 +315,54 @@ def measured(trial: Any) -> dict[str, float]:
     luck = torch.nn.ParameterList([torch.zeros(())])
     trial.keep(luck=luck)
     return {"test_error": trial.configuration["lr"] + float(luck[0])}
+
+
+def test_the_winner_is_what_its_newest_confirmations_left(tmp_path: Path) -> None:
+    """Trials that an earlier kind of confirmation did not choose have lost its checkpoints."""
+    values = {"init": {1: [0.1, 0.1], 2: [0.2, 0.2]}, "order": {1: [0.3, 0.3], 2: [0.2, 0.2]}}
+    history = told({}, {1: 0.2, 2: 0.3})
+    number = 0
+    for vary, errors in values.items():
+        for trial, each in errors.items():
+            for repeat, error in enumerate(each, start=1):
+                number += 1
+                name = f"checkpoints/-{number}/9.pt"
+                history.apply(Confirm(number, trial, repeat, 9, vary), 3.0)
+                history.apply(Confirmed(number, error, checkpoint=name), 4.0)
+                (tmp_path / name).parent.mkdir(parents=True)
+                (tmp_path / name).touch()
+        chosen = reviewed(history).chosen  # pyright: ignore
+        history.apply(Chosen(chosen), 5.0)
+        sweep(tmp_path, history)
+    assert chosen == 2
+    assert left(history, 2, tmp_path) == (-7, "checkpoints/-7/9.pt")
+    (tmp_path / "checkpoints/-7/9.pt").unlink()
+    assert left(history, 2, tmp_path) == (-8, "checkpoints/-8/9.pt")
+    assert left(history, 1, tmp_path) == (1, None), "no confirmation's, as it was not chosen"
+
+
+def test_a_winner_of_the_first_rung_is_what_was_trained_in_full(tmp_path: Path) -> None:
+    study = halving.tune(
+        draws, LR, eta=3, r_max=9, seed=2, confirm=Confirming(top=2), budget=Budget(evaluations=4), run_dir=tmp_path
+    )
+    assert study.best.last.resource == 1
+    luck = float(study.best_state()["luck"]["0"])
+    assert study.best.configuration["lr"] + luck == pytest.approx(study.confirmed.rows[0].errors[0])
+
+
+def test_an_accuracy_is_tested_of_the_ensemble_too(fork: Any, tmp_path: Path) -> None:
+    words = ("metric=max:val_accuracy", "confirm.top=1", "confirm.seeds=2", "budget.evaluations=2")
+    done = fork(*SMALL, *words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    (chosen,) = events(tmp_path / "run", Chosen)
+    assert chosen.ensemble["test_accuracy"] == 1 - chosen.ensemble["test_error"]
+    assert "test accuracy of its 2 seeds as an ensemble" in done.stdout
+
+
+def test_what_was_confirmed_is_not_said_to_have_been_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tune = partial(halving.tune, draws, LR, eta=3, r_max=3, run_dir=tmp_path, budget=Budget(evaluations=100))
+    tune()
+    tune(resume=True, confirm=Confirming(top=1, seeds=2))
+    assert "nothing is left to do" not in caplog.text
+    tune(resume=True, confirm=Confirming(top=1, seeds=2))
+    assert "nothing is left to do" in caplog.text

@@ -23,7 +23,7 @@ from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Event, Header, History, Ladder, Resumed, Trial
 from halving.journal import Journal, owner, read, replay
-from halving.report.confirmation import Review, mean_test, reviewed
+from halving.report.confirmation import Review, checkpoint, mean_test, reviewed
 from halving.report.derived import not_written
 from halving.report.tables import RESULTS, results_rows, summary, winner
 from halving.schedulers import Scheduler, SuccessiveHalving
@@ -151,19 +151,12 @@ class Study:
         return state.files
 
     def _best(self, config: str) -> State:
-        """Return what the winner came to: with the first of its fresh seeds, if the study itself had chosen another."""
-        trial, checkpoint, hashed = self.best.trial, self.best.checkpoint, config
-        if (own := self.history.incumbent) is None or own[0].trial != trial:
-            trial, checkpoint, hashed = self._first_confirmed(trial)
-        if self.run_dir is None or checkpoint is None:
+        """Return what the winner came to: with a fresh seed, if it was trained in full with those alone."""
+        directory, best = self.run_dir, self.best.trial
+        trial, name = checkpoint(self.history, best, directory) if directory is not None else (best, None)
+        if directory is None or name is None:
             raise UserError("this study has no checkpoint of its winner: it kept none, or has no run_dir")
-        return Store(self.run_dir).load(trial, int(inside(self.run_dir, checkpoint).stem), hashed)
-
-    def _first_confirmed(self, trial: int) -> tuple[int, str | None, None]:
-        for number, each in self.history.confirmations.items():
-            if each.asked.trial == trial and each.confirmed is not None:
-                return -number, each.confirmed.checkpoint, None
-        return trial, None, None
+        return Store(directory).load(trial, int(inside(directory, name).stem), config if trial == best else None)
 
     def _hashed(self) -> str:
         from halving.training.recipe import config_hash
@@ -258,7 +251,7 @@ def tune(
     if conduct.signals:
         raise KeyboardInterrupt("the same call with resume=True goes on" if composed.directory else "without a run_dir")
     warn(conduct)
-    idle = len(tuner.history.finished) == len(before.finished) and not tuner.history.halted
+    idle = not tuner.history.beyond(before) and not tuner.history.halted
     if before.ended is not None and idle and budget is not None:
         log.warning(nothing_left(tuner.history, composed.scheduler, composed.options))
     if tuner.history.incumbent is None:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -13,7 +14,7 @@ from scipy.stats import t
 from halving.confirming import ranked
 from halving.errors import noted
 from halving.history import Chosen, Confirm, Confirmation, History
-from halving.report.tables import digits, header_of
+from halving.report.tables import digits, finite, header_of
 from halving.trial import Job
 
 
@@ -111,7 +112,8 @@ class Tested:
 class Review:
     """What the confirmations of a study say: a row for each trial, the best mean first; ties go to the study's order.
 
-    `own` is the study's own choice, `chosen` the trial with the best confirmed mean, None where none came to one.
+    One with a single seed, as of confirmations that were broken off, comes last: that may be luck again. `own` is the
+    study's own choice, `chosen` the trial with the best confirmed mean, None where none came to one.
     """
 
     rows: tuple[Row, ...]
@@ -124,7 +126,8 @@ class Review:
 
     @property
     def chosen(self) -> int | None:
-        return self.rows[0].trial if math.isfinite(self.rows[0].mean) else None
+        best = self.rows[0]
+        return best.trial if math.isfinite(best.mean) and len(best.errors) > 1 else None
 
     @cached_property
     def difference(self) -> Difference | None:
@@ -177,7 +180,7 @@ def reviewed(history: History) -> Review | None:
     if not rows:
         return None
     return Review(
-        tuple(sorted(rows, key=lambda row: row.mean)),
+        tuple(sorted(rows, key=lambda row: (len(row.errors) < 2, row.mean))),
         order[0][0],
         vary,
         max(len(own) for own in of.values()),
@@ -267,6 +270,25 @@ def chosen(
     return Chosen(review.chosen, tests, together, "; ".join(problems))
 
 
+def checkpoint(history: History, trial: int, run_dir: Path) -> tuple[int, str | None]:
+    """Return whose checkpoint the winning `trial` has, and which: one of its confirmations' if they alone went as far.
+
+    It is the first that is there: those of trials that were not chosen at the time are deleted.
+    """
+    own, review = history.incumbent, reviewed(history)
+    if review is None or history.chosen is None or history.chosen.trial != trial:
+        return trial, history.trials[trial].checkpoint
+    if own is not None and own[0].trial == trial and own[1].resource >= review.until:
+        return trial, own[0].checkpoint
+    kept = [
+        (-number, each.confirmed.checkpoint)
+        for number, each in history.confirmations.items()
+        if (each.asked.trial, each.asked.vary, each.asked.until) == (trial, review.vary, review.until)
+        if each.confirmed is not None and each.confirmed.checkpoint is not None
+    ]
+    return next((each for each in kept if (run_dir / each[1]).exists()), kept[0] if kept else (trial, None))
+
+
 def mean_test(chosen: Chosen) -> dict[str, float]:
     """Return the mean of the chosen trial's test metrics over its seeds."""
     every = list(chosen.tests.values())
@@ -284,11 +306,11 @@ def summarised(history: History) -> dict[str, Any]:
             "study_error": sign * row.study_error,
             "errors": [sign * error for error in row.errors],
             "failed": row.failed,
-            "mean": sign * row.mean,
-            "standard_error": row.standard_error,
-            "low": min(sign * row.low, sign * row.high),
-            "high": max(sign * row.low, sign * row.high),
-            "spread": row.spread,
+            "mean": finite(sign * row.mean),
+            "standard_error": finite(row.standard_error),
+            "low": finite(min(sign * row.low, sign * row.high)),
+            "high": finite(max(sign * row.low, sign * row.high)),
+            "spread": finite(row.spread),
             "curse": row.curse,
         }
         for row in review.rows
@@ -309,9 +331,9 @@ def summarised(history: History) -> dict[str, Any]:
             "name": test.name,
             "errors": list(test.errors),
             "mean": test.mean,
-            "seed_error": test.seed_error,
+            "seed_error": finite(test.seed_error),
             "sampling_error": test.sampling_error,
-            "combined": test.combined,
+            "combined": finite(test.combined),
             "ensemble": test.ensemble,
         },
     }

@@ -1,11 +1,11 @@
 """What the study's run shows in an experiment tracker at the end: its figures, its page and the winner's files."""
 
 from pathlib import Path
-from typing import Any
 
 from halving.checkpoints import inside
 from halving.errors import UserError
 from halving.history import History, Trial
+from halving.report.confirmation import checkpoint
 from halving.report.drawing import drawing
 from halving.report.tables import shown_error, summary, winner
 from halving.tracking.wandb_runs import Exhibit
@@ -38,7 +38,7 @@ def _files(history: History, trial: Trial, run_dir: Path) -> dict[str, Path]:
     best, files = run_dir / "best.yaml", dict[str, Path]()
     if best.is_file():
         files["best.yaml"] = best
-    if (name := _checkpoint(history, trial)) is not None:
+    if (name := checkpoint(history, trial.trial, run_dir)[1]) is not None:
         try:
             path = inside(run_dir, name)
         except UserError:  # a journal from elsewhere names no file of this machine
@@ -48,11 +48,3 @@ def _files(history: History, trial: Trial, run_dir: Path) -> dict[str, Path]:
         elif path.is_dir():
             files |= {f"weights/{each.relative_to(path)}": each for each in path.rglob("*") if each.is_file()}
     return files
-
-
-def _checkpoint(history: History, trial: Trial) -> str | None:
-    """Return the winner's newest checkpoint, or the first of its confirmations' if the study had chosen another."""
-    if history.incumbent is not None and history.incumbent[0].trial == trial.trial:
-        return trial.checkpoint
-    confirmed: Any = (each.confirmed for each in history.confirmations.values() if each.asked.trial == trial.trial)
-    return next((each.checkpoint for each in confirmed if each is not None), None)
