@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from halving.data.base import Data
 from halving.training.loop import mean_loss, sums
 from halving.training.trainer import Trainer
 
@@ -17,20 +16,17 @@ def test(trainers: Iterable[Trainer]) -> dict[str, float]:
     Source: Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles, 2017.
     """
     total: Tensor | None = None
-    data: Data | None = None
+    last: Trainer | None = None
     count = 0
-    for trainer in trainers:
+    for last in trainers:
         count += 1
-        predicted, data = trainer.predicted(), trainer.data
+        predicted = last.predicted()
         total = predicted if total is None else total + predicted
-    if total is None or data is None:
+    if total is None or last is None:
         return {}
+    data = last.data
     outputs = (total / count).log() if data.classification else total / count
     targets = data.test.targets
     loss, error = (sums(mean_loss(outputs, targets), outputs, targets) / len(targets)).tolist()
-    measured = {
-        "loss": loss,
-        "error": error,
-        **{name: float(own(outputs, targets)) for name, own in data.metrics.items()},
-    }
-    return {f"test_{name}": value for name, value in measured.items()}
+    own = {name: float(metric(outputs, targets)) for name, metric in data.metrics.items()}
+    return last.named({"loss": loss, "error": error, **own})

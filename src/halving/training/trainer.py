@@ -102,11 +102,14 @@ class Trainer:
         """Return the metrics of the test set; for classification also the counts that their intervals need."""
         data = self._recipe.data
         with self._seeded(_TEST):
-            metrics = {f"test_{name}": value for name, value in measure(self.model, data, data.test).items()}
-        if self._recipe.metric in ACCURACIES:
-            metrics["test_accuracy"] = 1 - metrics["test_error"]
+            metrics = self.named(measure(self.model, data, data.test))
         counts = {"test_samples": float(len(data.test)), "val_samples": float(len(data.validation))}
         return metrics | (counts if data.classification else {})
+
+    def named(self, measured: Mapping[str, float]) -> dict[str, float]:
+        """Return what was measured on the test set as a test names it, an accuracy where that is optimised."""
+        accuracy = {"accuracy": 1 - measured["error"]} if self._recipe.metric in ACCURACIES else {}
+        return {f"test_{name}": value for name, value in {**measured, **accuracy}.items()}
 
     @property
     def data(self) -> Data:
