@@ -120,7 +120,7 @@ def run(cfg: DictConfig) -> None:
         notes: list[str] = []
         if parts.searcher.exhausted:
             notes.append("the space is exhausted: every configuration was tried")
-        elif before.halted and not tuner.history.halted and len(tuner.history.finished) == len(before.finished):
+        elif before.halted and not tuner.history.halted and not tuner.history.beyond(before):
             notes.append(nothing_left(tuner.history, parts.scheduler, cfg.scheduler))
         _conclude(tuner.history, run_dir, console, notes)
 

@@ -215,7 +215,7 @@ class History:
     """A study so far. `apply` is the only way in.
 
     `spent` is in units of resource, `improved_at` the number of evaluations at which the incumbent last changed.
-    `confirmations`, by their numbers, enter neither these nor the incumbent.
+    `confirmations`, by their numbers, enter neither these nor the incumbent; `confirming` is the seconds they took.
     """
 
     header: Header | None = None
@@ -231,6 +231,7 @@ class History:
     ended: Ended | None = None
     confirmations: dict[int, Confirmation] = field(default_factory=dict[int, Confirmation])
     chosen: Chosen | None = None
+    confirming: float = 0.0
 
     def __repr__(self) -> str:
         what = f"{count(len(self.trials), 'trials')}, {count(len(self.finished), 'evaluations')}"
@@ -250,6 +251,10 @@ class History:
             return "paused"
         return INTERRUPTED if self.ended is not None or self.halted == INTERRUPTED else "running"
 
+    def beyond(self, earlier: "History") -> bool:
+        """Whether anything has been evaluated, or chosen by confirmations, since this was as an earlier history."""
+        return len(self.finished) > len(earlier.finished) or self.chosen != earlier.chosen
+
     def closed(self) -> "History":
         """Return this study as it is once nobody runs it any more: interrupted, unless it came to its end."""
         return self if self.ended is not None else replace(self, halted=INTERRUPTED)
@@ -261,7 +266,9 @@ class History:
 
     def apply(self, event: Event, at: float) -> None:
         """Take in the next event, which happened `at` seconds after the study began."""
-        self.seconds = max(self.seconds, at)
+        before, self.seconds = self.seconds, max(self.seconds, at)
+        if isinstance(event, Confirm | Confirmed | Chosen):  # which nothing of the study itself runs beside
+            self.confirming += self.seconds - before
         match event:
             case Header():
                 self.header = event

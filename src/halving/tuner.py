@@ -66,7 +66,7 @@ class Budget:
                 return f"the default budget.resource={self.resource:g} reached"
             if spent >= self.most:
                 return f"the default budget.resource={self.most:g} reached, and no trial has reached {self.reach}"
-        if self.seconds is not None and now >= self.seconds:
+        if self.seconds is not None and now - history.confirming >= self.seconds:
             return f"budget.seconds={self.seconds:g} reached"
         if self.target is not None and best is not None and best[1].error <= sign * self.target:
             return f"budget.target={self.target:g} reached"
