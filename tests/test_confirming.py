@@ -1,5 +1,6 @@
 """Confirmations: the best of a study trained again with fresh seeds, as a user asks for them and reads of them."""
 
+import csv
 import json
 import math
 import re
@@ -366,3 +367,16 @@ def test_what_was_confirmed_is_not_said_to_have_been_nothing(tmp_path: Path, cap
     assert "nothing is left to do" not in caplog.text
     tune(resume=True, confirm=Confirming(top=1, seeds=2))
     assert "nothing is left to do" in caplog.text
+
+
+def test_jobs_are_compared_by_their_studies_own_errors(fork: Any, tmp_path: Path) -> None:
+    """A trial that fresh seeds chose may have been left at a low rung, whose error says nothing beside the others'."""
+    words = ("confirm.top=6", "confirm.seeds=2", "confirm.vary=split", f"hydra.sweep.dir={tmp_path}")
+    done = fork("-m", *SMALL, *words, "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    history = halving.load(tmp_path / "0").history
+    own, chosen = history.incumbent, history.chosen
+    assert own is not None and chosen is not None and chosen.trial not in (None, own[0].trial)
+    row, _ = csv.DictReader((tmp_path / "jobs.csv").open())
+    assert float(row["error"]) == own[1].error
+    assert f"trial {own[0].trial} at 3" in (tmp_path / "comparison.html").read_text("utf-8")

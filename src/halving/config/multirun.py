@@ -38,7 +38,7 @@ from halving.history import History
 from halving.journal import FILE, owner, read, replay
 from halving.report.derived import replace
 from halving.report.jobs import Job
-from halving.report.tables import digits, summary, uncertainty
+from halving.report.tables import digits, own_error, summary, uncertainty
 from halving.run_directories import by_number
 from halving.spreadsheet import table
 from halving.terminal import Terminal, printable
@@ -279,7 +279,7 @@ def _row(job: Job) -> dict[str, Any]:
     return {
         "job": job.name,
         "overrides": list(job.overrides),
-        "error": found.get("best_error"),
+        "error": own_error(job.history) if job.history is not None else None,
         "shown": _shown(job.history),
         "epochs": found.get("resource_spent"),
         "seconds": round(found["wall_seconds"], 1) if found else None,
@@ -290,8 +290,8 @@ def _row(job: Job) -> dict[str, Any]:
 
 
 def _shown(history: History | None) -> str:
-    best = summary(history)["best_error"] if history is not None else None
-    return "" if best is None or history is None else digits(float(best), uncertainty(history))
+    best = own_error(history) if history is not None else None
+    return "" if best is None or history is None else digits(best, uncertainty(history))
 
 
 def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:

@@ -22,7 +22,7 @@ from halving.report.drawing import drawing
 from halving.report.html import duration
 from halving.report.jobs import Job
 from halving.report.methods import methods_table, notes, pairs_table, ranks_table, too_few
-from halving.report.tables import digits, metric_label, number, summary, uncertainty
+from halving.report.tables import digits, metric_label, number, own_error, summary, uncertainty
 from halving.tracking.wording import count, cut
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
@@ -187,9 +187,9 @@ def _job_row(job: Job, of_all: Collection[str], beside: Path) -> dict[str, Any]:
         return row
     found, header = summary(job.history), job.history.header
     row["overrides"] = row["overrides"] or f"{header.scheduler}, seed {header.seed}" * (not job.overrides)
-    if found["best_error"] is not None:
-        row["error"] = digits(float(found["best_error"]), uncertainty(job.history))
-        row["winner"] = f"trial {found['best_trial']} at {found['best_resource']}"
+    if (own := job.history.incumbent) is not None and (error := own_error(job.history)) is not None:
+        row["error"] = digits(error, uncertainty(job.history))
+        row["winner"] = f"trial {own[0].trial} at {own[1].resource}"
     if (review := reviewed(job.history)) is not None and review.finished and review.chosen is not None:
         best, sign = review.rows[0], -1 if header.maximize else 1
         mean, half = (digits(each, best.standard_error) for each in (sign * best.mean, best.high - best.mean))

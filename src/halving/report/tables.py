@@ -146,6 +146,11 @@ def shown_error(header: Header, evaluation: Evaluation) -> float | None:
     return -error if error is not None and header.maximize else error
 
 
+def own_error(history: History) -> float | None:
+    """Return the incumbent's metric: what studies are compared by, as not all of them confirm another winner."""
+    return shown_error(header_of(history), history.incumbent[1]) if history.incumbent is not None else None
+
+
 def metric_label(header: Header) -> str:
     """Return the metric in words: "validation error" for error and val_error."""
     name = header.metric.removeprefix("val_").replace("_", " ")
