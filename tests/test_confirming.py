@@ -27,6 +27,7 @@ from halving.journal import read
 from halving.report.conclusion import conclusion
 from halving.report.confirmation import checkpoint as left
 from halving.report.confirmation import half_width, reviewed, seeds_needed
+from halving.report.wandb_report import Text, of_study
 from halving.trial import Epoch, Finished, Outcome, Start, Verdict
 from halving.tuner import Budget
 
@@ -380,3 +381,14 @@ def test_jobs_are_compared_by_their_studies_own_errors(fork: Any, tmp_path: Path
     row, _ = csv.DictReader((tmp_path / "jobs.csv").open())
     assert float(row["error"]) == own[1].error
     assert f"trial {own[0].trial} at 3" in (tmp_path / "comparison.html").read_text("utf-8")
+
+
+def test_the_winner_is_among_the_finalists_of_a_report(tmp_path: Path) -> None:
+    study = {trial: 0.1 * trial for trial in range(1, 9)}
+    history = told({1: [0.5, 0.6], 8: [0.2, 0.1]}, study, metric="val_error", settings={"config": {}})
+    history.apply(Chosen(8), 5.0)
+    history.apply(Ended(8), 6.0)
+    said = " ".join(
+        block.text for block in of_study(history, tmp_path, "told", "told").blocks if isinstance(block, Text)
+    )
+    assert "in the study's order: 1, 2, 3, 4, 5, 8, the last chosen by its fresh seeds." in said

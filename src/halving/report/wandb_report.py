@@ -341,7 +341,8 @@ def _hyperparameters(history: History, study: str) -> list[Block]:
 
 def _finalists(history: History, study: str) -> list[Block]:
     header = header_of(history)
-    first = [trial.trial for trial, _ in ranked(history)][:FINALISTS]
+    best, own = winner(history), [trial.trial for trial, _ in ranked(history)][:FINALISTS]
+    first = list(dict.fromkeys([*own, best[0].trial] if best is not None else own))
     metric = Key("summary", metric_name(header))
     columns = (metric, Key("summary", "resource"), *(Key("config", _config_key(header, d)) for d in header.dimensions))
     chosen = RunSet(
@@ -352,7 +353,8 @@ def _finalists(history: History, study: str) -> list[Block]:
         columns=columns,
     )
     named = ", ".join(map(str, first))
-    words = f"The best {count(len(first), 'trials')} at the highest resource, in the study's order: {named}."
+    words = f"The best {count(len(own), 'trials')} at the highest resource, in the study's order: {named}"
+    words += ", the last chosen by its fresh seeds." if len(first) > len(own) else "."
     panel = Panel("comparer", "What the finalists differ in", place=(0, 0, 24, 14))
     return [Heading("The finalists"), Text(words), Grid("finalists", (chosen,), (panel,))]
 
