@@ -110,17 +110,19 @@ def test_all_that_trials_started_ends_with_a_killed_study(repo: Path, tmp_path: 
 
 
 STUDY = """
-import multiprocessing, subprocess, sys, time
+import multiprocessing, os, subprocess, sys, time
 from functools import partial
 import halving
 from halving.executors import Serial
 
+def live():
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
 def function(configuration, resource):
     match sys.argv[1]:
         case "fork":
-            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
-            child.start()
-            print(child.pid, flush=True)
+            multiprocessing.get_context("fork").Process(target=live).start()
             time.sleep(600)
         case "sleep":
             child = subprocess.Popen(["sleep", "4"])
