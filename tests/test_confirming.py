@@ -392,3 +392,21 @@ def test_the_winner_is_among_the_finalists_of_a_report(tmp_path: Path) -> None:
         block.text for block in of_study(history, tmp_path, "told", "told").blocks if isinstance(block, Text)
     )
     assert "in the study's order: 1, 2, 3, 4, 5, 8, the last chosen by its fresh seeds." in said
+
+
+def test_what_is_asked_for_last_chooses_and_what_was_trained_for_it_is_not_trained_again(tmp_path: Path) -> None:
+    tune = partial(halving.tune, draws, LR, eta=3, r_max=3, seed=2, run_dir=tmp_path)
+    first = tune(confirm=Confirming(top=2, seeds=2, vary="init")).confirmed
+    other = tune(resume=True, confirm=Confirming(top=2, seeds=3)).confirmed
+    assert first is not None and other is not None and (first.vary, other.vary) == ("init", "order")
+    again = tune(resume=True, confirm=Confirming(top=2, seeds=2, vary="init")).confirmed
+    assert again == first and len(events(tmp_path, Confirm)) == 4 + 6
+    assert halving.load(tmp_path).best.trial == first.chosen
+
+
+def test_confirmations_that_were_broken_off_are_said_to_be_no_choice() -> None:
+    history = told({4: [0.20, 0.22], 7: [0.25]}, {4: 0.19, 7: 0.18})
+    history.apply(Ended(7), 5.0)
+    text = conclusion(history)
+    assert "so far confirmed with 2 fresh seeds each" in text and "trial 7: 0.25 with one fresh seed" in text
+    assert text.startswith("trial 7 wins after 9 epochs")

@@ -87,7 +87,7 @@ class Conduct:
         if plan.wanted(tuner.history, until):
             tuner.confirm(plan.due(tuner.history, until), again)
             if not self.signals:
-                tuner.record(chosen(tuner.history, again, objective.test, objective.ensemble))
+                tuner.record(chosen(tuner.history, plan.vary, until, again, objective.test, objective.ensemble))
                 tuner.tidy()
 
     def begin(self, first: Header | Resumed) -> None:

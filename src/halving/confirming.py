@@ -41,10 +41,11 @@ class Confirming:
 
     def wanted(self, history: History, until: int) -> bool:
         """Whether there is something to do: to train, to choose, or to test what was chosen."""
+        if not self.top or history.incumbent is None:
+            return False
         chosen = history.chosen
-        return bool(self.due(history, until)) or (
-            self.top > 0 and history.incumbent is not None and (chosen is None or bool(chosen.failure))
-        )
+        done = chosen is not None and (chosen.vary, chosen.until, chosen.failure) == (self.vary, until, "")
+        return not done or bool(self.due(history, until))
 
     def due(self, history: History, until: int) -> list[Confirm]:
         """Return what is still to be trained to `until`: what was begun, then the rest, all trials of a seed first."""

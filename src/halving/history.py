@@ -103,7 +103,7 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The trial with the best mean over its confirmations, None where all failed.
+    """The trial with the best mean over its confirmations of one kind, by `vary` and `until`; None where all failed.
 
     `tests` are the test metrics of each of its confirmations, by repeat, and `ensemble` those of their mean prediction.
     `failure` says what of these is missing, and why: resuming the study tries again.
@@ -113,6 +113,8 @@ class Chosen:
     tests: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
     ensemble: Mapping[str, float] = field(default_factory=dict[str, float])
     failure: str = ""
+    vary: str = ""
+    until: int = 0
 
 
 Event = (

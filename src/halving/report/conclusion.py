@@ -29,7 +29,9 @@ def conclusion(history: History, run_dir: Path | None = None, again: str = "") -
     if trial.configuration and not single:
         lines.append("  ".join(f"{name}={_short(value)}" for name, value in trial.configuration.items()))
     lines.append(_spent(history, single))
-    lines += confirmed(history) or doubts(history, again)
+    lines += confirmed(history)
+    if (review := reviewed(history)) is None or not review.finished:
+        lines += doubts(history, again)
     if ended is not None and ended.command and not single:
         lines.append(f"train it again: {ended.command}")
         lines += [text] if (text := in_full(history)) else []
@@ -45,8 +47,8 @@ def confirmed(history: History) -> list[str]:
         return []
     sign = -1 if header.maximize else 1
     lines = [
-        f"confirmed with {review.seeds} fresh seeds each ({_VARIED[review.vary]}), "
-        f"trained for {count(review.until, header.unit)}:"
+        f"{'confirmed' if review.finished else 'so far confirmed'} with {review.seeds} fresh seeds each "
+        f"({_VARIED[review.vary]}), trained for {count(review.until, header.unit)}:"
     ]
     for row in review.rows:
         lines.append(f"  trial {row.trial}: {_confirmed(row, sign, header.unit)}")
@@ -55,6 +57,8 @@ def confirmed(history: History) -> list[str]:
         half = difference.high - difference.mean
         told = (
             f"  trial {second} is worse than {first} by {digits(difference.mean, half / 2)} ± {digits(half, half / 2)}"
+            if difference.mean or half
+            else f"  trial {second} came to the same as {first} with every seed"
         )
         needed = difference.seeds_needed
         apart = not difference.low <= 0 <= difference.high
@@ -96,13 +100,18 @@ def doubts(history: History, again: str = "") -> list[str]:
             f"it had {digits(error, uncertainty(history))} after {count(least.resource, header.unit)}, and got worse"
         )
     if len(history.trials) > 1 and survived and again and "unresolved" in header.settings and header.full_cost:
-        lines.append(f"its error is that of the luckiest of {len(history.trials)}; confirm it: {again} confirm.top=3")
+        lines.append(
+            f"its {metric_label(header).removeprefix('validation ')} is that of the luckiest of {len(history.trials)}; "
+            f"confirm it: {again} confirm.top=3"
+        )
     return lines
 
 
 def _confirmed(row: Row, sign: int, unit: str) -> str:
-    if not row.errors or row.failed:
+    if row.failed:
         return f"{row.failed} of {row.failed + len(row.errors)} seeds failed"
+    if len(row.errors) < 2:
+        return f"{digits(sign * row.mean)} with one fresh seed" if row.errors else "not begun"
     half = row.high - row.mean
     curse = f" after {count(row.resource, unit)}"
     if row.curse is not None:

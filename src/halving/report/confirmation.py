@@ -150,12 +150,18 @@ class Review:
         )
 
 
-def reviewed(history: History) -> Review | None:
-    """Return what the newest kind of confirmations came to, None where there are none."""
+def reviewed(history: History, kind: tuple[str, int] | None = None) -> Review | None:
+    """Return what confirmations came to, None where there are none.
+
+    `kind` is what they vary and the resource to which they were trained: by default those that were chosen by, else the
+    newest.
+    """
     if not history.confirmations:
         return None
     *_, last = history.confirmations.values()
-    vary, until = last.asked.vary, last.asked.until
+    by = history.chosen
+    newest = (by.vary, by.until) if by is not None and by.vary else (last.asked.vary, last.asked.until)
+    vary, until = kind or newest
     of: dict[int, list[Confirmation]] = defaultdict(list)
     for each in history.confirmations.values():
         if (each.asked.vary, each.asked.until) == (vary, until):
@@ -251,14 +257,16 @@ def _tested(history: History) -> Tested | None:
 
 def chosen(
     history: History,
+    vary: str,
+    until: int,
     job: Callable[[Confirm], Job],
     test: Callable[[Job], Mapping[str, float]],
     ensemble: Callable[[Sequence[Job]], Mapping[str, float]],
 ) -> Chosen:
-    """Choose the best mean of the newest confirmations, and measure it alone on the test set: each seed, then all."""
-    review = reviewed(history)
+    """Choose the best mean of one kind of confirmations, and measure it alone on the test set: each seed, then all."""
+    review = reviewed(history, (vary, until))
     if review is None or review.chosen is None:
-        return Chosen(None)
+        return Chosen(None, vary=vary, until=until)
     own = [each.asked for each in history.confirmations.values() if each.asked.trial == review.chosen]
     jobs = {str(each.repeat): job(each) for each in own if (each.vary, each.until) == (review.vary, review.until)}
     problems: list[str] = []
@@ -267,7 +275,7 @@ def chosen(
     with noted("the confirmed trial's test failed", problems):
         tests = {repeat: measured for repeat, each in jobs.items() if (measured := test(each))}
         together = ensemble(list(jobs.values()))
-    return Chosen(review.chosen, tests, together, "; ".join(problems))
+    return Chosen(review.chosen, tests, together, "; ".join(problems), vary, until)
 
 
 def checkpoint(history: History, trial: int, run_dir: Path) -> tuple[int, str | None]:

@@ -27,7 +27,8 @@ def story(history: History, importance: Importances | str | None) -> str:
             f"and {high} (95 % interval)."
         )
     if tested(history):
-        sentences.append("The test examples were used in the end only, and for this trial alone.")
+        own = history.incumbent is not None and history.incumbent[0] is best[0]  # another may have been tested before
+        sentences.append(f"The test examples were used in the end only{', and for this trial alone' if own else ''}.")
     if isinstance(importance, Importances) and importance.telling:
         first = importance.dimensions[0]
         sentences.append(f"What mattered most was {first.dimension}.")
