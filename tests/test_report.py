@@ -543,7 +543,7 @@ def test_the_page_says_whether_the_winner_is_real() -> None:
         worse.apply(Confirmed(number, error, 1.0, 4.0), 10.0 + number)
     page = report_html(worse)
     text = " ".join(Page(page.partition("</style>")[2]).text.split())
-    assert "Confirmed with 2 fresh seeds each (initialisation and order), trained for 4 epochs." in text
+    assert "So far confirmed with 2 fresh seeds each (initialisation and order), trained for 4 epochs." in text
     assert "luckiest" not in text and "Trial 0 has the best validation error: 0.200 after 4 epochs" in text
     worse.apply(Chosen(3), 16.0)
     worse.apply(Ended(3, {"val_samples": 100.0}), 17.0)
