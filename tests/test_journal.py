@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from halving.errors import UserError
 from halving.executors import Serial
-from halving.history import Ended, Event, Halted, Header, History, Ladder, Resumed
+from halving.history import Confirm, Confirmed, Ended, Event, Halted, Header, History, Ladder, Resumed
 from halving.journal import FILE, Journal, decode, encode, read, replay
 from halving.report.derived import TABLES
 from halving.schedulers import SuccessiveHalving
@@ -340,3 +340,14 @@ def test_a_prefix_of_the_journal_is_an_earlier_state(tmp_path: Path, share: floa
     for event, at in told[cut:]:
         history.apply(event, at)
     assert repr(history) == repr(replay(told))
+
+
+@pytest.mark.parametrize(
+    "event", [Finished(Outcome(99, 1, 0.1)), Confirmed(99, 0.1), Verdict(99, "paused"), Confirm(1, 0, 1, 3, "all")]
+)
+def test_a_whole_record_that_no_study_could_have_is_refused_in_words(event: Event, tmp_path: Path) -> None:
+    header = Header("strange", "sha", "random", 0, 9)
+    lines = [encode(each, seq, 0.0) for seq, each in enumerate([header, Start(0, {}, 1), event])]
+    (tmp_path / FILE).write_bytes(b"".join(lines))
+    with pytest.raises(UserError, match="record 2"):
+        replay(read(tmp_path))

@@ -42,8 +42,6 @@ from halving.tuner import Tuner
 
 log = logging.getLogger(__name__)
 
-_OURS = ("epochs", "samples", "width", "folds")  # fidelities that train our models on our data
-
 
 def run(cfg: DictConfig) -> None:
     """Run the study that a config describes, or go on with the one that `resume` names.
@@ -178,14 +176,14 @@ def _settings(
         "run_dir": str(began if began.exists() and began.samefile(run_dir) else run_dir),
         "initial": parts.initial,
         "tags": recorded.get("tags", [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else []),
-        "trained": recorded.get("trained", _trained(hydra)),
+        "trained": recorded.get("trained", _trained(hydra) if parts.fidelity.loads else []),
         "notes": cfg.notes,
     }
 
 
 def _trained(hydra: DictConfig) -> list[str]:
-    """Return the options of what is trained, where that is ours: its data and its model."""
-    return [_choice(hydra, "data"), _choice(hydra, "model")] if _choice(hydra, "fidelity") in _OURS else []
+    """Return the options of what is trained: its data and its model."""
+    return [_choice(hydra, "data"), _choice(hydra, "model")]
 
 
 def _again(run_dir: Path) -> str:

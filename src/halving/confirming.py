@@ -6,14 +6,9 @@ from dataclasses import dataclass
 
 from halving.data.keys import key
 from halving.errors import UserError, whole
-from halving.history import Confirm, Evaluation, History, Trial
+from halving.history import VARIED, Confirm, Evaluation, History, Trial, order
 from halving.trial import Job
 
-VARIED = {
-    "init": ("trial",),
-    "order": ("trial", "order_seed"),
-    "split": ("trial", "order_seed", "seed"),
-}
 _FRESH = 1  # keeps these streams apart from a trial's
 
 
@@ -74,7 +69,7 @@ def ranked(history: History) -> Sequence[tuple[Trial, Evaluation]]:
         for trial in history.trials.values()
         if (each := [evaluation for evaluation in trial.evaluations if math.isfinite(evaluation.error)])
     ]
-    return sorted(survived, key=lambda pair: (-pair[1].resource, pair[1].error, pair[0].trial))
+    return sorted(survived, key=lambda pair: order(*pair))
 
 
 def job(history: History, seed: int, asked: Confirm) -> Job:

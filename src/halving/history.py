@@ -7,6 +7,12 @@ from typing import Any
 
 from halving.trial import Configuration, Epoch, Finished, Restarted, Resume, Start, Verdict
 
+# What a confirmation may draw anew, by the root keys of its seeds.
+VARIED = {
+    "init": ("trial",),
+    "order": ("trial", "order_seed"),
+    "split": ("trial", "order_seed", "seed"),
+}
 INTERRUPTED = "interrupted"  # why a study halted, if a signal or the end of its process did it
 
 
@@ -327,10 +333,11 @@ class History:
         if math.isinf(evaluation.error):
             return
         best = self.incumbent
-        if best is None or _order(trial, evaluation) < _order(*best):
+        if best is None or order(trial, evaluation) < order(*best):
             self.incumbents.append((trial, evaluation))
             self.improved_at = len(self.finished)
 
 
-def _order(trial: Trial, evaluation: Evaluation) -> tuple[int, float, int]:
+def order(trial: Trial, evaluation: Evaluation) -> tuple[int, float, int]:
+    """Return by what evaluations are ranked over a study: the highest resource, the least error, the lower trial."""
     return -evaluation.resource, evaluation.error, trial.trial

@@ -18,6 +18,7 @@ from typing import Any, cast
 from halving.checkpoints.files import durable
 from halving.errors import StorageError, UserError
 from halving.history import (
+    VARIED,
     Chosen,
     Confirm,
     Confirmed,
@@ -141,10 +142,16 @@ def read(run_dir: Path) -> list[tuple[Event, float]]:
 
 
 def replay(events: Iterable[tuple[Event, float]]) -> History:
-    """Fold events into the state of their study."""
+    """Fold events into the state of their study. Raises UserError where one is of a trial that was never begun."""
     history = History()
-    for event, at in events:
-        history.apply(event, at)
+    for number, (event, at) in enumerate(events):
+        try:
+            history.apply(event, at)
+        except KeyError as error:
+            raise UserError(
+                f"the journal's record {number}, {_TYPES[type(event)]}, is of number {error}, which none before it "
+                "begins: it is no journal of a study; restore it from a copy"
+            ) from error
     return history
 
 
@@ -278,6 +285,8 @@ def _refuse_strange(body: dict[str, Any]) -> None:
                 continue
             if type(holder[name]) is not int or holder[name] < 0:
                 raise UserError(f"the journal's record {body['seq']} has {name}={holder[name]!r}, which is no count")
+    if "vary" in body and body["vary"] not in (*VARIED, ""):
+        raise UserError(f"the journal's record {body['seq']} has vary={body['vary']!r}, which a newer halving wrote")
     if (checkpoint := body.get("checkpoint")) is not None and not _CHECKPOINT.fullmatch(str(checkpoint)):
         raise UserError(f"the journal's record {body['seq']} names {checkpoint!r}, which is no checkpoint of a study")
 
