@@ -163,7 +163,11 @@ SHAPES = {
 def schedules(draw: st.DrawFn) -> Schedule:
     shape = draw(st.sampled_from(list(SHAPES)))
     epochs = draw(st.integers(1, 300))
-    common = {"epochs": epochs, "warmup": draw(st.floats(0.0, 0.99)) * epochs, "warmup_start": draw(options)}
+    common = {
+        "epochs": epochs,
+        "warmup": draw(st.floats(0.0, 0.99, allow_subnormal=False)) * epochs,
+        "warmup_start": draw(options),
+    }
     return shape(**common, **{key: draw(values) for key, values in SHAPES[shape].items()})
 
 
