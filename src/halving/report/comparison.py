@@ -33,7 +33,7 @@ def comparison_figure(runs: Sequence[Run], directory: Path) -> tuple[Path, Path]
     A line begins where every seed of its method has an incumbent.
     """
     tasks = by_task(runs)
-    top = _legend(None, styles_of(runs))
+    top = legend(None, styles_of(runs))
     height = top + ROW * (len(tasks) + (len(tasks) > 1))
     files = directory / "comparison.png", directory / "comparison.svg"
     png(files[0], WIDTH, height, lambda figure: _draw(figure, runs))
@@ -98,13 +98,18 @@ def differences_figure(name: str, tested: Sequence[Pair], sign: int, metric: str
 
 def styles_of(runs: Iterable[Run]) -> dict[str, Style]:
     """Return the colour and the dashes of each method, the same in all figures."""
-    methods = dict.fromkeys(run.method for run in runs)
-    return {m: (COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i, m in enumerate(methods)}
+    return styled(run.method for run in runs)
+
+
+def styled(names: Iterable[str]) -> dict[str, Style]:
+    """Return a colour and dashes for each name, in the order given."""
+    each = enumerate(dict.fromkeys(names))
+    return {name: (COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i, name in each}
 
 
 def _draw(figure: Figure, runs: Sequence[Run]) -> None:
     styles = styles_of(runs)
-    top = _legend(figure, styles) + 26
+    top = legend(figure, styles) + 26
     tasks = by_task(runs)
     for row, (task, of_task) in enumerate(tasks.items()):
         _draw_task(figure, task if len(tasks) > 1 else "", of_task, styles, top + ROW * row)
@@ -194,7 +199,7 @@ def _draw_ranks(axes: Axes, runs: Sequence[Run], styles: Mapping[str, Style]) ->
     axes.set_xlabel("of the resource that every study has spent", loc="left")
 
 
-def _legend(figure: Figure | None, styles: Mapping[str, Style]) -> int:
+def legend(figure: Figure | None, styles: Mapping[str, Style]) -> int:
     """Name the methods above the panels, in as many lines as they need; return the height that takes."""
     places: list[tuple[float, int]] = []
     left, line = float(LEFT), 22

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from halving.tracking.wording import count, cut
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
 MOST = 12  # methods of which every two are tested
+MOST_CURVES = 24  # single trainings that colours and dashes tell apart
 
 
 def comparison_html(
@@ -44,12 +45,14 @@ def comparison_html(
     )  # fmt: skip
     environment.filters |= {"of": count}
     runs, why = _runs({job.directory: job.history for job in jobs if job.compared and job.history is not None}, curves)
-    tasks, draw = by_task(runs), _Drawing(runs, problems)
+    tasks, draw = by_task(runs), _Drawing("comparison", (run.method for run in runs), problems)
     tested = pairs(runs) if len(draw.styles) <= MOST else []
     label = _of_all(jobs, metric_label, "metric")
     of_all = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
     found = Counter(job.state.partition(":")[0] for job in jobs)
     rows = [_job_row(job, of_all, directory) for job in jobs]
+    trainings = _trainings(jobs, of_all)
+    overlay = _Drawing("overlay", trainings, problems)
     return environment.get_template("comparison.html").render(
         name=_of_all(jobs, lambda header: header.name, directory.name),
         place=directory.name,
@@ -64,6 +67,8 @@ def comparison_html(
         confirmed=any(row["confirmed"] for row in rows),
         metric=label,
         unit=_of_all(jobs, lambda header: header.unit, "resource"),
+        trainings=overlay.legend(),
+        curves=overlay("overlay_figures", trainings) if trainings else [],
         methods=draw.legend(),
         tasks=[
             {
@@ -71,6 +76,7 @@ def comparison_html(
                 "end": count(common_end(of_task), of_task[0].unit),
                 "panels": draw("task_figures", f"task{i}", of_task, draw.styles),
                 "methods": methods_table(of_task),
+                "seeds": len({run.seed for run in of_task}),
                 "notes": notes(of_task),
                 **_paired(f"pairs{i}", of_task, [pair for pair in tested if pair.task == task], draw),
             }
@@ -82,11 +88,11 @@ def comparison_html(
 
 
 class _Drawing:
-    """Figures of `report.comparison` on a page, in the page's colours."""
+    """Figures of a module of the report on a page, in the page's colours, one for each of `names`."""
 
-    def __init__(self, runs: Sequence[Run], problems: list[str]) -> None:
-        self._module, self._problems = drawing("comparison"), problems
-        self.styles: dict[str, Any] = self._module.styles_of(runs)
+    def __init__(self, module: str, names: Iterable[str], problems: list[str]) -> None:
+        self._module, self._problems, self._colours = drawing(module), problems, drawing("comparison").COLOURS
+        self.styles: dict[str, Any] = drawing("comparison").styled(names)
 
     def __call__(self, figure: str, *what: Any) -> list[tuple[Markup, str]]:
         """Return the SVG of each, and what it shows; where they cannot be drawn, one line that says why."""
@@ -102,13 +108,24 @@ class _Drawing:
         ]
 
     def _variable(self, colour: str) -> str:
-        place = self._module.COLOURS.index(colour)
+        place = self._colours.index(colour)
         return f"var(--method-{place}, {colour})" if place else f"var(--accent, {colour})"
 
     def _recoloured(self, text: str) -> str:
-        for colour in self._module.COLOURS[1:]:
+        for colour in self._colours[1:]:
             text = re.sub(rf"(fill|stroke): {colour}", rf"\1: {self._variable(colour)}", text)
         return text
+
+
+def _trainings(jobs: Sequence[Job], of_all: Collection[str]) -> dict[str, list[History]]:
+    """Return the trainings whose curves are laid over each other, by what differs but for seeds: if all are single."""
+    found: dict[str, list[History]] = {}
+    for job in jobs:
+        own = [item for item in job.overrides if item not in of_all and not item.startswith("seed=")]
+        if job.history is not None:
+            found.setdefault(" ".join(own) or job.name, []).append(job.history)
+    single = [len(h.trials) == 1 and any(next(iter(h.trials.values())).epochs) for own in found.values() for h in own]
+    return found if len(single) > 1 and all(single) and len(found) <= MOST_CURVES else {}
 
 
 def _runs(histories: Mapping[Path, History], curves: Mapping[str, Curves]) -> tuple[list[Run], str]:

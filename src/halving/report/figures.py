@@ -13,9 +13,11 @@ from halving.report.canvas import ACCENT, FAINT, HAIR, MUTED, PAPER, Scale, plac
 from halving.report.confirmation import reviewed
 from halving.report.confirmation_plot import draw_confirmations
 from halving.report.dimensions import COLUMNS, draw_dimensions
+from halving.report.learning_curves import by_epoch
 from halving.report.marks import annotate, blank, caption, crosses, dots, lines, mark_winner, sparse
+from halving.report.over_time import draw_over_time
 from halving.report.parallel import draw_parallel
-from halving.report.tables import header_of, last_epochs, metric_label, number, time_unit, uncertainty, winner
+from halving.report.tables import header_of, metric_label, number, time_unit, uncertainty, winner
 from halving.report.timeline import draw_timeline, height
 from halving.tracking.wording import count
 
@@ -31,6 +33,17 @@ def rung_scatter(history: History) -> str:
 def learning_curves(history: History) -> str:
     """Return the SVG of the validation error by epoch, one curve per trial; its length is what the trial has cost."""
     return svg("curves", "Learning curve of every trial", WIDTH, HEIGHT, lambda f: _draw_curves(_panel(f), history))
+
+
+def over_time(history: History) -> str:
+    """Return the SVG of the learning curves over the seconds since the start."""
+    return svg(
+        "clock",
+        "Learning curve of every trial over time",
+        2 * WIDTH,
+        320,
+        lambda figure: draw_over_time(figure, history),
+    )
 
 
 def incumbent(history: History) -> str:
@@ -86,6 +99,11 @@ def figure_png(history: History, path: Path) -> None:
         _draw_curves(_panel(figure, WIDTH), history)
 
     png(path, 2 * WIDTH, HEIGHT, draw)
+
+
+def over_time_png(history: History, path: Path) -> None:
+    """Write the learning curves over the seconds since the start as a PNG, two pixels to a point."""
+    png(path, 2 * WIDTH, 320, lambda figure: draw_over_time(figure, history))
 
 
 def pictures(history: History, directory: Path) -> dict[str, Path]:
@@ -152,7 +170,7 @@ def _level_ticks(axes: Axes, levels: Sequence[int], evaluations: Sequence[Evalua
 
 def _draw_curves(axes: Axes, history: History) -> None:
     best = winner(history)
-    label, maximize, curves = _curves(history)
+    label, maximize, curves = by_epoch(history)
     if not curves:
         blank(axes, "no learning curves were recorded")
         return
@@ -182,34 +200,6 @@ def _draw_curves(axes: Axes, history: History) -> None:
     if any(len(drawn[trial]) < len(curve) for trial, curve in curves.items()):
         notes.append("of long curves the extremes")
     caption(axes, scale, [y for curve in curves.values() for _, y in curve], notes)
-
-
-def _curves(history: History) -> tuple[str, bool, dict[int, list[tuple[int, float]]]]:
-    """The label, whether it was maximised, and (epoch, error) of each trial; errors are minimised."""
-    header = header_of(history)
-    seen = {name for trial in history.trials.values() for _, epoch in trial.epochs for name in epoch.metrics}
-    own = next((name for name in (header.metric, f"val_{header.metric}") if name in seen), None)
-    if own is None and any(e.finished and e.finished.outcome.curve for _, e in history.finished):
-        curves = {t.trial: _objective_curve(t) for t in history.trials.values()}
-        label, maximize = metric_label(header), header.maximize
-    else:
-        name = own or "val_error"
-        label, maximize = (metric_label(header), header.maximize) if own else ("validation error", False)
-        curves = {t.trial: _metric_curve(t, name, -1 if maximize else 1) for t in history.trials.values()}
-    return label, maximize, {trial: curve for trial, curve in curves.items() if curve}
-
-
-def _metric_curve(trial: Trial, name: str, sign: int) -> list[tuple[int, float]]:
-    epochs = last_epochs(epoch for _, epoch in trial.epochs)
-    values = ((number, sign * epoch.metrics.get(name, math.nan)) for number, epoch in sorted(epochs.items()))
-    return [(number, value) for number, value in values if math.isfinite(value)]
-
-
-def _objective_curve(trial: Trial) -> list[tuple[int, float]]:
-    """What an objective reported by itself, at the last units of each assignment."""
-    outcomes = [e.finished.outcome for e in trial.evaluations if e.finished is not None]
-    points = {o.resource - len(o.curve) + i: error for o in outcomes for i, error in enumerate(o.curve, start=1)}
-    return [(x, error) for x, error in sorted(points.items()) if math.isfinite(error)]
 
 
 def _draw_incumbent(figure: Figure, history: History) -> None:

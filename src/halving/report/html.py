@@ -40,7 +40,10 @@ from halving.report.tables import (
 from halving.tracking.wording import count
 from halving.trial import Value
 
-_FIGURES = ("confirmations", "rung_scatter", "learning_curves", "incumbent", "parallel", "hyperparameters", "timeline")
+_FIGURES = (
+    *("confirmations", "rung_scatter", "learning_curves", "incumbent", "over_time", "timeline"),
+    *("parallel", "hyperparameters"),
+)
 _ENOUGH = 20  # trials that importance takes
 
 
@@ -98,7 +101,9 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
 def shown_figures(history: History) -> tuple[str, ...]:
     """Return the names of the figures that a study has something to show in."""
     few = {"confirmations": not history.confirmations, "timeline": history.seconds <= 0}
-    few |= dict.fromkeys(("incumbent", "parallel", "hyperparameters"), len(history.trials) < 2)
+    few["over_time"] = few["timeline"] or not any(e.heard for t in history.trials.values() for e in t.evaluations)
+    if len(history.trials) < 2:
+        few |= dict.fromkeys(("incumbent", "over_time", "parallel", "hyperparameters"), True)
     few |= {} if header_of(history).dimensions else dict.fromkeys(("parallel", "hyperparameters"), True)
     return tuple(name for name in _FIGURES if not few.get(name))
 

@@ -26,7 +26,7 @@ def story(history: History, importance: Importances | str | None) -> str:
             f"Measured on {number(samples)} examples, the winner's true {metric_label(header)} lies between {low} "
             f"and {high} (95 % interval)."
         )
-    if tested(history):
+    if tested(history) and not _validated_on_test(history):
         own = history.incumbent is not None and history.incumbent[0] is best[0]  # another may have been tested before
         sentences.append(f"The test examples were used in the end only{', and for this trial alone' if own else ''}.")
     if isinstance(importance, Importances) and importance.telling:
@@ -35,6 +35,14 @@ def story(history: History, importance: Importances | str | None) -> str:
     if text := busy(history):
         sentences.append(text)
     return " ".join(sentences)
+
+
+def _validated_on_test(history: History) -> bool:
+    match header_of(history).settings.get("config"):
+        case {"data": {"validation": "test"}}:
+            return True
+        case _:
+            return False
 
 
 def _tried(history: History) -> str:

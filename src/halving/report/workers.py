@@ -56,12 +56,19 @@ def workers(history: History, drawn: Sequence[Bar]) -> int:
             return at_once
 
 
-def busy(history: History) -> str:
-    """Say how many workers there were and how much of their time they were busy; nothing where that is not known."""
+def idle(history: History) -> float | None:
+    """Return the share of the workers' time in which they had nothing to do; None where that is not known."""
     drawn = bars(history)
     count = workers(history, drawn)
     if not count or history.seconds <= 0:
+        return None
+    return max(0.0, 1 - sum(bar.ended - bar.started for bar in drawn) / (count * history.seconds))
+
+
+def busy(history: History) -> str:
+    """Say how many workers there were and how much of their time they were busy; nothing where that is not known."""
+    if (share := idle(history)) is None:
         return ""
-    share = sum(bar.ended - bar.started for bar in drawn) / (count * history.seconds)
+    count = workers(history, bars(history))
     who = "The one worker was" if count == 1 else f"The {count} workers were"
-    return f"{who} busy {100 * min(share, 1):.0f} % of the time."
+    return f"{who} busy {100 * (1 - share):.0f} % of the time."

@@ -1,0 +1,314 @@
+"""Repeat the studies of the book, and check their numbers: `python scripts/reproduce.py --study minibatch`.
+
+`--all` repeats them all; `--quick` on small subsets, in minutes. Tables and figures go into one folder, `--out`; what
+is there already is not trained again, and what was broken off goes on. Exit status 1 where a number is out of its
+range.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from halving import Study, UserError, load
+from halving.environment import expanded
+from halving.report.drawing import drawing
+from halving.report.tables import number
+from halving.report.workers import idle
+from halving.run_directories import run_directories
+from halving.spreadsheet import line
+from halving.terminal import one_line
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ("data=digits", "data.train_samples=300", "data.batch_size=32", "executor.threads=1")
+LENET = (*SMALL, "model=lenet_modern")  # the book's LeNet learns nothing in so few steps
+
+Runs = Mapping[str, list[Study]]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a study: what the book has, if it says, what it is here, and between what it must lie."""
+
+    name: str
+    here: float
+    low: float
+    high: float
+    book: str = ""
+
+    @property
+    def within(self) -> bool:
+        return self.low <= self.here <= self.high
+
+
+@dataclass(frozen=True)
+class Book:
+    """A study of the book: the commands that repeat it, with `quick` on small subsets, and what they come to."""
+
+    section: str
+    commands: Mapping[str, Sequence[str]]
+    quick: Sequence[str]
+    numbers: Callable[[Runs, bool], list[Number]]
+    figure: Callable[[Runs, Path], None]
+
+
+def error(study: Study) -> float:
+    return float(study.summary["best_error"])
+
+
+def epochs(study: Study) -> float:
+    return float(study.summary["resource_spent"])
+
+
+def last(study: Study, metric: str) -> float:
+    """Return a metric of the only trial after its last epoch."""
+    return study.curves[0][-1][metric]
+
+
+def per_epoch(study: Study) -> float:
+    """Return the median seconds of training of an epoch."""
+    seconds = sorted(epoch["seconds"] for epoch in study.curves[0])
+    return seconds[len(seconds) // 2]
+
+
+def softmax(runs: Runs, quick: bool) -> list[Number]:
+    (book,), (halved,) = runs["random"], runs["halving"]
+    high = 0.5 if quick else 0.18
+    return [
+        Number("validation error, 5 trainings of 8 epochs", error(book), 0, high),
+        Number("epochs", epochs(book), 40, 40, "40"),
+        Number("validation error, successive halving over 16", error(halved), 0, high),
+        Number("epochs it spends", epochs(halved), 30, 80),
+    ]
+
+
+def lenet_random(runs: Runs, quick: bool) -> list[Number]:
+    (study,) = runs["random"]
+    return [
+        Number("validation error, 5 trainings of 10 epochs", error(study), 0, 0.6 if quick else 0.20),
+        Number("epochs", epochs(study), 5 * study.summary["best_resource"], 5 * study.summary["best_resource"], "50"),
+    ]
+
+
+def lenet_halving(runs: Runs, quick: bool) -> list[Number]:
+    (study,) = runs["halving"]
+    return [
+        Number("validation error of the incumbent", error(study), 0, 0.6 if quick else 0.162, "0.162"),
+        Number("epochs, where trials pause and resume", epochs(study), 68, 68, "116"),
+    ]
+
+
+def lenet_asha(runs: Runs, quick: bool) -> list[Number]:
+    (free,), (waiting,) = runs["asynchronous"], runs["synchronous"]
+    return [
+        Number("validation error, asynchronous", error(free), 0, 0.6 if quick else 0.17),
+        Number("validation error, synchronous", error(waiting), 0, 0.6 if quick else 0.17),
+        Number("idle share of two workers, asynchronous", idle(free.history) or 0.0, 0, 0.5 if quick else 0.15),
+        Number("idle share of two workers, synchronous", idle(waiting.history) or 0.0, 0, 0.6 if quick else 0.5),
+    ]
+
+
+def dropout_mlp(runs: Runs, quick: bool) -> list[Number]:
+    high = 0.6 if quick else 0.16
+    return [
+        Number(f"validation error, {study.history.header.searcher}", error(study), 0, high)
+        for study in runs["searchers"]
+        if study.history.header is not None
+    ]
+
+
+def minibatch(runs: Runs, quick: bool) -> list[Number]:
+    found: list[Number] = []
+    for name, study in named(runs["descents"], "optimizer", "descent.by").items():
+        loss = last(study, "val_loss") / 2
+        found.append(Number(f"loss, {name}", loss, 0.241, 0.26 if quick else 0.25, "0.242 to 0.249"))
+        found.append(Number(f"seconds per epoch, {name}", per_epoch(study), 0, 10))
+    return found
+
+
+def lr_schedules(runs: Runs, quick: bool) -> list[Number]:
+    book = {"constant": 0.896, "square_root": 0.848, "multi_factor": 0.884, "cosine": 0.881}
+    found: list[Number] = []
+    for name, study in named(runs["schedules"], "lr_schedule").items():
+        ours, told = 1 - last(study, "val_error"), book.get(name)
+        low = 0.05 if quick else 0.85
+        found.append(Number(f"test accuracy, {name}", ours, low, 1, "" if told is None else str(told)))
+        found.append(Number(f"training accuracy, {name}", 1 - last(study, "train_error"), low, 1))
+    return found
+
+
+def lr_schedules_tuned(runs: Runs, quick: bool) -> list[Number]:
+    high = 0.95 if quick else 0.2
+    found: list[Number] = []
+    for name, study in named(runs["schedules"], "lr_schedule").items():
+        if study.confirmed is not None:
+            row = study.confirmed.rows[0]
+            found.append(Number(f"validation error with fresh seeds, {name}", row.mean, 0, high))
+            found.append(Number(f"half of its 95 % interval, {name}", row.high - row.mean, 0, 0.5 if quick else 0.03))
+    return found
+
+
+def named(studies: Sequence[Study], *keys: str) -> dict[str, Study]:
+    """Return the studies of a multirun by what they were told of some keys."""
+    found: dict[str, Study] = {}
+    for study in studies:
+        overrides = study.history.header.settings.get("overrides", ()) if study.history.header is not None else ()
+        told = {key: value for key, _, value in (str(item).partition("=") for item in overrides)}
+        found[", ".join(told[key] for key in keys)] = study
+    return found
+
+
+def picture(runs: Runs, path: Path) -> None:
+    """Draw the trials of the first study."""
+    drawing("figures").figure_png(next(iter(runs.values()))[0].history, path)
+
+
+def clock(runs: Runs, path: Path) -> None:
+    """Draw learning curves over the time on the clock."""
+    drawing("figures").over_time_png(next(iter(runs.values()))[0].history, path)
+
+
+def descents(runs: Runs, path: Path) -> None:
+    overlay(named(runs["descents"], "optimizer", "descent.by"), [("val_loss", "epoch"), ("val_loss", "seconds")], path)
+
+
+def schedules(runs: Runs, path: Path) -> None:
+    panels = [("lr", "epoch"), ("train_error", "epoch"), ("val_error", "epoch")]
+    overlay(named(runs["schedules"], "lr_schedule"), panels, path)
+
+
+def overlay(studies: Mapping[str, Study], panels: Sequence[tuple[str, str]], path: Path) -> None:
+    module = drawing("overlay")
+    trainings = {name: [study.history] for name, study in studies.items()}
+    module.overlay_png(trainings, [module.Panel(*panel) for panel in panels], path)
+
+
+def intervals(runs: Runs, path: Path) -> None:
+    found = named(runs["schedules"], "lr_schedule")
+    rows = {name: study.confirmed.rows[0] for name, study in found.items() if study.confirmed is not None}
+    drawing("intervals").intervals_png(rows, "validation error", path)
+
+
+STUDIES = {
+    "softmax_random_search": Book(
+        "19.1",
+        {
+            "random": ["experiment=softmax_random_search"],
+            "halving": [
+                *("experiment=softmax_random_search", "scheduler=sha", "eta=2", "scheduler.n=16"),
+                "budget.evaluations=null",
+            ],
+        },
+        SMALL,
+        softmax,
+        picture,
+    ),
+    "lenet_random_search": Book(
+        "19.2", {"random": ["experiment=lenet_random_search"]}, (*LENET, "r_max=3"), lenet_random, picture
+    ),
+    "dropout_mlp": Book(
+        "19.2, exercise",
+        {"searchers": ["-m", "experiment=dropout_mlp", "searcher=random,local", "data.train_samples=6000"]},
+        (*SMALL, "r_max=2", "budget.evaluations=4"),
+        dropout_mlp,
+        picture,
+    ),
+    "lenet_halving": Book("19.4", {"halving": ["experiment=lenet_halving"]}, LENET, lenet_halving, picture),
+    "lenet_asha": Book(
+        "19.5",
+        {
+            "asynchronous": ["experiment=lenet_asha"],
+            "synchronous": ["experiment=lenet_asha", "scheduler=sha_twice", "budget.resource=null"],
+        },
+        LENET,
+        lenet_asha,
+        clock,
+    ),
+    "minibatch": Book("12.5", {"descents": ["experiment=minibatch"]}, ("r_max=4",), minibatch, descents),
+    "lr_schedules": Book(
+        "12.11", {"schedules": ["experiment=lr_schedules"]}, (*SMALL, "r_max=6"), lr_schedules, schedules
+    ),
+    "lr_schedules_tuned": Book(
+        "12.11, beyond it",
+        {"schedules": ["experiment=lr_schedules_tuned"]},
+        (*SMALL, "r_max=9", "scheduler.n=3", "confirm.seeds=2", "data.validation=100"),
+        lr_schedules_tuned,
+        intervals,
+    ),
+}
+
+
+def run(command: Sequence[str], directory: Path) -> list[Study]:
+    """Run a command of train.py into a directory, or go on where it was broken off; return its studies."""
+    begun = any(directory.glob("**/journal.jsonl"))
+    words = [f"resume={directory}"] if begun else [*command]
+    if not begun:
+        words += [f"hydra.run.dir={directory}", f"hydra.sweep.dir={directory}", "tracker=csv"]
+    elif (directory / "sweep.json").exists():
+        words = ["-m", *words]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    log = directory.with_suffix(".log")
+    with log.open("w") as file:
+        ended = subprocess.run([sys.executable, ROOT / "train.py", *words], stdout=file, stderr=subprocess.STDOUT)
+    if ended.returncode:
+        raise UserError(f"train.py {' '.join(words)} failed: {log} says why; its last line: {_last_line(log)}")
+    return [load(each) for each in run_directories([directory])]
+
+
+def reproduce(name: str, out: Path, quick: bool) -> list[Number]:
+    """Run one study, write its table and figure, and return its numbers."""
+    book, began = STUDIES[name], time.perf_counter()
+    runs: dict[str, list[Study]] = {}
+    for label, command in book.commands.items():
+        print(f"{name}, {label}: python train.py {' '.join((*command, *(book.quick if quick else ())))}", flush=True)
+        runs[label] = run([*command, *(book.quick if quick else ())], out / name / label)
+    numbers = book.numbers(runs, quick)
+    book.figure(runs, out / name / "figure.png")
+    seconds = sum(study.summary["wall_seconds"] for studies in runs.values() for study in studies)
+    (out / name / "table.md").write_text(table(name, numbers, seconds), encoding="utf-8")
+    rows = [[each.name, each.book, f"{each.here:.6g}", each.low, each.high, each.within] for each in numbers]
+    content = line(["number", "book", "here", "low", "high", "within"]) + "".join(map(line, rows))
+    (out / name / "numbers.csv").write_text(content, encoding="utf-8")
+    print(table(name, numbers, seconds), f"{out / name / 'figure.png'}, after {time.perf_counter() - began:.0f} s\n")
+    return numbers
+
+
+def table(name: str, numbers: Sequence[Number], seconds: float) -> str:
+    """Return the numbers as Markdown."""
+    rows = [
+        f"| {each.name} | {each.book or '-'} | {number(each.here)} | "
+        f"{number(each.low)} to {number(each.high)} | {'yes' if each.within else 'NO'} |"
+        for each in numbers
+    ]
+    heads = ["| | the book | here | range | within |", "|---|---:|---:|---:|---|"]
+    title = f"## {name} (section {STUDIES[name].section})"
+    return "\n".join([title, "", *heads, *rows, "", f"{seconds:.0f} s of studies.", ""])
+
+
+def _last_line(log: Path) -> str:
+    return (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--study", choices=STUDIES, help="the one to repeat")
+    which.add_argument("--all", action="store_true", help="repeat them all")
+    parser.add_argument("--quick", action="store_true", help="small subsets, to see that all of it works")
+    parser.add_argument("--out", type=expanded, default=Path("outputs/book"), help="where to (default: outputs/book)")
+    with one_line():
+        arguments = parser.parse_args()
+        out = arguments.out.absolute() / ("quick" if arguments.quick else "full")
+        beyond: list[str] = []
+        for name in STUDIES if arguments.all else [arguments.study]:
+            found = reproduce(name, out, arguments.quick)
+            beyond += [f"{name}: {each.name} is {number(each.here)}" for each in found if not each.within]
+        if beyond:
+            raise UserError(f"out of range: {'; '.join(beyond)}")
+
+
+if __name__ == "__main__":
+    main()
