@@ -4,7 +4,7 @@ import fcntl
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +16,7 @@ import pytest
 import halving
 from halving.config.multirun import compared, write_comparison
 from halving.errors import UserError
-from halving.history import Chosen, Confirm, Confirmed, Ended
+from halving.history import Chosen, Confirm, Confirmed, Ended, History
 from halving.inspection import main as inspect
 from halving.report.comparison_page import comparison_html
 from halving.report.jobs import Job
@@ -192,7 +192,7 @@ def test_a_page_tells_nothing_of_chance_with_one_seed(tmp_path: Path) -> None:
     study(tmp_path / "a", halving.FIFO, 0, max_trials=3)
     study(tmp_path / "b", halving.SuccessiveHalving, 0, n=9)
     text = page(tmp_path)
-    assert "may be chance" in text and "With 1 pair p is never below 1: run more seeds." in text
+    assert "may be chance" in text and "Paired by seed" not in text
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -218,3 +218,41 @@ def test_in_a_browser_it_fits_a_phone_and_anybody_can_read_it(finished: Path, sc
         browser.close()
     assert found.response["violations"] == []
     assert [line for line in said if not line.endswith("/sha2/report.html")] == []
+
+
+def training(run_dir: Path, rate: float, seed: int) -> None:
+    def quadratic(trial: halving.training.own.Running) -> Generator[dict[str, float]]:
+        x = 1.0
+        for epoch in range(trial.since + 1, 4):
+            x *= 1 - rate
+            yield {"error": x * x + seed / 100, "lr": rate / epoch}
+
+    halving.tune(quadratic, {"x": [0]}, halving.FIFO, seed=seed, r_max=3, max_trials=1, run_dir=run_dir)
+
+
+def test_single_trainings_are_laid_over_each_other(tmp_path: Path) -> None:
+    """A line each, those that differ in their seeds alike; nothing is tested on one pair."""
+    jobs: list[Job] = []
+    for name, rate, seed in (("slow", 0.1, 0), ("fast", 0.5, 0), ("fast", 0.5, 1)):
+        directory = tmp_path / f"{name}{seed}"
+        training(directory, rate, seed)
+        overrides = (f"optimizer={name}", f"seed={seed}", "data=digits")
+        jobs.append(Job(directory.name, directory, overrides, "finished", halving.load(directory).history))
+    problems: list[str] = []
+    text = comparison_html(tmp_path, jobs, {}, problems)
+    assert problems == [] and "<h2>Learning curves</h2>" in text
+    shown = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    assert shown[:3] == ["error over epochs.", "error over seconds of training.", "learning rate over epochs."]
+    legend = text[text.index("<h2>Learning curves</h2>") :].partition("</ul>")[0]
+    assert re.findall(r"</svg>(.*?)</li>", legend) == ["optimizer=slow", "optimizer=fast"]
+    curves = text[text.index("<h2>Learning curves</h2>") :].partition("</ul>")[2].partition("<h2>")[0]
+    assert (curves.count("fill: none; stroke: var(--accent"), curves.count("fill: none; stroke: var(--method-1")) == (
+        3,
+        6,
+    )
+    assert "Learning curves" not in comparison_html(tmp_path, [*jobs, replace(jobs[0], history=several())], {})
+
+
+def several() -> History:
+    """A study of more than one trial."""
+    return halving.tune(lambda c, r: 1 / r, {"x": [1, 2]}, halving.FIFO, r_max=3, max_trials=2).history

@@ -127,6 +127,16 @@ def test_batches_are_normalised_by_the_training_part_and_complete() -> None:
     assert [len(targets) for _, targets in data.batches(data.test, size=15)] == [15, 5]
 
 
+def test_airfoil_without_a_test_set_is_the_books(data_files: Path) -> None:
+    """All rows are trained on and tested, and whitened over all of them."""
+    data = airfoil(data_dir=data_files, batch_size=32, held_out=False, validation="test")
+    assert len(data.train) == len(data.test) == 1503 and data.validation is data.test
+    assert data.train.targets.mean().item() == pytest.approx(0, abs=1e-5)
+    assert sorted(data.train.targets.flatten().tolist()) == sorted(data.test.targets.flatten().tolist())
+    part = airfoil(data_dir=data_files, batch_size=32, held_out=False, validation="test", train_samples=1500)
+    assert len(part.train) == 1500
+
+
 @pytest.mark.parametrize(
     ("count", "size", "lengths"),
     [

@@ -12,6 +12,7 @@ from torch import nn
 from halving.errors import UserError
 from halving.targets import instantiate
 from halving.training.models.cnn import CNN, Resize
+from halving.training.models.dropout_mlp import DropoutMLP
 from halving.training.models.lenet import LeNet
 from halving.training.models.lenet_modern import LeNetModern
 from halving.training.models.mlp import MLP
@@ -49,6 +50,7 @@ def test_sizes_counted_by_hand() -> None:
     assert size(Softmax((1, 28, 28), 10)) == 784 * 10 + 10
     assert size(MLP((5,), 1, width=3, depth=2)) == (5 * 3 + 3) + (3 * 3 + 3) + (3 + 1)
     assert size(MLP((5,), 2, depth=0)) == 5 * 2 + 2
+    assert size(DropoutMLP((5,), 2, 3, 4, 0.5, 0.0)) == (5 * 3 + 3) + (3 * 4 + 4) + (4 * 2 + 2)
     lenet = (25 * 6 + 6) + (6 * 25 * 16 + 16) + (400 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
     assert size(LeNet((1, 28, 28), 10)) == size(LeNetModern((1, 28, 28), 10)) == lenet == 61706
     wide = (25 * 12 + 12) + (12 * 25 * 32 + 32) + (800 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
@@ -121,6 +123,7 @@ def test_mlp_places_dropout_after_each_activation() -> None:
         (lambda: CNN([1, 28, 28], 1, normalisation="layer"), "model.normalisation=layer"),
         (lambda: CNN([1, 8, 8], 1, phi=-9.0), "model.phi=-9.0: scales images to 2 x 2"),
         (lambda: MLP([5], 1, width=0), "model.width=0"),
+        (lambda: DropoutMLP([5], 1, 3, 0, 0.5, 0.5), "model.width_2=0"),
         (lambda: MLP([5], 1, activation="rellu"), "model.activation=rellu.*did you mean"),
         (lambda: MLP([5], 1, dropout=1.0), "dropout"),
     ],

@@ -31,13 +31,15 @@ from halving.report.conclusion import conclusion
 from halving.report.dimensions import draw_dimensions
 from halving.report.explanation import explanation
 from halving.report.html import duration, plan_rows, report_html
+from halving.report.learning_curves import by_time
 from halving.report.next_steps import next_steps, resuming
-from halving.report.workers import Bar, bars, busy
+from halving.report.story import story
+from halving.report.workers import Bar, bars, busy, idle
 from halving.trial import Configuration, Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
 
 FIGURES = (
     figures.rung_scatter, figures.learning_curves, figures.incumbent, figures.hyperparameters, figures.parallel,
-    figures.timeline,
+    figures.timeline, figures.over_time,
 )  # fmt: skip
 SETTINGS = {"overrides": ["scheduler=sha", "eta=2"], "environment": {"python": "3.11"}}
 HEADER = Header(
@@ -352,6 +354,22 @@ def test_there_is_no_half_an_epoch() -> None:
     assert [word for word in words[: words.index("epoch")] if word][1:] == ["1"]
 
 
+def test_curves_over_time_have_each_epoch_when_it_had_ended() -> None:
+    label, maximize, curves = by_time(study())
+    assert (label, maximize) == ("validation error", False)
+    assert curves[0] == [(1.0, 0.5), (5.0, 0.99), (5.0, 0.3), (6.0, 0.25), (7.0, 0.2)] and curves[2][-1] == (5.0, 0.35)
+    assert 1 not in curves  # it failed before it could be measured
+    assert "no learning curves" in figures.over_time(alone(0.5))
+
+
+def test_a_page_does_not_call_test_examples_unseen_that_were_validated_on() -> None:
+    def told(validation: object) -> str:
+        return story(study(replace(HEADER, settings={"config": {"data": {"validation": validation}}})), None)
+
+    assert "test examples were used in the end only" in told(0.2)
+    assert "test examples" not in told("test")
+
+
 def test_curves_come_from_the_objective_where_no_epochs_were_recorded() -> None:
     history = alone(0.5)
     assert "no learning curves" in figures.learning_curves(history)
@@ -521,6 +539,7 @@ def test_what_ran_side_by_side_lies_on_lanes_and_tells_how_busy_workers_were() -
     ]  # fmt: skip
     assert [bar.trial for bar in found if bar.failed] == [1]
     assert busy(history) == "The 5 workers were busy 35 % of the time."
+    assert idle(history) == pytest.approx(0.65, abs=0.005)
     history = header_only()
     history.apply(Start(0, {}, 4), 0.0)
     history.apply(Restarted(0, 0, "its worker died"), 3.0)
@@ -559,4 +578,4 @@ def test_the_page_says_whether_the_winner_is_real() -> None:
     assert list(cells) == ["3", "0", "2"]
     assert cells["0"] == ["0.200", "4", "2", "0.260", "0.010", "0.133 to 0.387", "0.014", "+0.060"]
     assert cells["2"][2:4] == ["1, 1 failed", ""]
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 8

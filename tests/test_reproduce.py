@@ -1,0 +1,62 @@
+"""The book's studies repeated by scripts/reproduce.py, on small subsets."""
+
+import csv
+import os
+import runpy
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+STUDIES = runpy.run_path(str(REPO / "scripts" / "reproduce.py"))["STUDIES"]
+DATA = Path(os.environ.get("HALVING_DATA", REPO / "data"))
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("book")
+
+
+def repeat(fork: Call, out: Path, study: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return fork("--study", study, "--quick", "--out", str(out), *overrides, program="scripts/reproduce.py")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_is_repeated_with_its_numbers_and_its_figure(fork: Call, out: Path, study: str) -> None:
+    if study == "minibatch" and not (DATA / "airfoil_self_noise.dat").is_file():
+        pytest.skip(f"airfoil_self_noise.dat is not in {DATA} (HALVING_DATA)")
+    result = repeat(fork, out, study)
+    assert result.returncode == 0, result.stderr
+    with (out / "quick" / study / "numbers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(float(row["low"]) <= float(row["here"]) <= float(row["high"]) for row in rows)
+    assert (out / "quick" / study / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "quick" / study / "table.md").read_text() in result.stdout
+
+
+def test_what_was_broken_off_goes_on_and_what_is_there_is_not_trained_again(fork: Call, out: Path) -> None:
+    folder = out / "quick" / "softmax_random_search"
+    if not folder.is_dir():
+        assert repeat(fork, out, "softmax_random_search").returncode == 0
+    journals = [folder / label / "journal.jsonl" for label in ("random", "halving")]
+    numbers, whole = (folder / "numbers.csv").read_bytes(), [journal.read_bytes() for journal in journals]
+    journals[0].write_bytes(whole[0][: len(whole[0]) // 2])
+    assert repeat(fork, out, "softmax_random_search").returncode == 0
+    assert (folder / "numbers.csv").read_bytes() == numbers and journals[1].read_bytes() == whole[1]
+    assert len(journals[0].read_bytes()) > len(whole[0]) // 2
+
+
+def test_a_number_out_of_its_range_ends_it_with_status_1(fork: Call, tmp_path: Path) -> None:
+    result = repeat(fork, tmp_path, "softmax_random_search", "space.optimizer.lr.b=2e-4", "optimizer.lr=1e-4")
+    assert result.returncode == 1 and "| NO |" in result.stdout
+    assert result.stderr.startswith("error: out of range: softmax_random_search: validation error, 5 trainings")
+
+
+def test_a_command_that_fails_is_said_with_where_to_look(fork: Call, tmp_path: Path) -> None:
+    result = repeat(fork, tmp_path, "softmax_random_search", "modell=softmax")
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert "random.log says why; its last line: error: " in result.stderr and "modell" in result.stderr
