@@ -29,7 +29,7 @@ _MAY_GROW = ("scheduler.rounds", "scheduler.max_trials")
 _MISSING = "(absent)"
 _OWN = ".hydra"  # where Hydra leaves what a job was, whatever became of it
 _OF_A_SWEEP = ("hydra.mode=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.searchpath=")
-_OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "fidelity")
+_OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "averaging", "fidelity")
 _FLEETING = re.compile(r"\$\{(oc\.env|now|hydra):")
 
 
@@ -99,6 +99,7 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
     """
     overrides = list(overrides)
     keys = [key_of(item) for item in overrides]
+    stored = OmegaConf.merge({"averaging": {}}, stored)  # of which studies before 0.5 know nothing
     differences = _differences(_plain(stored), _plain(composed), _roots(overrides).difference(_MAY_CHANGE), keys)
     if refused := _refused(differences, keys):
         raise UserError(
@@ -281,7 +282,7 @@ def _flat(container: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
             flat[path] = node
 
     for root in roots:
-        walk(container.get(root), root)
+        walk(container.get(root, {}), root)
     return flat
 
 

@@ -1,0 +1,200 @@
+"""Averaged weights: as worked out from the weights of each step and epoch, beside them, and optimised."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from test_exact_resume import build
+from torch import nn
+
+import halving
+from halving.config import trials
+from halving.errors import UserError
+from halving.history import Chosen, Ended
+from halving.journal import read
+from halving.targets import instantiate
+from halving.training.averaging import EMA, SWA
+from halving.training.loop import measure
+from halving.training.recipe import Recipe, config_hash
+from halving.training.trainer import Trainer
+from halving.trial import Finished, Job
+
+OLD = Path(__file__).parent / "golden/killed_0.2.0"
+SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1")
+# Batch norm and dropout; four batches an epoch.
+NET = ["model=softmax", "model._target_=test_averaging.Net", "data.train_samples=200", "data.batch_size=50", "r_max=4"]
+Weights = dict[str, torch.Tensor]
+passed: list[Weights] = []  # the weights after each step
+
+
+class Recording(torch.optim.SGD):
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr)
+
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        passed.append({str(i): p.detach().clone() for i, p in enumerate(self.param_groups[0]["params"])})
+
+
+class Net(nn.Sequential):
+    def __init__(self, shape: list[int], outputs: int) -> None:
+        normed = (nn.Conv2d(1, 4, 3, stride=3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 8, 3))
+        super().__init__(*normed, nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(outputs))
+
+
+def trainer_of(tmp_path: Path, *overrides: str) -> Trainer:
+    own = ["optimizer=sgd_from_scratch", "optimizer._target_=test_averaging.Recording", "optimizer.lr=0.3"]
+    _, setting = build([*NET, *own, *overrides], tmp_path)
+    passed.clear()
+    return Trainer(setting.recipe())
+
+
+def averaged(trainer: Trainer) -> Weights:
+    names = [name for name, _ in trainer.model.named_parameters()]
+    return {str(i): trainer.weights()["averaged"]["model"][name] for i, name in enumerate(names)}
+
+
+def test_averages_are_those_of_the_weights_after_each_epoch_or_step(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, "averaging=swa", "averaging.start=0.5")
+    assert "averaged" not in trainer.weights()
+    for epoch in range(1, 5):
+        metrics = trainer.epoch(epoch)
+        assert (metrics["averaged_val_loss"] == metrics["val_loss"]) == (epoch < 2)
+    assert len(passed) == 16
+    for name, found in averaged(trainer).items():
+        torch.testing.assert_close(found, torch.stack([passed[i][name] for i in (7, 11, 15)]).mean(0))
+
+    trainer = trainer_of(tmp_path, "averaging=ema", "averaging.decay=0.4")
+    for epoch in (1, 2):
+        trainer.epoch(epoch)
+    expected = passed[0]
+    for n, weights in enumerate(passed[1:], start=1):
+        d = [0, 2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 0.4, 0.4][n]
+        expected = {name: d * expected[name] + (1 - d) * weights[name] for name in weights}
+    assert len(passed) == 8
+    for name, found in averaged(trainer).items():
+        torch.testing.assert_close(found, expected[name])
+
+
+def test_batch_norm_gets_the_statistics_of_the_averaged_weights_on_the_training_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(tmp_path, "averaging=ema", "averaging.decay=0.9", "data.train_samples=230")
+    for epoch in (1, 2):
+        metrics = trainer.epoch(epoch)
+    state, data = trainer.weights()["averaged"]["model"], trainer.data
+    net = Net([1, 28, 28], 10).eval()
+    net(next(data.batches(data.train))[0])
+    net.load_state_dict(state)
+    assert metrics["averaged_val_loss"] == measure(net, data, data.validation)["loss"]
+    ((hidden, _),) = data.batches(data.train, size=230)
+    raw = trainer.weights()["model"]
+    for i, layer in enumerate(net):
+        if isinstance(layer, nn.BatchNorm2d):
+            mean, variance = (state[f"{i}.running_{name}"] for name in ("mean", "var"))
+            torch.testing.assert_close(mean, hidden.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(variance, hidden.transpose(0, 1).flatten(1).var(1), rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(raw[f"{i}.running_mean"], mean, rtol=0.01)
+            hidden = nn.BatchNorm2d(len(mean)).requires_grad_(False)(hidden)
+            hidden = hidden * layer.weight.view(-1, 1, 1) + layer.bias.view(-1, 1, 1)
+        elif i < 5:
+            hidden = layer(hidden)
+    monkeypatch.setattr("halving.training.averaging.EVALUATION_BATCH", 60)
+    trainer.epoch(3)
+    state = trainer.weights()["averaged"]["model"]
+    net.load_state_dict(state)
+    ((inputs, _),) = data.batches(data.train, size=230)
+    torch.testing.assert_close(state["1.running_mean"], net[0](inputs).mean((0, 2, 3)))  # of 60, 60, 60 and 50
+
+
+@pytest.mark.parametrize("more", [[], ["fidelity=folds"], ["fidelity=samples"], ["fidelity=width", "model=cnn"]])
+def test_the_last_weights_are_what_they_are_without_an_average(more: list[str], tmp_path: Path) -> None:
+    """Under every axis; and what it is tested with is what it was validated with."""
+    small = [*NET[:2], "data.train_samples=60", "data.batch_size=20", "r_max=2"]
+    common = [*(small[2:] if "model=cnn" in more else small), *more, *(["epochs=2"] if more else [])]
+    found: list[Any] = []
+    for name in ("none", "ema", "swa"):
+        fidelity, setting = build([*common, f"averaging={name}"], tmp_path / name)
+        *epochs, finished = fidelity.run(setting, Job(0, {}, 0, 2))
+        assert isinstance(finished, Finished)
+        curves = [{key: v for key, v in each.metrics.items() if key != "seconds"} for each in epochs]
+        state = torch.load(tmp_path / name / "checkpoints/0/2.pt", weights_only=True)["state"]
+        found.append((finished.outcome, curves, fidelity.test(setting, Job(0, {}, 0, 2)), state))
+    bare, *others = found
+    assert "averaged" not in bare[3] and not any("averaged" in key for each in (*bare[1], bare[2]) for key in each)
+    for outcome, curves, test, state in others:
+        assert outcome == bare[0]
+        for mine, own in zip([*curves, test], [*bare[1], bare[2]], strict=True):
+            assert {key: v for key, v in mine.items() if not key.startswith("averaged")} == own
+            assert {f"averaged_{key}" for key in own if key.startswith(("val_e", "val_l", "test_e"))} <= mine.keys()
+        assert all(torch.equal(state["model"][key], value) for key, value in bare[3]["model"].items())
+        assert state["averaged"]["taken"] >= 1 and test["averaged_test_loss"] != test["test_loss"]
+
+
+def test_the_rung_below_the_start_compares_the_last_weights(tmp_path: Path) -> None:
+    fidelity, setting = build([*NET, "averaging=swa", "metric=max:averaged_val_accuracy"], tmp_path)
+    for job in (Job(0, {}, 0, 2), Job(0, {}, 2, 4)):
+        *epochs, finished = fidelity.run(setting, job)
+        metrics = epochs[-1].metrics
+        assert finished.outcome.error == metrics["averaged_val_accuracy"] == 1 - metrics["averaged_val_error"]
+        assert (metrics["averaged_val_loss"] == metrics["val_loss"]) == (job.until == 2)
+        test = fidelity.test(setting, job)
+        assert (test["averaged_test_loss"] == test["test_loss"]) == (job.until == 2)
+        assert test["averaged_test_accuracy"] == 1 - test["averaged_test_error"]
+
+
+def test_own_metrics_are_measured_of_averaged_weights_too(tmp_path: Path) -> None:
+    _, setting = build([*NET, "averaging=ema"], tmp_path)
+    recipe = setting.recipe()
+    data = replace(recipe.data, metrics={"sure": lambda outputs, targets: float(outputs.softmax(1).amax(1).mean())})
+    trainer = Trainer(replace(recipe, data=data))
+    metrics = trainer.epoch(1)
+    assert metrics["averaged_val_sure"] != metrics["val_sure"]
+    assert trainer.test()["averaged_test_sure"] != trainer.test()["test_sure"]
+
+
+@pytest.fixture(scope="module")
+def study(fork: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that chooses whether to average, by the averaged error, and confirms its best."""
+    run_dir = tmp_path_factory.mktemp("averaging") / "run"
+    space = "+space.averaging={_choice_: {none: {}, ema: {decay: [0.9, 0.99]}}}"
+    done = fork(
+        *("scheduler=sha", "model=cnn", "model.width=4", "data.train_samples=200", "r_max=3", "executor.threads=1"),
+        *("metric=averaged_val_error", "averaging=ema", space, "optimizer.lr=0.3", "confirm.top=1", "confirm.seeds=2"),
+        *("tracker=csv", f"hydra.run.dir={run_dir}"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "averaged validation error" in done.stdout and "averaged test error" in done.stdout
+    return run_dir
+
+
+def test_a_study_by_the_averaged_error_gives_the_averaged_model(study: Path) -> None:
+    summary = json.loads((study / "summary.json").read_text())
+    assert summary["best_configuration"]["averaging"] == "ema" and "averaging=ema" in summary["command"].split()
+    loaded = halving.load(study)
+    assert loaded.history.ended is not None and loaded.history.chosen is not None
+    cfg = loaded.history.ended.config
+    data = instantiate(cfg["data"] | {"device": "cpu"}, "data")
+    found = measure(loaded.best_model(), data, data.validation)
+    best = max(loaded.best.evaluations, key=lambda each: each.resource)
+    assert found["error"] == pytest.approx(summary["best_error"], abs=1e-12)
+    assert found["loss"] == best.epochs[-1].metrics["averaged_val_loss"] != best.epochs[-1].metrics["val_loss"]
+    tests = loaded.history.chosen.tests.values()
+    assert summary["test_error"] == pytest.approx(fmean(test["averaged_test_error"] for test in tests))
+    for name in ("curves.csv", "metrics.csv"):
+        with (study / name).open() as file:
+            rows = list(csv.DictReader(file))
+        assert all(row["averaged_val_error"] and row["averaged_val_loss"] for row in rows)
+    bare = {t.trial for t in loaded.trials if t.configuration["averaging"] == "none"}
+    assert bare and all(
+        (row["averaged_val_loss"] == row["val_loss"]) == (trial in bare)
+        for trial, curve in loaded.curves.items()
+        for row in curve
+    ), "without an average it is the last weights that count"
