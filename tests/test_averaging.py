@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,18 +16,15 @@ from test_exact_resume import build
 from torch import nn
 
 import halving
-from halving.config import trials
 from halving.errors import UserError
-from halving.history import Chosen, Ended
-from halving.journal import read
 from halving.targets import instantiate
-from halving.training.averaging import EMA, SWA
+from halving.tracking import wandb_runs
 from halving.training.loop import measure
-from halving.training.recipe import Recipe, config_hash
 from halving.training.trainer import Trainer
 from halving.trial import Finished, Job
 
 OLD = Path(__file__).parent / "golden/killed_0.2.0"
+OWN = ("fidelity=function", "fidelity.function=math.hypot", "trusted_packages=[math]")
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1")
 # Batch norm and dropout; four batches an epoch.
 NET = ["model=softmax", "model._target_=test_averaging.Net", "data.train_samples=200", "data.batch_size=50", "r_max=4"]
@@ -41,6 +39,12 @@ class Recording(torch.optim.SGD):
     def step(self, closure: Any = None) -> None:
         super().step()
         passed.append({str(i): p.detach().clone() for i, p in enumerate(self.param_groups[0]["params"])})
+
+
+class Uncopied(nn.Linear):
+    def __init__(self, shape: list[int], outputs: int) -> None:
+        super().__init__(shape[1], outputs)
+        self.own = (i for i in range(3))
 
 
 class Net(nn.Sequential):
@@ -124,6 +128,10 @@ def test_the_last_weights_are_what_they_are_without_an_average(more: list[str], 
         fidelity, setting = build([*common, f"averaging={name}"], tmp_path / name)
         *epochs, finished = fidelity.run(setting, Job(0, {}, 0, 2))
         assert isinstance(finished, Finished)
+        _, paused = build([*common, f"averaging={name}"], tmp_path / f"{name} paused")
+        for job in (Job(0, {}, 0, 1), Job(0, {}, 1, 2)):
+            list(fidelity.run(paused, job))
+        assert fidelity.test(paused, job) == fidelity.test(setting, job)
         curves = [{key: v for key, v in each.metrics.items() if key != "seconds"} for each in epochs]
         state = torch.load(tmp_path / name / "checkpoints/0/2.pt", weights_only=True)["state"]
         found.append((finished.outcome, curves, fidelity.test(setting, Job(0, {}, 0, 2)), state))
@@ -167,7 +175,15 @@ def study(fork: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) ->
     space = "+space.averaging={_choice_: {none: {}, ema: {decay: [0.9, 0.99]}}}"
     done = fork(
         *("scheduler=sha", "model=cnn", "model.width=4", "data.train_samples=200", "r_max=3", "executor.threads=1"),
-        *("metric=averaged_val_error", "averaging=ema", space, "optimizer.lr=0.3", "confirm.top=1", "confirm.seeds=2"),
+        *(
+            "metric=averaged_val_error",
+            "averaging=ema",
+            space,
+            "optimizer.lr=0.3",
+            "seed=1",
+            "confirm.top=1",
+            "confirm.seeds=2",
+        ),
         *("tracker=csv", f"hydra.run.dir={run_dir}"),
     )
     assert done.returncode == 0, done.stderr
@@ -198,3 +214,61 @@ def test_a_study_by_the_averaged_error_gives_the_averaged_model(study: Path) -> 
         for trial, curve in loaded.curves.items()
         for row in curve
     ), "without an average it is the last weights that count"
+
+
+def test_the_ensemble_of_the_confirmations_is_of_averaged_weights(study: Path) -> None:
+    history = halving.load(study).history
+    assert history.chosen is not None and history.ended is not None and len(history.confirmations) == 2
+    cfg = history.ended.config
+    data = instantiate(cfg["data"] | {"device": "cpu"}, "data")
+    ((inputs, targets),) = data.batches(data.test, size=1000)
+    model, outputs = instantiate(cfg["model"], "model").eval(), 0.0
+    for number in history.confirmations:
+        state = torch.load(study / f"checkpoints/-{number}/3.pt", weights_only=True)["state"]
+        model.load_state_dict(state["averaged"]["model"])
+        outputs += model(inputs).double().softmax(1)
+    assert history.chosen.ensemble["averaged_test_error"] == float((outputs.argmax(1) != targets).double().mean())
+    assert set(history.chosen.ensemble) == {"averaged_test_error", "averaged_test_loss"}
+    assert {"averaged_test_error", "test_error", "test_loss"} <= wandb_runs.test_metrics(history).keys()
+
+
+def test_a_winner_is_trained_again_with_its_average(study: Path, fork: Callable[..., Any], tmp_path: Path) -> None:
+    summary = json.loads((study / "summary.json").read_text())
+    words = shlex.split(summary["command"])[2:]
+    for i, command in enumerate((words, ["-cp", str(study), "-cn", "best"])):
+        done = fork(*command, f"hydra.run.dir={tmp_path}/{i}")
+        assert done.returncode == 0, done.stderr
+        again = json.loads((tmp_path / str(i) / "summary.json").read_text())
+        assert (again["metric"], again["best_error"]) == ("averaged_val_error", summary["best_error"])
+
+
+def test_runs_of_versions_that_did_not_average_go_on_without(fork: Callable[..., Any], tmp_path: Path) -> None:
+    run_dir = tmp_path / "old"
+    shutil.copytree(OLD, run_dir, ignore=shutil.ignore_patterns("results.csv", "winner.pt"))
+    refused = fork(f"resume={run_dir}", "averaging=ema", "device=cpu")
+    assert refused.returncode == 1 and "averaging: {} in the study" in refused.stderr
+    done = fork(f"resume={run_dir}", "averaging=none", "device=cpu")
+    assert done.returncode == 0, done.stderr
+    best = run_dir / "best.yaml"
+    text = best.read_text()
+    assert "\naveraging: {}\n" in text
+    best.write_text(text.replace("averaging: {}\n", ""))
+    done = fork("-cp", str(run_dir), "-cn", "best", f"hydra.run.dir={tmp_path / 'again'}")
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (run_dir, tmp_path / "again")]
+    assert summaries[0]["best_error"] == summaries[1]["best_error"]
+
+
+def test_what_cannot_be_averaged_is_said_before_anything_trains(fork: Callable[..., Any], tmp_path: Path) -> None:
+    _, setting = build([*NET, "model._target_=test_averaging.Uncopied", "averaging=swa"], tmp_path)
+    with pytest.raises(UserError, match=r"averaging: the model cannot be copied: .* averaging=none does without"):
+        Trainer(setting.recipe())
+    for words, note in (
+        (("metric=averaged_val_error",), "metric=averaged_val_error is val_error itself without averaging=ema"),
+        (
+            ("averaging=ema", "fidelity=function", "fidelity.function=math.hypot", "trusted_packages=[math]"),
+            "averaging has no effect",
+        ),
+    ):
+        done = fork(*SMALL, *words, f"hydra.run.dir={tmp_path / str(len(words))}")
+        assert note in done.stdout

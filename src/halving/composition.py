@@ -272,7 +272,9 @@ def _unaveraged(cfg: DictConfig, space: Space, fidelity: Fidelity | Table) -> li
     """Say where averaged weights are asked for and there are none."""
     averages = bool(cfg.averaging) or "averaging" in space.names
     if averages and not fidelity.loads:
-        return ["note: averaging has no effect: it is for what trains the groups model and data, as this fidelity does not"]
+        return [
+            "note: averaging has no effect: it is for what trains the groups model and data, as this fidelity does not"
+        ]
     if fidelity.loads and not averages and cfg.metric.removeprefix("max:").startswith(AVERAGED):
         plain = cfg.metric.replace(AVERAGED, "")
         return [f"note: metric={cfg.metric} is {plain} itself without averaging=ema or averaging=swa"]

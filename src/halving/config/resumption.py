@@ -99,15 +99,15 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
     """
     overrides = list(overrides)
     keys = [key_of(item) for item in overrides]
-    stored = OmegaConf.merge({"averaging": {}}, stored)  # of which studies before 0.5 know nothing
-    differences = _differences(_plain(stored), _plain(composed), _roots(overrides).difference(_MAY_CHANGE), keys)
+    result = stored.copy()
+    OmegaConf.set_struct(result, False)
+    result.setdefault("averaging", {})  # of which studies before 0.5 know nothing
+    differences = _differences(_plain(result), _plain(composed), _roots(overrides).difference(_MAY_CHANGE), keys)
     if refused := _refused(differences, keys):
         raise UserError(
             "resume: this would be another study:\n" + _listed(refused, "study") + "\n"
             f"only {', '.join(_MAY_CHANGE[:-2])} may change, and {' and '.join(_MAY_GROW)} may grow"
         )
-    result = stored.copy()
-    OmegaConf.set_struct(result, False)
     for key in ("order_seed", "confirm"):  # which studies before 0.4 do not have
         if key not in stored:
             result[key] = _plain(composed)[key]

@@ -94,8 +94,8 @@ def summary(history: History) -> dict[str, Any]:
     """Return the study in one mapping of JSON values; `best_...` is None where no trial survived.
 
     `best_error` is the metric, the greatest with `maximize`. `test_error` is that of the weights which `best_model`
-    returns: of the averaged ones where their metric is optimised. Resources are in the header's unit; `full_resource` is
-    what the same trials cost without early stopping. Times are in seconds.
+    returns: of the averaged ones where their metric is optimised. Resources are in the header's unit; `full_resource`
+    is what the same trials cost without early stopping. Times are in seconds.
     """
     header = header_of(history)
     best = winner(history)

@@ -220,4 +220,6 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 def test_metrics(history: History) -> dict[str, float]:
     """Return the winner's metrics on the test set, each named test_..., or of averaged weights averaged_test_..."""
     test = history.ended.test if history.ended is not None else {}
-    return {key if key.startswith(("test_", f"{AVERAGED}test_")) else f"test_{key}": value for key, value in test.items()}
+    return {
+        key if key.startswith(("test_", f"{AVERAGED}test_")) else f"test_{key}": value for key, value in test.items()
+    }

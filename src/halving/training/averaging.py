@@ -31,7 +31,8 @@ class SWA:
     """The mean of the weights at the end of each epoch from the fraction `start` of a full training on.
 
     It finds flat minima where the learning rate stays high enough to move between them: pair it with a constant or a
-    cyclic one. `epochs` is the length of a full training, never a rung's. Raises UserError unless 0 <= start < 1.
+    cyclic one. `epochs` is the length of a full training, never a rung's. Raises UserError unless 0 <= start < 1 and
+    epochs > 0.
 
     Source: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018.
     """
@@ -40,6 +41,7 @@ class SWA:
     start: float = 0.75
 
     def __post_init__(self) -> None:
+        real("averaging.epochs", self.epochs, lambda x: x > 0, "must be a number of epochs above 0")
         real("averaging.start", self.start, lambda x: 0 <= x < 1, "must be a fraction of the training, 0 up to below 1")
 
     def takes(self, done: float) -> bool:
@@ -84,7 +86,9 @@ class Average:
         try:
             self._averaged = AveragedModel(model, multi_avg_fn=self._blend)
         except Exception as error:  # what a model holds may raise anything
-            raise UserError(f"averaging: the model cannot be copied: {type(error).__name__}: {error}") from error
+            raise UserError(
+                f"averaging: the model cannot be copied: {type(error).__name__}: {error}; averaging=none does without"
+            ) from error
         self.model: nn.Module = self._averaged.module.eval()
         norms = (each for each in self.model.modules() if isinstance(each, _BatchNorm))
         self._norms = [norm for norm in norms if norm.track_running_stats]

@@ -154,7 +154,7 @@ class Trainer:
         return State(self.weights() | {"optimizer": self._optimizer.state_dict(), "lr_schedule": schedule})
 
     def weights(self) -> dict[str, Any]:
-        """Return the weights: as "model" the last ones, as "averaged" what is known of their average, if it is begun."""
+        """Return the last weights, as "model", and what is known of their average, as "averaged", once it is begun."""
         averaged = {} if self._begun is None else {"averaged": self._begun.state()}
         return {"model": self.model.state_dict(), **averaged}
 
