@@ -25,21 +25,8 @@ ACCURACIES = {
 }
 _TRAINED_FROM = ("data", "model", "optimizer", "lr_schedule", "fidelity", "r_max", "epochs", "seed", "trial")
 _OF_THE_STUDY = (
-    *(
-        "averaging",
-        "space",
-        "searcher",
-        "scheduler",
-        "executor",
-        "tracker",
-        "name",
-        "eta",
-        "r_min",
-        "until",
-        "metric",
-        "plan",
-    ),
-    *("budget", "confirm", "order_seed", "device", "data_dir", "resume", "trusted_packages", "notes"),
+    *("space", "searcher", "scheduler", "executor", "tracker", "name", "eta", "r_min", "until", "metric", "plan"),
+    *("budget", "confirm", "order_seed", "device", "data_dir", "resume", "trusted_packages", "notes", "averaging"),
 )
 _NOT_TRAINED_FROM = {"data": ("data_dir", "device"), "fidelity": ("r_min", "r_max")}
 
