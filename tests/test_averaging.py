@@ -259,6 +259,17 @@ def test_runs_of_versions_that_did_not_average_go_on_without(fork: Callable[...,
     assert summaries[0]["best_error"] == summaries[1]["best_error"]
 
 
+def test_a_job_of_a_version_that_did_not_average_is_found_again(fork: Callable[..., Any], tmp_path: Path) -> None:
+    assert fork("-m", "seed=0", *SMALL, f"hydra.sweep.dir={tmp_path}").returncode == 0
+    (tmp_path / "0/journal.jsonl").unlink()  # as if it had been ended before its first trial
+    config = tmp_path / "0/.hydra/config.yaml"
+    assert "averaging: {}\n" in config.read_text()
+    config.write_text(config.read_text().replace("averaging: {}\n", ""))
+    done = fork("-m", "seed=0", "averaging=none", *SMALL, f"resume={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert [path.parent.name for path in tmp_path.glob("*/journal.jsonl")] == ["0"]
+
+
 def test_what_cannot_be_averaged_is_said_before_anything_trains(fork: Callable[..., Any], tmp_path: Path) -> None:
     _, setting = build([*NET, "model._target_=test_averaging.Uncopied", "averaging=swa"], tmp_path)
     with pytest.raises(UserError, match=r"averaging: the model cannot be copied: .* averaging=none does without"):
