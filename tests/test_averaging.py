@@ -203,6 +203,7 @@ def test_a_study_by_the_averaged_error_gives_the_averaged_model(study: Path) -> 
     assert found["error"] == pytest.approx(summary["best_error"], abs=1e-12)
     assert found["loss"] == best.epochs[-1].metrics["averaged_val_loss"] != best.epochs[-1].metrics["val_loss"]
     tests = loaded.history.chosen.tests.values()
+    assert summary["test_error"] == summary["averaged_test_error"]
     assert summary["test_error"] == pytest.approx(fmean(test["averaged_test_error"] for test in tests))
     for name in ("curves.csv", "metrics.csv"):
         with (study / name).open() as file:
@@ -283,3 +284,4 @@ def test_what_cannot_be_averaged_is_said_before_anything_trains(fork: Callable[.
     ):
         done = fork(*SMALL, *words, f"hydra.run.dir={tmp_path / str(len(words))}")
         assert note in done.stdout
+        assert (", averaged test error " in done.stdout and ", test error " in done.stdout) == (words[0] != OWN[0])

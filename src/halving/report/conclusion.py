@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
 from halving.report.confirmation import Row, confirmed_winner, cost, mean_text, reviewed
-from halving.report.tables import digits, is_rate, metric_label, standard_error, tested, uncertainty, winner
+from halving.report.tables import digits, is_rate, metric_label, standard_error, tested_both, uncertainty, winner
 from halving.tracking.wording import count
 
 _VARIED = {"init": "initialisation", "order": "initialisation and order", "split": "initialisation, order and split"}
@@ -151,10 +151,10 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     name = label if "validation" in label and header.metric != "error" else header.metric
     where = f" after {count(evaluation.resource, header.unit)}"
     text = f"{name} {digits(shown, uncertainty(history))}{interval(shown, samples)}"
-    if found := tested(history):
-        samples = test.get("test_samples") if is_rate(found[0]) else None
-        rounded = digits(found[1], standard_error(found[1], samples) or uncertainty(history))
-        text += f", {found[0].replace('_', ' ')} {rounded}{interval(found[1], samples)}"
+    for test_name, value in tested_both(history):
+        samples = test.get("test_samples") if is_rate(test_name) else None
+        rounded = digits(value, standard_error(value, samples) or uncertainty(history))
+        text += f", {test_name.replace('_', ' ')} {rounded}{interval(value, samples)}"
     return f"{text}{where}" if single else f"trial {trial.trial} wins{where}: {text}"
 
 

@@ -24,6 +24,19 @@ def tested(history: History) -> tuple[str, float] | None:
     return None if value is None else ("test_error" if name == "error" else name, value)
 
 
+def tested_both(history: History) -> list[tuple[str, float]]:
+    """Return the test that goes with the study's metric, and the same of averaged or of last weights if both are known.
+
+    It is empty where nothing was tested.
+    """
+    if (found := tested(history)) is None or history.ended is None:
+        return []
+    name = found[0]
+    other = name.removeprefix(AVERAGED) if name.startswith(AVERAGED) else f"{AVERAGED}{name}"
+    beside = finite(history.ended.test.get(other))
+    return [found] if beside is None else [found, (other, beside)]
+
+
 def test_names(metric: str) -> tuple[str, ...]:
     """Return what a metric may be called on the test set: by its own name, then as an error, the best match first.
 
@@ -94,8 +107,9 @@ def summary(history: History) -> dict[str, Any]:
     """Return the study in one mapping of JSON values; `best_...` is None where no trial survived.
 
     `best_error` is the metric, the greatest with `maximize`. `test_error` is that of the weights which `best_model`
-    returns: of the averaged ones where their metric is optimised. Resources are in the header's unit; `full_resource`
-    is what the same trials cost without early stopping. Times are in seconds.
+    returns: of the averaged ones where their metric is optimised; `averaged_test_error` stands beside it where weights
+    were averaged. Resources are in the header's unit; `full_resource` is what the same trials cost without early
+    stopping. Times are in seconds.
     """
     header = header_of(history)
     best = winner(history)
@@ -124,6 +138,7 @@ def summary(history: History) -> dict[str, Any]:
         "failed": sum(status(evaluation) == "failed" for _, evaluation in history.finished),
         "end": history.halted or ("finished" if ended else "running"),
     }
+    values |= {name: finite(test[name]) for name in (f"{AVERAGED}test_error",) if name in test}
     if history.confirmations:
         from halving.report.confirmation import summarised  # it needs this module
 
