@@ -275,13 +275,7 @@ def test_what_cannot_be_averaged_is_said_before_anything_trains(fork: Callable[.
     _, setting = build([*NET, "model._target_=test_averaging.Uncopied", "averaging=swa"], tmp_path)
     with pytest.raises(UserError, match=r"averaging: the model cannot be copied: .* averaging=none does without"):
         Trainer(setting.recipe())
-    for words, note in (
-        (("metric=averaged_val_error",), "metric=averaged_val_error is val_error itself without averaging=ema"),
-        (
-            ("averaging=ema", "fidelity=function", "fidelity.function=math.hypot", "trusted_packages=[math]"),
-            "averaging has no effect",
-        ),
-    ):
-        done = fork(*SMALL, *words, f"hydra.run.dir={tmp_path / str(len(words))}")
-        assert note in done.stdout
-        assert (", averaged test error " in done.stdout and ", test error " in done.stdout) == (words[0] != OWN[0])
+    done = fork(*SMALL, "metric=averaged_val_error")
+    assert "note: metric=averaged_val_error is val_error itself without averaging=ema" in done.stdout
+    assert ", averaged test error 0." in done.stdout and ", test error 0." in done.stdout
+    assert "note: averaging has no effect" in fork(*SMALL, "averaging=ema", *OWN).stdout
