@@ -90,6 +90,9 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
             assert instantiate(config["optimizer"], "optimizer")([parameter]).param_groups[0]["lr"] > 0
         case "lr_schedule":
             assert 0 <= instantiate(config["lr_schedule"], "lr_schedule")(0.0) <= 1
+        case "averaging":
+            averaging = instantiate(config["averaging"], "averaging")
+            assert averaging == {} if option == "none" else averaging.takes(config["epochs"] * 1.0)
         case "space":
             assert len(set(space.names)) == len(space.names)
         case "searcher" | "scheduler":

@@ -31,14 +31,18 @@ SMALL = ["data.train_samples=160", "data.batch_size=50", "r_max=4", "device=cpu"
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
 SCHEDULES = sorted(path.stem for path in (CONF / "lr_schedule").glob("*.yaml"))
 OWN_GENERATORS = ["model=softmax", "model._target_=test_exact_resume.Drawing", "data._target_=test_exact_resume.drawn"]
+OWN_LAZY = ["model=softmax", "model._target_=test_exact_resume.Lazy"]
 COMBINATIONS = {
     "own-generators": OWN_GENERATORS,
-    "own-lazy": ["model=softmax", "model._target_=test_exact_resume.Lazy"],
+    "own-lazy": OWN_LAZY,
     **{f"optimizer-{name}": [f"optimizer={name}", "lr_schedule=cosine"] for name in OPTIMIZERS},
     **{f"schedule-{name}": [f"lr_schedule={name}", "optimizer.momentum=0.9"] for name in SCHEDULES},
     "plateau-drops": ["lr_schedule=plateau", "lr_schedule.patience=0", "optimizer.lr=1.0"],
     "convolutions": ["model=lenet_modern"],
     "batch-norm": ["model=resnet18", "data.train_samples=8", "data.batch_size=4", "data.validation=4"],
+    "averaging-ema": ["averaging=ema", "model=cnn", "model.width=4", "metric=averaged_val_error"],
+    "averaging-swa": ["averaging=swa", "averaging.start=0.5", *OWN_LAZY],  # whose average begins before the pause
+    "averaging-later": ["averaging=swa", "lr_schedule=plateau", "optimizer=adam"],
 }
 
 
@@ -97,8 +101,10 @@ def trained(config: dict[str, Any], run_dir: Path, since: int, until: int) -> Fi
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    content = torch.load(run_dir / "checkpoints/0/4.pt", weights_only=True)
-    return content["state"]["model"]
+    """Return the last weights and, where there are such, the averaged ones."""
+    state = torch.load(run_dir / "checkpoints/0/4.pt", weights_only=True)["state"]
+    averaged = state["averaged"]["model"] if "averaged" in state else {}
+    return state["model"] | {f"averaged {name}": value for name, value in averaged.items()}
 
 
 def go_on(root: Path) -> None:
@@ -126,6 +132,7 @@ def root(fork: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resumed_in_another_process_equals_straight(name: str, root: Path) -> None:
     straight, paused = weights(root / name / "straight"), weights(root / name / "paused")
     assert straight.keys() == paused.keys()
+    assert any(key.startswith("averaged") for key in straight) == name.startswith("averaging")
     assert all(torch.equal(straight[key], paused[key]) for key in straight)
 
 
@@ -254,7 +261,7 @@ def test_a_trial_in_memory_equals_one_read_from_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
-@pytest.mark.parametrize("name", ["optimizer-adam", "convolutions", "batch-norm", "own-generators"])
+@pytest.mark.parametrize("name", ["optimizer-adam", "convolutions", "batch-norm", "own-generators", "averaging-ema"])
 def test_on_a_gpu_paused_training_equals_straight(name: str, tmp_path: Path) -> None:
     overrides = [*COMBINATIONS[name], "device=cuda"]
     train(overrides, tmp_path / "straight", 0, 4)

@@ -19,7 +19,10 @@ Axis = Literal["resource", "seconds"]
 Array = NDArray[np.float64]
 
 # Of the overrides that differ between studies, these change what is optimised; of the others, these change nothing.
-_TASK = ("data", "model", "optimizer", "lr_schedule", "space", "fidelity", "metric", "experiment", "name", "epochs")
+_TASK = (
+    *("data", "model", "optimizer", "lr_schedule", "averaging", "space", "fidelity", "metric", "experiment", "name"),
+    "epochs",
+)
 _NOTHING = ("seed", "tracker", "notes", "resume", "device", "data_dir", "hydra", "trusted_packages")
 
 

@@ -34,7 +34,7 @@ from halving.targets import instantiate
 from halving.tracking.wording import count
 from halving.training.fidelities.base import Fidelity
 from halving.training.fidelities.table import Table
-from halving.trial import Configuration, Finished, Job
+from halving.trial import AVERAGED, Configuration, Finished, Job
 from halving.tuner import Budget
 
 _THREADS = 1024  # with many more than there are cores, OpenMP crashes
@@ -97,6 +97,7 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
             scheduler=scheduler,
             notes=[
                 *(f"note: {text}" for text in choices.notes),
+                *_unaveraged(cfg, space, fidelity),
                 *([f"plan: {plan.reason}"] if plan is not None else []),
                 *_outrun(budget, scheduler, fidelity, settings.get("workers", 1)),
                 *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, Sized) else []),
@@ -265,6 +266,19 @@ def _outrun(budget: Budget, scheduler: Scheduler, fidelity: Fidelity | Table, wo
         f"note: {workers} workers may spend the default budget of {budget.resource:g} {fidelity.unit} before a trial "
         f"gets to {budget.reach}; the study goes on until one does. budget.resource=... sets another end"
     ]
+
+
+def _unaveraged(cfg: DictConfig, space: Space, fidelity: Fidelity | Table) -> list[str]:
+    """Say where averaged weights are asked for and there are none."""
+    averages = bool(cfg.averaging) or "averaging" in space.names
+    if averages and not fidelity.loads:
+        return [
+            "note: averaging has no effect: it is for what trains the groups model and data, as this fidelity does not"
+        ]
+    if fidelity.loads and not averages and cfg.metric.removeprefix("max:").startswith(AVERAGED):
+        plain = cfg.metric.replace(AVERAGED, "")
+        return [f"note: metric={cfg.metric} is {plain} itself without averaging=ema or averaging=swa"]
+    return []
 
 
 def plan_of(scheduler: Scheduler) -> tuple[Ladder, ...]:

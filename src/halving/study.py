@@ -25,7 +25,7 @@ from halving.history import Ended, Event, Header, History, Ladder, Resumed, Tria
 from halving.journal import Journal, owner, read, replay
 from halving.report.confirmation import Review, checkpoint, mean_test, reviewed
 from halving.report.derived import not_written
-from halving.report.tables import RESULTS, results_rows, summary, winner
+from halving.report.tables import RESULTS, header_of, results_rows, summary, winner
 from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
@@ -37,7 +37,7 @@ from halving.tracking.progress import Progress
 from halving.tracking.wandb import Wandb
 from halving.training.fidelities.function import call
 from halving.training.own import Running, Trainings, hashed, is_training
-from halving.trial import Configuration, Job, Step, Value, plain
+from halving.trial import AVERAGED, Configuration, Job, Step, Value, plain
 from halving.tuner import Budget, Tuner
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class Study:
     def best_model(self, trusted: Iterable[str] = ()) -> "nn.Module":
         """Return the winner's model with its trained weights, on the CPU and ready to evaluate.
 
+        They are the averaged ones where these are optimised, as by metric=averaged_val_error, else the last ones.
+
         A journal says what is built: of packages beyond our own, only `trusted` ones, and those that the environment
         variable HALVING_TRUSTED_PACKAGES names, are imported for that.
 
@@ -132,7 +134,8 @@ class Study:
             )
         check_trusted(ended.config["model"], (*trusted, *trusted_in_environment()), "model")
         model: nn.Module = instantiate(ended.config["model"], "model", **values.get("arguments", {}))
-        model.load_state_dict(values["model"])
+        averaged = header_of(self.history).metric.startswith(AVERAGED) and "averaged" in values
+        model.load_state_dict(values["averaged"]["model"] if averaged else values["model"])
         return model.eval()
 
     def best_state(self) -> dict[str, Any]:

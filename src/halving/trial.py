@@ -8,6 +8,8 @@ from typing import Any
 Value = bool | int | float | str | None
 Configuration = dict[str, Value]
 
+AVERAGED = "averaged_"  # begins the names of what is measured with averaged weights
+
 
 def plain(value: Any) -> Any:
     """Return the Python value that a scalar of NumPy or a tensor of no dimension holds; anything else as it is."""

@@ -38,7 +38,8 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{error.full_key}: needs {absent[1]}, which this config does not have") from error
         raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
     for group in GROUPS:
-        if group not in ("space", "tracker") and not isinstance(cfg[group].get("_target_"), str):
+        may_be_empty = group in ("space", "tracker") or (group == "averaging" and not cfg[group])
+        if not may_be_empty and not isinstance(cfg[group].get("_target_"), str):
             raise UserError(f"{group}._target_: must name what builds it, as the options of {group} do")
     from halving.confirming import Confirming
     from halving.schedulers.base import check_ladder  # the package loads scipy, which --help does without

@@ -18,7 +18,7 @@ from halving.errors import UserError
 from halving.space import Choice, Space
 from halving.trial import Value
 
-_OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule")
+_OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "averaging")
 _OF_THE_STUDY = {"experiment", *GROUPS} - {*_OF_A_TRIAL}
 
 

@@ -29,7 +29,7 @@ _MAY_GROW = ("scheduler.rounds", "scheduler.max_trials")
 _MISSING = "(absent)"
 _OWN = ".hydra"  # where Hydra leaves what a job was, whatever became of it
 _OF_A_SWEEP = ("hydra.mode=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.searchpath=")
-_OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "fidelity")
+_OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "averaging", "fidelity")
 _FLEETING = re.compile(r"\$\{(oc\.env|now|hydra):")
 
 
@@ -99,14 +99,15 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
     """
     overrides = list(overrides)
     keys = [key_of(item) for item in overrides]
-    differences = _differences(_plain(stored), _plain(composed), _roots(overrides).difference(_MAY_CHANGE), keys)
+    result = stored.copy()
+    OmegaConf.set_struct(result, False)
+    result.setdefault("averaging", {})  # of which studies before 0.5 know nothing
+    differences = _differences(_plain(result), _plain(composed), _roots(overrides).difference(_MAY_CHANGE), keys)
     if refused := _refused(differences, keys):
         raise UserError(
             "resume: this would be another study:\n" + _listed(refused, "study") + "\n"
             f"only {', '.join(_MAY_CHANGE[:-2])} may change, and {' and '.join(_MAY_GROW)} may grow"
         )
-    result = stored.copy()
-    OmegaConf.set_struct(result, False)
     for key in ("order_seed", "confirm"):  # which studies before 0.4 do not have
         if key not in stored:
             result[key] = _plain(composed)[key]
@@ -281,7 +282,7 @@ def _flat(container: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
             flat[path] = node
 
     for root in roots:
-        walk(container.get(root), root)
+        walk(container.get(root, {}), root)
     return flat
 
 

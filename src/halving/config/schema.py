@@ -39,6 +39,7 @@ class Config(dict[str, Any]):
     model: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
     lr_schedule: dict[str, Any] = MISSING
+    averaging: dict[str, Any] = field(default_factory=dict[str, Any])
     space: dict[str, Any] = MISSING
     searcher: dict[str, Any] = MISSING
     scheduler: dict[str, Any] = MISSING
@@ -71,6 +72,7 @@ GROUPS = (
     "model",
     "optimizer",
     "lr_schedule",
+    "averaging",
     "space",
     "searcher",
     "scheduler",

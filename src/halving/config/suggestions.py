@@ -8,8 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from halving.config.commands import line
 
 _ALIASES = {
+    "averager": "averaging",
     "batch": "data.batch_size",
     "dataset": "data",
+    "ema": "averaging",
+    "ema_decay": "averaging.decay",
     "gpu": "device",
     "grace_period": "r_min",
     "learning_rate": "optimizer.lr",
@@ -32,14 +35,19 @@ _ALIASES = {
     "resume_from": "resume",
     "sampler": "searcher",
     "search_space": "space",
+    "swa": "averaging",
+    "swa_start": "averaging.start",
     "time_budget": "budget.seconds",
     "timeout": "budget.seconds",
     "wandb": "tracker",
+    "weight_average": "averaging",
+    "weight_averaging": "averaging",
 }
 _OPTION_ALIASES = {
     "basic": "fifo",
     "bo": "bayesian",
     "cifar": "cifar10",
+    "exponential": "ema",
     "fashion-mnist": "fashion_mnist",
     "fashionmnist": "fashion_mnist",
     "genetic": "evolution",
@@ -48,8 +56,10 @@ _OPTION_ALIASES = {
     "simulated_annealing": "annealing",
     "hyperopt": "tpe",
     "lenet5": "lenet",
+    "polyak": "ema",
     "resnet": "resnet18",
     "sh": "sha",
+    "stochastic_weight_averaging": "swa",
     "successive_halving": "sha",
 }
 

@@ -35,6 +35,7 @@ _RETRAINED = (
     "model",
     "optimizer",
     "lr_schedule",
+    "averaging",
     "fidelity",
     "seed",
     "order_seed",

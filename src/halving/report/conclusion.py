@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
 from halving.report.confirmation import Row, confirmed_winner, cost, mean_text, reviewed
-from halving.report.tables import digits, metric_label, standard_error, tested, uncertainty, winner
+from halving.report.tables import digits, is_rate, metric_label, standard_error, tested_both, uncertainty, winner
 from halving.tracking.wording import count
 
 _VARIED = {"init": "initialisation", "order": "initialisation and order", "split": "initialisation, order and split"}
@@ -146,15 +146,15 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     assert header is not None
     test = ended.test if ended is not None else {}
     shown = -evaluation.error if header.maximize else evaluation.error
-    samples = test.get("val_samples") if header.metric in ("val_error", "val_accuracy") else None
-    kind = header.metric.removeprefix("val_")
-    name = header.metric if kind == header.metric else f"validation {kind}"
+    samples = test.get("val_samples") if is_rate(header.metric) else None
+    label = metric_label(header)
+    name = label if "validation" in label and header.metric != "error" else header.metric
     where = f" after {count(evaluation.resource, header.unit)}"
     text = f"{name} {digits(shown, uncertainty(history))}{interval(shown, samples)}"
-    if found := tested(history):
-        samples = test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
-        rounded = digits(found[1], standard_error(found[1], samples) or uncertainty(history))
-        text += f", {found[0].replace('_', ' ')} {rounded}{interval(found[1], samples)}"
+    for test_name, value in tested_both(history):
+        samples = test.get("test_samples") if is_rate(test_name) else None
+        rounded = digits(value, standard_error(value, samples) or uncertainty(history))
+        text += f", {test_name.replace('_', ' ')} {rounded}{interval(value, samples)}"
     return f"{text}{where}" if single else f"trial {trial.trial} wins{where}: {text}"
 
 

@@ -14,7 +14,7 @@ from scipy.stats import t
 from halving.confirming import ranked
 from halving.errors import noted
 from halving.history import Chosen, Confirm, Confirmation, History
-from halving.report.tables import digits, finite, header_of
+from halving.report.tables import digits, finite, header_of, is_rate, test_names
 from halving.trial import Job
 
 
@@ -244,14 +244,13 @@ def _tested(history: History) -> Tested | None:
     chosen = history.chosen
     if chosen is None or not chosen.tests:
         return None
-    kind = header_of(history).metric.removeprefix("val_").removeprefix("train_")
     every = list(chosen.tests.values())
-    name = next((each for each in (f"test_{kind}", "test_error", "error") if all(each in one for one in every)), None)
+    names = test_names(header_of(history).metric)
+    name = next((each for each in names if all(each in one for one in every)), None)
     if name is None:
         return None
     errors = tuple(one[name] for one in every)
-    rate = name in ("test_error", "test_accuracy")
-    samples = every[0].get("test_samples") if rate else None
+    samples = every[0].get("test_samples") if is_rate(name) else None
     return Tested(name, errors, int(samples) if samples else None, chosen.ensemble.get(name))
 
 

@@ -25,6 +25,7 @@ from halving.report.tables import (
     AXES,
     digits,
     header_of,
+    is_rate,
     json_value,
     metric_label,
     number,
@@ -223,7 +224,7 @@ def tested_text(history: History) -> tuple[str, str] | None:
     found = tested(history)
     if found is None or history.ended is None:
         return None
-    samples = history.ended.test.get("test_samples") if found[0] in ("test_error", "test_accuracy") else None
+    samples = history.ended.test.get("test_samples") if is_rate(found[0]) else None
     return found[0].replace("_", " "), digits(found[1], standard_error(found[1], samples))
 
 

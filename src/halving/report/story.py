@@ -5,7 +5,17 @@ from scipy.stats import binomtest
 from halving.history import History
 from halving.report.confirmation import confirmed_winner
 from halving.report.importance import Importances
-from halving.report.tables import digits, header_of, metric_label, number, shown_error, tested, uncertainty, winner
+from halving.report.tables import (
+    digits,
+    header_of,
+    is_rate,
+    metric_label,
+    number,
+    shown_error,
+    tested,
+    uncertainty,
+    winner,
+)
 from halving.report.workers import busy
 from halving.tracking.wording import count
 
@@ -18,7 +28,7 @@ def story(history: History, importance: Importances | str | None) -> str:
     sentences = [_tried(history)]
     test = history.ended.test if history.ended is not None else {}
     real = confirmed_winner(history) is not None  # and the headline has its mean
-    if header.metric in ("val_error", "val_accuracy") and (samples := test.get("val_samples")) and not real:
+    if is_rate(header.metric) and (samples := test.get("val_samples")) and not real:
         rate = min(max(shown_error(header, best[1]) or 0.0, 0.0), 1.0)
         ends = binomtest(round(rate * samples), int(samples)).proportion_ci(method="wilson")
         low, high = (digits(end, uncertainty(history)) for end in ends)

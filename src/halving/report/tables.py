@@ -7,7 +7,7 @@ from typing import Any
 from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
 from halving.tracking.wording import resolution, rounded
-from halving.trial import Epoch, Value, plain
+from halving.trial import AVERAGED, Epoch, Value, plain
 
 RESULTS = ("trial", "bracket", "rung", "resource", "error", "status", "verdict", "seconds")
 METRICS = ("lr", "train_loss", "train_error", "val_loss", "val_error", "seconds")
@@ -18,10 +18,38 @@ AXES = 11  # dimensions that have room in parallel coordinates
 def tested(history: History) -> tuple[str, float] | None:
     """Return name and value of the test that goes with the study's metric: test_error, unless it has one of its own."""
     test = history.ended.test if history.ended is not None else {}
-    kind = header_of(history).metric.removeprefix("val_").removeprefix("train_")
-    name = f"test_{kind}" if kind != "loss" and f"test_{kind}" in test else "test_error"
-    value = finite(test.get(name, test.get("error")))
-    return None if value is None else (name, value)
+    own, *errors = test_names(header_of(history).metric)
+    name = own if own in test and not own.endswith("test_loss") else next((each for each in errors if each in test), "")
+    value = finite(test.get(name))
+    return None if value is None else ("test_error" if name == "error" else name, value)
+
+
+def tested_both(history: History) -> list[tuple[str, float]]:
+    """Return the test that goes with the study's metric, and the same of averaged or of last weights if both are known.
+
+    It is empty where nothing was tested.
+    """
+    if (found := tested(history)) is None or history.ended is None:
+        return []
+    name = found[0]
+    other = name.removeprefix(AVERAGED) if name.startswith(AVERAGED) else f"{AVERAGED}{name}"
+    beside = finite(history.ended.test.get(other))
+    return [found] if beside is None else [found, (other, beside)]
+
+
+def test_names(metric: str) -> tuple[str, ...]:
+    """Return what a metric may be called on the test set: by its own name, then as an error, the best match first.
+
+    One of averaged weights is tested with these, too.
+    """
+    averaged = AVERAGED if metric.startswith(f"{AVERAGED}val_") else ""
+    kind = metric.removeprefix(averaged).removeprefix("val_").removeprefix("train_")
+    return f"{averaged}test_{kind}", f"{averaged}test_error", "test_error", "error"
+
+
+def is_rate(name: str) -> bool:
+    """Whether a metric is a share of the validation or test examples, with last or averaged weights."""
+    return name.removeprefix(AVERAGED) in ("val_error", "val_accuracy", "test_error", "test_accuracy")
 
 
 def header_of(history: History) -> Header:
@@ -78,18 +106,21 @@ def curve_rows(history: History) -> list[dict[str, Any]]:
 def summary(history: History) -> dict[str, Any]:
     """Return the study in one mapping of JSON values; `best_...` is None where no trial survived.
 
-    `best_error` is the metric, the greatest with `maximize`. Resources are in the header's unit; `full_resource` is
-    what the same trials cost without early stopping. Times are in seconds.
+    `best_error` is the metric, the greatest with `maximize`. `test_error` is that of the weights which `best_model`
+    returns: of the averaged ones where their metric is optimised; `averaged_test_error` stands beside it where weights
+    were averaged. Resources are in the header's unit; `full_resource` is what the same trials cost without early
+    stopping. Times are in seconds.
     """
     header = header_of(history)
     best = winner(history)
     ended = history.ended
+    test = ended.test if ended is not None else {}
     values: dict[str, Any] = {
         "best_trial": best[0].trial if best else None,
         "best_error": shown_error(header, best[1]) if best else None,
         "best_resource": best[1].resource if best else None,
         "best_configuration": best[0].configuration if best else None,
-        "test_error": finite(ended.test.get("test_error", ended.test.get("error"))) if ended else None,
+        "test_error": finite(next((test[name] for name in test_names(header.metric)[1:] if name in test), None)),
         "trials": len(history.trials),
         "evaluations": len(history.finished),
         "resource_spent": whole(history.spent),
@@ -107,6 +138,7 @@ def summary(history: History) -> dict[str, Any]:
         "failed": sum(status(evaluation) == "failed" for _, evaluation in history.finished),
         "end": history.halted or ("finished" if ended else "running"),
     }
+    values |= {name: finite(test[name]) for name in (f"{AVERAGED}test_error",) if name in test}
     if history.confirmations:
         from halving.report.confirmation import summarised  # it needs this module
 
@@ -153,8 +185,10 @@ def own_error(history: History) -> float | None:
 
 def metric_label(header: Header) -> str:
     """Return the metric in words: "validation error" for error and val_error."""
-    name = header.metric.removeprefix("val_").replace("_", " ")
-    return f"validation {name}" if header.metric.startswith("val_") or header.metric == "error" else name
+    averaged = "averaged " if header.metric.startswith(f"{AVERAGED}val_") else ""
+    metric = header.metric.removeprefix(AVERAGED) if averaged else header.metric
+    name = metric.removeprefix("val_").replace("_", " ")
+    return f"{averaged}validation {name}" if metric.startswith("val_") or metric == "error" else name
 
 
 def number(value: float) -> str:
@@ -185,7 +219,7 @@ def uncertainty(history: History) -> float | None:
     That is the winner's, of a rate over a known number of examples; else what tells good trials apart.
     """
     header, best = header_of(history), winner(history)
-    if best is not None and history.ended is not None and header.metric in ("val_error", "val_accuracy"):
+    if best is not None and history.ended is not None and is_rate(header.metric):
         found = standard_error(abs(best[1].error), history.ended.test.get("val_samples"))
         if found is not None:
             return found

@@ -22,6 +22,7 @@ from halving.tracking.runs import (
     study_id,
     trial_table,
 )
+from halving.trial import AVERAGED
 
 WHOLE = "whole"  # the file in a run's directory that says what the run is whole up to
 STAGED = "artifacts/staging"  # below the directory of all runs: copies of what artifacts hold, until they are uploaded
@@ -217,6 +218,8 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 
 
 def test_metrics(history: History) -> dict[str, float]:
-    """Return the winner's metrics on the test set, each named test_..."""
+    """Return the winner's metrics on the test set, each named test_..., or of averaged weights averaged_test_..."""
     test = history.ended.test if history.ended is not None else {}
-    return {key if key.startswith("test_") else f"test_{key}": value for key, value in test.items()}
+    return {
+        key if key.startswith(("test_", f"{AVERAGED}test_")) else f"test_{key}": value for key, value in test.items()
+    }

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from halving.history import Evaluation, History
 from halving.history import count as count
-from halving.trial import Configuration
+from halving.trial import AVERAGED, Configuration
 
 
 def duration(seconds: float) -> str:
@@ -57,11 +57,11 @@ def resolution(history: History) -> float | None:
 def losses(metrics: Mapping[str, float]) -> str:
     """Say losses and errors of training and validation, or what else the first four metrics are."""
     parts = {
-        part: [f"{name.removeprefix(part)} {number(value)}" for name, value in metrics.items() if name.startswith(part)]
-        for part in ("train_", "val_")
+        word: [f"{name.removeprefix(part)} {number(value)}" for name, value in metrics.items() if name.startswith(part)]
+        for word, part in (("train", "train_"), ("val", "val_"), ("averaged", f"{AVERAGED}val_"))
     }
     if any(parts.values()):
-        return ", ".join(f"{part[:-1]} {' '.join(said)}" for part, said in parts.items() if said)
+        return ", ".join(f"{word} {' '.join(said)}" for word, said in parts.items() if said)
     return ", ".join(f"{name} {number(value)}" for name, value in list(metrics.items())[:4])
 
 

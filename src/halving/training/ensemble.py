@@ -29,4 +29,4 @@ def test(trainers: Iterable[Trainer]) -> dict[str, float]:
     targets = data.test.targets
     loss, error = (sums(mean_loss(outputs, targets), outputs, targets) / len(targets)).tolist()
     own = {name: float(metric(outputs, targets)) for name, metric in data.metrics.items()}
-    return last.named({"loss": loss, "error": error, **own})
+    return last.named({"loss": loss, "error": error, **own}, last.prefix)

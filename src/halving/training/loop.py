@@ -67,15 +67,21 @@ def kind_of(tensor: Tensor) -> str:
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, epoch: int, rate: Callable[[float], float]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Data,
+    epoch: int,
+    rate: Callable[[float], float],
+    stepped: Callable[[float], None] | None = None,
 ) -> dict[str, float]:
     """Train for one pass over the training set, epoch `epoch` counting from 1, in the order that `data` gives it.
 
     Before each step every parameter group gets the learning rate `rate(x)`, x being the epochs done so far (0.0 at the
-    first step of epoch 1, epoch - 1 + i / batches at its i-th). Returns "lr" of the last step, and "train_loss" and
-    "train_error", averaged over the examples as each was met; not finite where training diverged. Loss is cross entropy
-    and error the fraction that is wrong; on numeric targets both are the mean squared error, in units of the whitened
-    target. Layers that draw random numbers are seeded by the caller. One example left over belongs to the last batch.
+    first step of epoch 1, epoch - 1 + i / batches at its i-th). After each step `stepped` is told the epochs done by
+    then, exactly `epoch` after the last. Returns "lr" of the last step, and "train_loss" and "train_error", averaged
+    over the examples as each was met; not finite where training diverged. Loss is cross entropy and error the fraction
+    that is wrong; on numeric targets both are the mean squared error, in units of the whitened target. Layers that draw
+    random numbers are seeded by the caller. One example left over belongs to the last batch.
     """
     model.train()
     batches = len(spans(len(data.train), data.batch_size))
@@ -91,6 +97,8 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if stepped is not None:
+            stepped(epoch - 1 + (i + 1) / batches)
         totals += sums(loss.detach(), outputs.detach(), targets)
     train_loss, train_error = (totals / len(data.train)).tolist()
     return {"lr": lr, "train_loss": train_loss, "train_error": train_error}

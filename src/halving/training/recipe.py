@@ -13,14 +13,20 @@ from halving.data.base import BUILDING, Data
 from halving.data.keys import key
 from halving.errors import UserError
 from halving.targets import instantiate
+from halving.training.averaging import Averaging
 from halving.training.randomness import seeded
+from halving.trial import AVERAGED
 
 METRICS = ("val_error", "val_loss", "train_error", "train_loss")
-ACCURACIES = {"val_accuracy": "val_error", "train_accuracy": "train_error"}
+ACCURACIES = {
+    "val_accuracy": "val_error",
+    "train_accuracy": "train_error",
+    "averaged_val_accuracy": "averaged_val_error",
+}
 _TRAINED_FROM = ("data", "model", "optimizer", "lr_schedule", "fidelity", "r_max", "epochs", "seed", "trial")
 _OF_THE_STUDY = (
     *("space", "searcher", "scheduler", "executor", "tracker", "name", "eta", "r_min", "until", "metric", "plan"),
-    *("budget", "confirm", "order_seed", "device", "data_dir", "resume", "trusted_packages", "notes"),
+    *("budget", "confirm", "order_seed", "device", "data_dir", "resume", "trusted_packages", "notes", "averaging"),
 )
 _NOT_TRAINED_FROM = {"data": ("data_dir", "device"), "fidelity": ("r_min", "r_max")}
 
@@ -50,6 +56,7 @@ class Recipe:
     checkpoint_every: int | None = None
     shape: Sequence[int] | None = None
     outputs: int | None = None
+    averaging: Averaging | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
@@ -81,13 +88,18 @@ class Recipe:
             checkpoint_every=config["executor"].get("checkpoint_every"),
             shape=config["data"].get("shape"),
             outputs=config["data"].get("outputs"),
+            averaging=instantiate(config.get("averaging"), "averaging") or None,
         )
 
 
 def measured(metric: str, data: Data) -> str:
-    """Return the name in a `metric` as configured. Raises UserError where training on `data` does not measure it."""
-    accuracies = [f"max:{name}" for name in ACCURACIES] if data.classification else []
+    """Return the name in a `metric` as configured. Raises UserError where training on `data` does not measure it.
+
+    Every one of the validation set is also measured with averaged weights; without averaging these are the last ones.
+    """
+    accuracies = [f"max:{name}" for name in ACCURACIES if not name.startswith(AVERAGED)] if data.classification else []
     known = [*METRICS, *accuracies, *(f"val_{name}" for name in data.metrics)]
+    known += [each.replace("val_", f"{AVERAGED}val_", 1) for each in known if "val_" in each]
     name = metric.removeprefix("max:")
     if name not in {each.removeprefix("max:") for each in known}:
         raise UserError(f"metric={metric}: training does not measure it; there is {', '.join(known)}")
@@ -102,6 +114,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     parts = {name: config[name] for name in (*_TRAINED_FROM, *own)}
     if (order := _order(config)) is not None:
         parts["order_seed"] = order
+    if averaging := config.get("averaging"):  # of which studies before 0.5 know nothing
+        parts["averaging"] = averaging
     for name, ignored in _NOT_TRAINED_FROM.items():
         if isinstance(parts[name], Mapping):
             parts[name] = {k: v for k, v in parts[name].items() if k not in ignored}

@@ -5,28 +5,30 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from halving.checkpoints.store import State
-from halving.data.base import Data
+from halving.data.base import Data, Split
 from halving.data.keys import key
 from halving.errors import UserError
 from halving.targets import lacking
+from halving.training.averaging import Average
 from halving.training.dropout import Dropout
 from halving.training.loop import EVALUATION_BATCH, materialise, measure, place, train_epoch
 from halving.training.lr_schedules import Plateau
 from halving.training.randomness import seeded
 from halving.training.recipe import ACCURACIES, Recipe
-from halving.trial import Epoch
+from halving.trial import AVERAGED, Epoch
 
 # Purposes that keep the random streams of one (seed, trial) apart.
-_WEIGHTS, _EPOCH, _DROPOUT, _EVALUATION, _TEST = range(5)
+_WEIGHTS, _EPOCH, _DROPOUT, _EVALUATION, _TEST, _STATISTICS = range(6)
 
 
 class Trainer:
-    """Model, optimizer and learning-rate schedule of a trial.
+    """Model, optimizer and learning-rate schedule of a trial, and the average of its weights where one is kept.
 
     Weights follow from (seed, trial), the data's order from (seed, epoch), dropout and whatever else draws from
     Python's, NumPy's or torch's global generators from (seed, trial, epoch): so an epoch's result depends on nothing
@@ -47,6 +49,7 @@ class Trainer:
                 null = lacking(own.func, own.keywords, "optimizer") if isinstance(own, partial) else ""
                 raise UserError(null or f"optimizer: {error}") from error
             self._schedule = recipe.lr_schedule()
+            self._average = None if recipe.averaging is None else Average(self.model, recipe.averaging)
         self._lr: float = self._optimizer.param_groups[0]["lr"]
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]
 
@@ -73,14 +76,19 @@ class Trainer:
         return ""
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        """Train epoch `epoch` (from 1) and validate; return the metrics. `seconds` leaves out the validation."""
+        """Train epoch `epoch` (from 1) and validate; return the metrics.
+
+        Those that begin with `averaged_` are of the averaged weights, and before any are averaged of the last ones, so
+        that rungs compare. `seconds` leaves out the validation, with what batch norm needs for that.
+        """
         seed, trial, data = self._recipe.seed, self._recipe.trial, self._recipe.data
         began = time.perf_counter()
         with self._seeded(_EPOCH, epoch):
             for i, dropout in enumerate(self._dropouts):
                 dropout.key(key(seed, trial, _DROPOUT, epoch, i))
             try:
-                metrics = train_epoch(self.model, self._optimizer, data, epoch, self._rate)
+                take = None if self._average is None else self._average.take
+                metrics = train_epoch(self.model, self._optimizer, data, epoch, self._rate, take)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -89,27 +97,38 @@ class Trainer:
                     f"training set of {len(data.train)}; give 2 or more of both"
                 ) from error
         seconds = time.perf_counter() - began
-        with self._seeded(_EVALUATION, epoch):
-            measured = measure(self.model, data, data.validation)
+        if self._begun is not None:
+            with self._seeded(_STATISTICS, epoch):
+                self._begun.settle(data, epoch)
+        for prefix, measured in self._evaluated(data.validation, _EVALUATION, epoch).items():
+            metrics |= {f"{prefix}val_{name}": value for name, value in measured.items()}
         if isinstance(self._schedule, Plateau):
-            self._schedule.observe(measured["loss"])
-        metrics |= {f"val_{name}": value for name, value in measured.items()}
+            self._schedule.observe(metrics["val_loss"])
         if error := ACCURACIES.get(self._recipe.metric):
             metrics[self._recipe.metric] = 1 - metrics[error]
         return metrics | {"seconds": seconds}
 
     def test(self) -> dict[str, float]:
-        """Return the metrics of the test set; for classification also the counts that their intervals need."""
+        """Return the metrics of the test set; for classification also the counts that their intervals need.
+
+        Those of the averaged weights, where such are kept, begin with `averaged_` and stand beside the last ones'.
+        """
         data = self._recipe.data
-        with self._seeded(_TEST):
-            metrics = self.named(measure(self.model, data, data.test))
+        metrics: dict[str, float] = {}
+        for prefix, measured in self._evaluated(data.test, _TEST).items():
+            metrics |= self.named(measured, prefix)
         counts = {"test_samples": float(len(data.test)), "val_samples": float(len(data.validation))}
         return metrics | (counts if data.classification else {})
 
-    def named(self, measured: Mapping[str, float]) -> dict[str, float]:
+    def named(self, measured: Mapping[str, float], prefix: str) -> dict[str, float]:
         """Return what was measured on the test set as a test names it, an accuracy where that is optimised."""
         accuracy = {"accuracy": 1 - measured["error"]} if self._recipe.metric in ACCURACIES else {}
-        return {f"test_{name}": value for name, value in {**measured, **accuracy}.items()}
+        return {f"{prefix}test_{name}": value for name, value in {**measured, **accuracy}.items()}
+
+    @property
+    def prefix(self) -> str:
+        """What the metrics of the weights begin with that are optimised: the averaged ones, or nothing."""
+        return AVERAGED if self._recipe.metric.startswith(AVERAGED) else ""
 
     @property
     def data(self) -> Data:
@@ -118,23 +137,36 @@ class Trainer:
 
     @torch.inference_mode()
     def predicted(self) -> Tensor:
-        """Return what it makes of the test set, float64 (n, outputs): probabilities of classes, or numbers."""
-        self.model.eval()
+        """Return what it makes of the test set, float64 (n, outputs): probabilities of classes, or numbers.
+
+        Its weights are the averaged ones where these are optimised.
+        """
+        model = (self._begun.model if self.prefix and self._begun is not None else self.model).eval()
         data = self._recipe.data
         with self._seeded(_TEST):
             batches = data.batches(data.test, size=EVALUATION_BATCH)
-            outputs = torch.cat([self.model(inputs) for inputs, _ in batches]).double()
+            outputs = torch.cat([model(inputs) for inputs, _ in batches]).double()
         return outputs.softmax(1) if data.classification else outputs
 
     def state(self) -> State:
         """Return all that the next epoch depends on."""
         schedule = self._schedule.state() if isinstance(self._schedule, Plateau) else {}
-        parts = {"model": self.model, "optimizer": self._optimizer}
-        return State({name: part.state_dict() for name, part in parts.items()} | {"lr_schedule": schedule})
+        return State(self.weights() | {"optimizer": self._optimizer.state_dict(), "lr_schedule": schedule})
+
+    def weights(self) -> dict[str, Any]:
+        """Return the last weights, as "model", and what is known of their average, as "averaged", once it is begun."""
+        averaged = {} if self._begun is None else {"averaged": self._begun.state()}
+        return {"model": self.model.state_dict(), **averaged}
+
+    def load(self, weights: Mapping[str, Any]) -> None:
+        """Go back to what `weights` returned."""
+        self.model.load_state_dict(weights["model"])
+        if self._average is not None and "averaged" in weights:
+            self._average.restore(weights["averaged"])
 
     def restore(self, state: State) -> None:
         """Go back to a state."""
-        self.model.load_state_dict(state.values["model"])
+        self.load(state.values)
         self._optimizer.load_state_dict(state.values["optimizer"])
         if isinstance(self._schedule, Plateau):
             self._schedule.restore(state.values["lr_schedule"])
@@ -144,6 +176,22 @@ class Trainer:
 
     def close(self) -> None:
         """Let nothing go: it holds memory alone."""
+
+    @property
+    def _begun(self) -> Average | None:
+        """The average, once it is one."""
+        return self._average if self._average is not None and self._average.taken else None
+
+    def _evaluated(self, split: Split, *purpose: int) -> dict[str, dict[str, float]]:
+        """Return what a split measures of the last weights, and by AVERAGED of the averaged ones."""
+        with self._seeded(*purpose):
+            last = measure(self.model, self._recipe.data, split)
+        if self._average is None and not self.prefix:
+            return {"": last}
+        if self._begun is None:
+            return {"": last, AVERAGED: last}
+        with self._seeded(*purpose):
+            return {"": last, AVERAGED: measure(self._begun.model, self._recipe.data, split)}
 
     def _rate(self, epoch: float) -> float:
         return self._lr * self._schedule(epoch)

@@ -27,7 +27,7 @@ class Folds(Axis):
     the fold counts. A paused trial keeps its errors and models and goes on with the next fold; `curve` is the running
     mean. Epoch e of fold f is numbered (f - 1) epochs + e.
 
-    The test error is the mean over the models of all folds so far; "model" in the checkpoint is the last fold's.
+    The test error is the mean over the models of all folds so far; the weights in the checkpoint are the last fold's.
 
     `r_min`, `r_max` and `epochs` are the defaults of the root's keys. Raises UserError, when prepared, for less than
     two folds, or more than there are examples. Source: Hastie et al., The Elements of Statistical Learning, 7.10 (K is
@@ -59,6 +59,7 @@ class Folds(Axis):
         at, kept = state.resource, state.values
         errors: list[float] = list(kept.get("errors", ()))
         models: list[dict[str, Any]] = list(kept.get("models", ()))
+        averages: list[dict[str, Any]] = list(kept.get("averages", ()))
         epochs: list[dict[str, float]] = list(kept["epochs"]) if at > job.since else []
         for i, metrics in enumerate(epochs):
             yield Epoch(job.trial, job.since * whole.epochs + i + 1, metrics)
@@ -77,9 +78,11 @@ class Folds(Axis):
                     yield Finished(outcome, time.perf_counter() - began, cause=f"fold {fold} {cause}")
                     return
             errors.append(after[-1])
-            models.append(trainer.model.state_dict())
+            weights = trainer.weights()
+            models.append(weights["model"])
+            averages += [weights["averaged"]] if "averaged" in weights else []
             if fold > job.since:
-                values = {"errors": errors, "models": models, "model": models[-1], "epochs": epochs}
+                values = {"errors": errors, "models": models, "averages": averages, **weights, "epochs": epochs}
                 store.save(job.trial, fold, whole.config, State(values))
                 store.discard(job.trial, job.since, fold)
         outcome = Outcome(job.trial, job.until, fmean(errors), curve=_means(errors, job.since))
@@ -88,9 +91,10 @@ class Folds(Axis):
     def trained(self, setting: Setting, job: Job) -> Generator[Trainer]:
         whole = setting.recipe()
         state = retrained(setting.store, job, whole.config, lambda job: self.run(setting, job))
-        for fold, weights in enumerate(state.values["models"], start=1):
-            trainer = _trainer(whole, fold)
-            trainer.model.load_state_dict(weights)
+        averages = state.values.get("averages", ())  # which are there of all folds or of none
+        for i, model in enumerate(state.values["models"]):
+            trainer = _trainer(whole, i + 1)
+            trainer.load({"model": model, **({"averaged": averages[i]} if averages else {})})
             yield trainer
 
     def test(self, setting: Setting, job: Job) -> dict[str, float]:

@@ -14,7 +14,7 @@ from halving.trial import Finished, Job, Outcome, Step
 def train_in_full(recipe: Recipe, trainer: Trainer, store: Store, job: Job, **values: Any) -> Generator[Step]:
     """Train all epochs of a full training, whatever the resource; yield them and, last, one Finished.
 
-    The error is measured at `job.until` alone. The checkpoint holds the weights, as "model", and `values`.
+    The error is measured at `job.until` alone. The checkpoint holds the trainer's weights and `values`.
     """
     began = time.perf_counter()
     curve, cause = yield from trainer.train(job.trial, range(1, recipe.epochs + 1))
@@ -22,7 +22,7 @@ def train_in_full(recipe: Recipe, trainer: Trainer, store: Store, job: Job, **va
         outcome = Outcome(job.trial, job.until, math.nan, failed=True)
         yield Finished(outcome, time.perf_counter() - began, cause=cause)
         return
-    state = State({"model": trainer.model.state_dict(), **values})
+    state = State({**trainer.weights(), **values})
     checkpoint = store.save(job.trial, job.until, recipe.config, state)
     outcome = Outcome(job.trial, job.until, curve[-1])
     yield Finished(outcome, time.perf_counter() - began, checkpoint)

@@ -65,7 +65,7 @@ class Samples:
         recipe = setting.recipe()
         trainer = Trainer(recipe)
         state = retrained(setting.store, job, recipe.config, lambda job: self.run(setting, job))
-        trainer.model.load_state_dict(state.values["model"])
+        trainer.load(state.values)
         return (trainer,)
 
     def test(self, setting: Setting, job: Job) -> dict[str, float]:

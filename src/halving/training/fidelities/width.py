@@ -52,7 +52,7 @@ class Width(Axis):
         whole = setting.recipe()
         trainer = _trainer(whole, width_at(whole, job.until))
         state = retrained(setting.store, job, whole.config, lambda job: self.run(setting, job))
-        trainer.model.load_state_dict(state.values["model"])
+        trainer.load(state.values)
         return (trainer,)
 
     def test(self, setting: Setting, job: Job) -> dict[str, float]:
