@@ -15,6 +15,7 @@ from halving.journal import read, replay
 from halving.report.derived import write_all
 from halving.report.exhibits import exhibit
 from halving.report.tables import header_of
+from halving.tracking.runs import notes_text
 from halving.tracking.wandb import Wandb
 from halving.tracking.wandb_runs import STAGED
 from halving.tracking.wording import count
@@ -64,9 +65,9 @@ def _rebuild_runs(run_dir: Path, events: list[tuple[Event, float]], options: dic
         known = {key: options[key] for key in ("project", "entity", "max_open") if key in options}
         tracker = Wandb(mode="offline", **known, config=_configs(header), below=Path(directory))
         tracker.exhibits = partial(exhibit, run_dir=here)
-        history = History()
+        history, notes = History(), notes_text(replay(events).notes)
         for event, at in events:
-            moved = _moved(event, here)
+            moved = _moved(event, here, notes)
             history.apply(moved, at)
             tracker.record(moved, history)
         tracker.close(history)
@@ -91,10 +92,10 @@ def _configs(header: Header) -> Callable[[Configuration, int], dict[str, Any]] |
     return partial(recorded, header)
 
 
-def _moved(event: Event, run_dir: Path) -> Event:
-    """Return the event as of where the study lies now."""
+def _moved(event: Event, run_dir: Path, notes: str) -> Event:
+    """Return the event as of where the study lies now, with all that has been noted of it."""
     match event:
         case Header() | Resumed() if event.settings:
-            return replace(event, settings={**event.settings, "run_dir": str(run_dir)})
+            return replace(event, settings={**event.settings, "run_dir": str(run_dir), "notes": notes})
         case _:
             return event
