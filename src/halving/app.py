@@ -36,6 +36,7 @@ from halving.targets import check_trusted, instantiate, locate, trusted_in_envir
 from halving.terminal import Terminal
 from halving.tracking.base import PATIENCE, Tracker, Trackers
 from halving.tracking.progress import Progress
+from halving.tracking.tensorboard import TensorBoard
 from halving.tracking.wandb import Wandb
 from halving.tracking.wording import cut
 from halving.trial import Job
@@ -137,6 +138,8 @@ def run(cfg: DictConfig) -> None:
     for mirror in mirrors:
         if not conduct.signals and isinstance(mirror, Wandb) and (line := mirror.sync_command(tuner.history)):
             console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
+        if not conduct.signals and isinstance(mirror, TensorBoard) and (line := mirror.command(tuner.history)):
+            console.print(f"curves: {line}", soft_wrap=True, highlight=False, markup=False)
     if conduct.signals:
         sys.exit(128 + conduct.signals[0])
     _refuse_failures(tuner.history, run_dir, conduct.problems)
@@ -268,6 +271,7 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
         plan=plan,
         settings={
             **settings,
+            "domains": parts.domains,
             "config": parts.objective.config({}, 0),
             "environment": {
                 **environment(parts.objective.cfg.device, parts.threads),

@@ -34,6 +34,7 @@ from halving.terminal import Terminal
 from halving.tracking.base import Tracker, Trackers
 from halving.tracking.csv import Csv
 from halving.tracking.progress import Progress
+from halving.tracking.tensorboard import TensorBoard
 from halving.tracking.wandb import Wandb
 from halving.training.fidelities.function import call
 from halving.training.own import Running, Trainings, hashed, is_training
@@ -343,6 +344,7 @@ class Composed:
                     **_told(searcher, cube, given, "searcher.", tuple(given)),
                 },
                 "space": cube.described,
+                "domains": cube.domains,
                 "initial": initial,
                 **dated(notes),
                 **({"run_dir": str(directory)} if directory is not None else {}),
@@ -369,7 +371,7 @@ class Composed:
         """
         try:
             for tracker in trackers:
-                if self.directory is None and isinstance(tracker, Csv | Wandb):
+                if self.directory is None and isinstance(tracker, Csv | TensorBoard | Wandb):
                     raise UserError(
                         f"trackers: {type(tracker).__name__} writes into the run directory; give run_dir=..."
                     )

@@ -92,7 +92,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         settings={
             name: setting_text(value)
             for name, value in header.settings.items()
-            if value and name not in ("environment", "notes", "noted")
+            if value and name not in ("environment", "notes", "noted", "domains")
         },
         in_full=in_full(history),
         config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
