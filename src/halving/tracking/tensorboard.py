@@ -4,8 +4,9 @@ import math
 import shlex
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -90,7 +91,7 @@ class TensorBoard:
     def _confirm(self, confirmation: Confirmation, history: History) -> None:
         if history.header is not None and confirmation.confirmed is not None:
             asked = confirmation.asked
-            name = f"trial-{asked.trial}-confirmation-{asked.number}"
+            name = f"trial-{asked.trial}-again-{asked.number}"
             configuration = history.trials[asked.trial].configuration
             self._add(name, history.header, self._of_confirmation(name, confirmation, configuration, history.header))
 
@@ -178,8 +179,9 @@ def _begun(name: str, configuration: Configuration, header: Header, at: float) -
 
     session = SessionStartInfo(group_name=name, start_time_secs=at)
     for key, value in configuration.items():
-        typed = _as_typed(value, _domains(header).get(key))
-        setattr(session.hparams[key], _KINDS[type(typed)][0], typed)
+        domain = _domains(header).get(key)
+        kind = _kind(domain if isinstance(domain, list) else [value])
+        setattr(session.hparams[key], _KINDS[kind][0], str(value) if kind is str else value)
     return _plugin_data("SESSION_START_INFO_TAG", at, session_start_info=session)
 
 
@@ -192,7 +194,7 @@ def _ended(status: str, at: float) -> bytes:
 
 
 def _experiment(header: Header, domains: Mapping[str, Any], notes: str, at: float) -> bytes:
-    from tensorboard.plugins.hparams import api_pb2 as api  # pyright: ignore
+    api: Any = import_module("tensorboard.plugins.hparams.api_pb2")
 
     metrics = [
         api.MetricInfo(name=api.MetricName(tag=f"final/{name}"), display_name=name)
@@ -201,14 +203,15 @@ def _experiment(header: Header, domains: Mapping[str, Any], notes: str, at: floa
     told = api.Experiment(name=header.name, description=notes, time_created_secs=at, metric_infos=metrics)
     for name, domain in domains.items():
         column = told.hparam_infos.add(name=name)
+        kind = _kind(domain) if isinstance(domain, list) else float
+        column.type = api.DataType.Value(_KINDS[kind][1])
         match domain:
             case [*values]:
-                column.domain_discrete.extend([_as_typed(value, domain) for value in values])
+                column.domain_discrete.extend(map(str, values) if kind is str else values)
             case {"low": low, "high": high}:
                 column.domain_interval.min_value, column.domain_interval.max_value = low, high
             case _:
-                pass
-        column.type = api.DataType.Value(_KINDS[_kind(domain)][1])
+                column.ClearField("type")
     return _plugin_data("EXPERIMENT_TAG", at, experiment=told)
 
 
@@ -234,15 +237,7 @@ def _domains(header: Header) -> Mapping[str, Any]:
     return header.settings.get("domains") or {}
 
 
-def _kind(domain: Any) -> type[bool] | type[float] | type[str]:
-    """Return what a column holds: where its values are of several types, texts."""
-    if not isinstance(domain, list):
-        return float
-    kinds = {bool if isinstance(value, bool) else float if isinstance(value, int | float) else str for value in domain}
+def _kind(values: Iterable[Value]) -> type[bool | float | str]:
+    """Return what a column of such values holds: texts, where they are of several types or None."""
+    kinds = {bool if isinstance(value, bool) else float if isinstance(value, int | float) else str for value in values}
     return kinds.pop() if len(kinds) == 1 else str
-
-
-def _as_typed(value: Value, domain: Any) -> bool | float | str:
-    """Return a value as its column has it; None and what else is neither number nor truth value is a text."""
-    kind = _kind(domain if isinstance(domain, list) else [value])
-    return kind(value)
