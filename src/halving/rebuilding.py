@@ -16,7 +16,7 @@ from halving.report.derived import write_all
 from halving.report.exhibits import exhibit
 from halving.report.tables import header_of
 from halving.tracking.runs import notes_text
-from halving.tracking.tensorboard import FILE, FOLDER, TensorBoard
+from halving.tracking.tensorboard import FOLDER, TensorBoard, clear
 from halving.tracking.wandb import Wandb
 from halving.tracking.wandb_runs import STAGED
 from halving.tracking.wording import count
@@ -61,8 +61,7 @@ def _rebuild_tensorboard(run_dir: Path, events: list[tuple[Event, float]]) -> No
     history = replay(events)
     moved = replay((_moved(event, run_dir, notes_text(history.notes)), at) for event, at in events)
     tracker = TensorBoard()
-    for old in (run_dir / FOLDER).rglob(FILE):
-        old.unlink()
+    clear(run_dir)
     tracker.resume(moved)
 
 

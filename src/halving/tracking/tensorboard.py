@@ -50,7 +50,10 @@ class TensorBoard:
 
     def record(self, event: Event, history: History) -> None:
         match event:
-            case Header() | Resumed():
+            case Header():
+                clear(run_directory(event, "TensorBoard"))  # of what lay there, it is none of this study's
+                self._describe(history)
+            case Resumed():
                 self._describe(history)
             case Start(trial) | Resume(trial) | Epoch(trial) | Verdict(trial):
                 self._follow(history.trials[trial], history)
@@ -86,21 +89,21 @@ class TensorBoard:
     def _follow(self, trial: Trial, history: History) -> None:
         if history.header is not None:
             name = f"trial-{trial.trial}"
-            self._add(name, history.header, self._of_trial(name, trial, history.header, history.seconds))
+            self._add(name, history.header, self._of_trial(trial, history.header, history.seconds))
 
     def _confirm(self, confirmation: Confirmation, history: History) -> None:
         if history.header is not None and confirmation.confirmed is not None:
             asked = confirmation.asked
             name = f"trial-{asked.trial}-again-{asked.number}"
             configuration = history.trials[asked.trial].configuration
-            self._add(name, history.header, self._of_confirmation(name, confirmation, configuration, history.header))
+            self._add(name, history.header, self._of_confirmation(confirmation, configuration, history.header))
 
-    def _of_trial(self, name: str, trial: Trial, header: Header, now: float) -> Records:
+    def _of_trial(self, trial: Trial, header: Header, now: float) -> Records:
         epochs: dict[int, list[tuple[int, Epoch]]] = {}
         for step, evaluation, epoch in steps(trial):
             epochs.setdefault(id(evaluation), []).append((step, epoch))
         yield _VERSION
-        yield partial(_begun, name, trial.configuration, header, self._began + trial.evaluations[0].started)
+        yield partial(_begun, trial.configuration, header, self._began + trial.evaluations[0].started)
         for evaluation in trial.evaluations:
             at = self._began + (now if evaluation.finished is None else evaluation.ended)
             for step, epoch in epochs.get(id(evaluation), ()):
@@ -110,10 +113,10 @@ class TensorBoard:
         if trial.state in ENDS:
             yield partial(_ended, ENDS[trial.state], self._began + trial.last.ended)
 
-    def _of_confirmation(self, name: str, it: Confirmation, configuration: Configuration, header: Header) -> Records:
+    def _of_confirmation(self, it: Confirmation, configuration: Configuration, header: Header) -> Records:
         error, at = it.confirmed.error if it.confirmed is not None else math.inf, self._began + it.ended
         yield _VERSION
-        yield partial(_begun, name, configuration, header, self._began + it.started)
+        yield partial(_begun, configuration, header, self._began + it.started)
         yield partial(_scalars, _final(error, it.asked.until, header), it.asked.until, at)
         yield partial(_ended, ENDS["completed" if math.isfinite(error) else "failed"], at)
 
@@ -128,6 +131,12 @@ class TensorBoard:
                 for record in new:
                     file.write(_framed(record))
             self._written[name] += len(new)
+
+
+def clear(run_dir: Path) -> None:
+    """Delete the event files of a study."""
+    for path in (run_dir / FOLDER).rglob(FILE):
+        path.unlink()
 
 
 def _whole(path: Path) -> int:
@@ -174,10 +183,10 @@ def _final(error: float, resource: int, header: Header) -> dict[str, float]:
     return found | {"final/resource": resource}
 
 
-def _begun(name: str, configuration: Configuration, header: Header, at: float) -> bytes:
+def _begun(configuration: Configuration, header: Header, at: float) -> bytes:
     from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo  # pyright: ignore
 
-    session = SessionStartInfo(group_name=name, start_time_secs=at)
+    session = SessionStartInfo(start_time_secs=at)
     for key, value in configuration.items():
         domain = _domains(header).get(key)
         kind = _kind(domain if isinstance(domain, list) else [value])
