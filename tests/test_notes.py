@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import halving
 from halving.errors import UserError
 from halving.journal import read, replay
 from halving.rebuilding import rebuild
+from halving.report.wandb_report import Heading, Text, of_study
 from halving.tracking.wandb import Wandb
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1", "scheduler=sha")
@@ -127,5 +129,8 @@ def test_tune_and_ask_and_tell_keep_notes(tmp_path: Path) -> None:
     assert list(study("two", resume=True).history.notes) == ["one", "two"]
     assert list(study("", resume=True).history.notes) == list(halving.load(tmp_path).history.notes) == ["one", "two"]
     assert [text for text, _ in shown(tmp_path)] == ["one", "two"]
+    blocks = of_study(halving.load(tmp_path).history, tmp_path, "study", "project").blocks
+    told = next(after for heading, after in pairwise(blocks) if heading == Heading("Notes"))
+    assert isinstance(told, Text) and re.fullmatch(r"\d.* UTC: one\n\n\d.* UTC: two", told.text)
     with halving.AskTell({"x": [1.0]}, halving.FIFO, max_trials=1, r_max=1, notes="by hand") as asking:
         assert list(asking.study.history.notes) == ["by hand"]

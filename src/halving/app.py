@@ -134,7 +134,7 @@ def run(cfg: DictConfig) -> None:
             lambda: conduct.confirm(Confirming(**cfg.confirm), cfg.seed, cfg.r_max, parts.objective),
         )
     for line in trackers.off:  # again, as it may have been said hours ago
-        tell(f"{line}. The journal has all, and tables and what trackers lack are made from it by: {rebuilding(run_dir)}")
+        tell(f"{line}. The journal has all, and what trackers lack is made from it by: {rebuilding(run_dir)}")
     for mirror in mirrors:
         if not conduct.signals and isinstance(mirror, Wandb) and (line := mirror.sync_command(tuner.history)):
             console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
