@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -299,3 +300,32 @@ def test_check_knows_the_checkpoint_of_an_own_training(tmp_path: Path) -> None:
     file.write_text("2")
     (found,) = wrong(tmp_path)
     assert "files/epoch is damaged: it is not as it was saved" in found
+
+
+def test_four_ways_to_one_matrix_product_are_timed(fork: Callable, repo: Path, tmp_path: Path) -> None:
+    left, right = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(0))
+    ways = runpy.run_path(str(repo / "scripts/vectorization.py"))["ways"](5)
+    for way in ways.values():
+        way(product := torch.full((12, 12), math.nan), left, right)
+        torch.testing.assert_close(product, left @ right)
+
+    def timed(*words: str) -> subprocess.CompletedProcess[str]:
+        return fork(*words, cwd=tmp_path, program="scripts/vectorization.py")
+
+    shown = timed("--size", "12", "--block", "5", "--repeats", "2", "--threads", "1", "--figure", "rates.png")
+    first, _, *rows, last = shown.stdout.splitlines()
+    assert first == "12 x 12 product, float32, 1 thread: median of 2 timings" and last == "rates.png"
+    assert [row[:24].strip() for row in rows] == [*ways] and rows[3].startswith("in blocks of 5 columns")
+    for row in rows:
+        seconds, rate, slowest, fastest, _ = map(float, row[24:].split())
+        assert rate == pytest.approx(2e-9 * 12**3 / seconds, rel=0.02) and slowest <= rate <= fastest
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    wrong = {
+        "--size=0": "--size=0: must be an integer of at least 1",
+        "--block=13": "--block=13: must be at most 12",
+        "--threads=0": "--threads=0: must be an integer of at least 1",
+        "--figure=no/rates.png": "--figure no/rates.png: give a file that ends in .png, in a directory that is there",
+    }
+    for word, message in wrong.items():
+        refused = timed("--size", "12", "--block", "5", word)
+        assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", f"error: {message}\n")

@@ -22,9 +22,9 @@ from halving.config.resumption import merged, settle, settled, typed
 from halving.config.secrets import Secrets
 from halving.config.trust import trusted_packages
 from halving.confirming import Confirming
-from halving.environment import environment
+from halving.environment import dated, environment
 from halving.errors import UserError, noted, real
-from halving.history import Ended, Header, History, Resumed
+from halving.history import Ended, Halted, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
 from halving.objective import Objective
 from halving.report.conclusion import conclusion
@@ -36,7 +36,9 @@ from halving.targets import check_trusted, instantiate, locate, trusted_in_envir
 from halving.terminal import Terminal
 from halving.tracking.base import PATIENCE, Tracker, Trackers
 from halving.tracking.progress import Progress
+from halving.tracking.tensorboard import TensorBoard
 from halving.tracking.wandb import Wandb
+from halving.tracking.wording import cut
 from halving.trial import Job
 from halving.tuner import Tuner
 
@@ -69,6 +71,8 @@ def run(cfg: DictConfig) -> None:
             over = _complete(before, run_dir) and not confirming.wanted(before, cfg.r_max)
             if over and cfg.scheduler == stored.scheduler and not (budgeted and before.halted):
                 notes = [nothing_left(before, locate(cfg.scheduler._target_), cfg.scheduler)] if budgeted else []
+                if cfg.notes and cfg.notes not in before.notes:
+                    notes.append(_add_note(cfg, overrides, journal, before))
                 problems = write_all(before, run_dir)
                 _conclude(before, run_dir, console, notes)
                 _refuse_failures(before, run_dir, problems)
@@ -130,10 +134,12 @@ def run(cfg: DictConfig) -> None:
             lambda: conduct.confirm(Confirming(**cfg.confirm), cfg.seed, cfg.r_max, parts.objective),
         )
     for line in trackers.off:  # again, as it may have been said hours ago
-        tell(f"{line}. The journal has all, and tables and W&B runs are made from it by: {rebuilding(run_dir)}")
+        tell(f"{line}. The journal has all, and what trackers lack is made from it by: {rebuilding(run_dir)}")
     for mirror in mirrors:
         if not conduct.signals and isinstance(mirror, Wandb) and (line := mirror.sync_command(tuner.history)):
             console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
+        if not conduct.signals and isinstance(mirror, TensorBoard) and (line := mirror.command(tuner.history)):
+            console.print(f"curves: {line}", soft_wrap=True, highlight=False, markup=False)
     if conduct.signals:
         sys.exit(128 + conduct.signals[0])
     _refuse_failures(tuner.history, run_dir, conduct.problems)
@@ -165,20 +171,32 @@ def _settings(
     now = [settled(item, cfg) for item in overrides if not item.startswith("resume=")]
     recorded = dict(before.header.settings) if before.header is not None else {}
     keys = set(map(commands.key_of, now))
-    unresolved = OmegaConf.to_container(cfg, resolve=False)
+    unresolved: Any = OmegaConf.to_container(cfg, resolve=False)
     began = Path(recorded.get("run_dir", run_dir))  # which names its W&B runs, whatever link it is resumed by
     return {
         "unresolved": unresolved,
         "choices": asdict(parts.objective.choices),
-        "config_hash": hashlib.sha256(json.dumps(unresolved, sort_keys=True).encode()).hexdigest(),
+        "config_hash": hashlib.sha256(json.dumps({**unresolved, "notes": ""}, sort_keys=True).encode()).hexdigest(),
         "overrides": [item for item in recorded.get("overrides", ()) if commands.key_of(item) not in keys] + now,
         "source": recorded.get("source", commands.config_source(hydra)),
         "run_dir": str(began if began.exists() and began.samefile(run_dir) else run_dir),
         "initial": parts.initial,
         "tags": recorded.get("tags", [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else []),
         "trained": recorded.get("trained", _trained(hydra) if parts.fidelity.loads else []),
-        "notes": cfg.notes,
+        **dated(cfg.notes),
     }
+
+
+def _add_note(cfg: DictConfig, overrides: list[str], journal: Journal, history: History) -> str:
+    """Add a note to a study that has come to its end, which it stays at; return what to say of that."""
+    header, ended = history.header, history.ended
+    assert header is not None and ended is not None
+    settings = Secrets.of(trials.plain(cfg), overrides).redact(dated(cfg.notes))
+    halted = [Halted(history.halted)] if history.halted else []
+    for event in (Resumed(header.plan, header.planned_cost, settings), *halted, ended):
+        journal.append(event, history.seconds)
+        history.apply(event, history.seconds)
+    return f"noted: {cut(settings['notes'], 200)}"
 
 
 def _trained(hydra: DictConfig) -> list[str]:
@@ -253,6 +271,7 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
         plan=plan,
         settings={
             **settings,
+            "domains": parts.domains,
             "config": parts.objective.config({}, 0),
             "environment": {
                 **environment(parts.objective.cfg.device, parts.threads),

@@ -60,6 +60,7 @@ class AskTell:
         budget: Budget | None = None,
         metric: str = "error",
         maximize: bool = False,
+        notes: str = "",
         trackers: Sequence[Tracker] = (),
         run_dir: str | Path | None = None,
         resume: bool = False,
@@ -69,6 +70,7 @@ class AskTell:
         composed = Composed.of(
             *(space, scheduler, searcher, name, seed, initial, budget, metric, maximize, run_dir, options),
             door="AskTell",
+            notes=notes,
         )
         self.done = False
         self._header = composed.header

@@ -42,9 +42,13 @@ _THREADS = 1024  # with many more than there are cores, OpenMP crashes
 
 @dataclass(frozen=True)
 class Parts:
-    """A study's objects, and what to say of them before it begins; `initial` is what its searcher proposes first."""
+    """A study's objects, and what to say of them before it begins; `initial` is what its searcher proposes first.
+
+    `domains` are the values of its dimensions.
+    """
 
     dimensions: tuple[str, ...]
+    domains: dict[str, Any]
     initial: list[Configuration]
     searcher: Recorded
     scheduler: Scheduler
@@ -92,6 +96,7 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
         budget = _budget(cfg, scheduler, fidelity, settings.get("workers", 1))
         return Parts(
             dimensions=space.names,
+            domains=space.domains,
             initial=initial,
             searcher=proposals,
             scheduler=scheduler,
@@ -146,6 +151,7 @@ def _simulated(
     budget = _budget(cfg, scheduler, fidelity, settings["workers"])
     return Parts(
         dimensions=(ROW, *space.names),
+        domains={ROW: {"low": 0, "high": len(fidelity.curves) - 1}, **space.domains},
         initial=[],
         searcher=proposals,
         scheduler=scheduler,

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "device": device,
         "threads": threads,
     }
+
+
+def dated(text: str) -> dict[str, str]:
+    """Return what a header says of a note: its text, and when it was written."""
+    return {"notes": text, **({"noted": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"} if text else {})}
 
 
 def wait_passively() -> None:

@@ -226,6 +226,7 @@ class History:
 
     `spent` is in units of resource, `improved_at` the number of evaluations at which the incumbent last changed.
     `confirmations`, by their numbers, enter neither these nor the incumbent; `confirming` is the seconds they took.
+    `notes` are its researcher's words, each with the moment when it came.
     """
 
     header: Header | None = None
@@ -242,6 +243,7 @@ class History:
     confirmations: dict[int, Confirmation] = field(default_factory=dict[int, Confirmation])
     chosen: Chosen | None = None
     confirming: float = 0.0
+    notes: dict[str, str] = field(default_factory=dict[str, str])
 
     def __repr__(self) -> str:
         what = f"{count(len(self.trials), 'trials')}, {count(len(self.finished), 'evaluations')}"
@@ -277,6 +279,8 @@ class History:
     def apply(self, event: Event, at: float) -> None:
         """Take in the next event, which happened `at` seconds after the study began."""
         before, self.seconds = self.seconds, max(self.seconds, at)
+        if isinstance(event, Header | Resumed) and (text := event.settings.get("notes")):
+            self.notes.setdefault(str(text), str(event.settings.get("noted", "")))
         if isinstance(event, Confirm | Confirmed | Chosen):  # which nothing of the study itself runs beside
             self.confirming += self.seconds - before
         match event:

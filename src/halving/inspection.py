@@ -26,7 +26,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def rebuild(arguments: argparse.Namespace) -> None:
-    """Write results.csv, curves.csv, summary.json, report.html and the offline W&B runs anew from the journal."""
+    """Write results.csv, curves.csv, summary.json, report.html and what trackers wrote anew from the journal."""
     from halving.rebuilding import rebuild
 
     for name in rebuild(arguments.run_dir):

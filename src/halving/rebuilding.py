@@ -15,6 +15,8 @@ from halving.journal import read, replay
 from halving.report.derived import write_all
 from halving.report.exhibits import exhibit
 from halving.report.tables import header_of
+from halving.tracking.runs import notes_text
+from halving.tracking.tensorboard import FOLDER, TensorBoard, clear
 from halving.tracking.wandb import Wandb
 from halving.tracking.wandb_runs import STAGED
 from halving.tracking.wording import count
@@ -23,10 +25,10 @@ from halving.verification import refuse_running
 
 
 def rebuild(run_dir: Path) -> list[str]:
-    """Write results.csv, curves.csv, summary.json, report.html and the offline W&B runs; return what was written.
+    """Write results.csv, curves.csv, summary.json, report.html and what trackers wrote; return what was written.
 
-    Offline runs that were there are replaced once the new ones are whole, and nothing is uploaded. A study that was
-    not mirrored in W&B gets no runs.
+    Offline W&B runs that were there are replaced once the new ones are whole, and nothing is uploaded. A study that was
+    not mirrored in W&B or TensorBoard gets no runs there.
 
     Raises UserError if the journal is missing or damaged, while a study still writes it, and, once all else is
     written, for a file that cannot be.
@@ -36,7 +38,11 @@ def rebuild(run_dir: Path) -> list[str]:
     history = replay(events)
     problems = write_all(history, run_dir)
     written = ["results.csv", "curves.csv", "summary.json", "report.html"]
-    if (options := _wandb(header_of(history))) is not None:
+    if _options(header_of(history), TensorBoard) is not None or (run_dir / FOLDER).is_dir():
+        with noted("TensorBoard's files could not be written", problems):
+            _rebuild_tensorboard(run_dir.resolve(), events)
+            written.append("TensorBoard's files")
+    if (options := _options(header_of(history), Wandb)) is not None and options.get("mode") != "disabled":
         with noted("the offline W&B runs could not be written", problems):
             written.append(count(_rebuild_runs(run_dir, events, options), "offline W&B runs"))
     if problems:
@@ -44,16 +50,19 @@ def rebuild(run_dir: Path) -> list[str]:
     return written
 
 
-def _wandb(header: Header) -> dict[str, Any] | None:
-    """Return the options of the W&B tracker that a study had."""
+def _options(header: Header, tracker: type[Wandb | TensorBoard]) -> dict[str, Any] | None:
+    """Return the options of a tracker that a study had."""
     trackers: dict[str, Any] = header.settings.get("config", {}).get("tracker", {})
-    for option in trackers.values():
-        match option:
-            case {"_target_": "halving.tracking.wandb.Wandb", **rest} if rest.get("mode") != "disabled":
-                return rest
-            case _:
-                pass
-    return None
+    name = f"{tracker.__module__}.{tracker.__name__}"
+    return next((each for each in trackers.values() if isinstance(each, dict) and each.get("_target_") == name), None)
+
+
+def _rebuild_tensorboard(run_dir: Path, events: list[tuple[Event, float]]) -> None:
+    history = replay(events)
+    moved = replay((_moved(event, run_dir, notes_text(history.notes)), at) for event, at in events)
+    tracker = TensorBoard()
+    clear(run_dir)
+    tracker.resume(moved)
 
 
 def _rebuild_runs(run_dir: Path, events: list[tuple[Event, float]], options: dict[str, Any]) -> int:
@@ -64,9 +73,9 @@ def _rebuild_runs(run_dir: Path, events: list[tuple[Event, float]], options: dic
         known = {key: options[key] for key in ("project", "entity", "max_open") if key in options}
         tracker = Wandb(mode="offline", **known, config=_configs(header), below=Path(directory))
         tracker.exhibits = partial(exhibit, run_dir=here)
-        history = History()
+        history, notes = History(), notes_text(replay(events).notes)
         for event, at in events:
-            moved = _moved(event, here)
+            moved = _moved(event, here, notes)
             history.apply(moved, at)
             tracker.record(moved, history)
         tracker.close(history)
@@ -91,10 +100,10 @@ def _configs(header: Header) -> Callable[[Configuration, int], dict[str, Any]] |
     return partial(recorded, header)
 
 
-def _moved(event: Event, run_dir: Path) -> Event:
-    """Return the event as of where the study lies now."""
+def _moved(event: Event, run_dir: Path, notes: str) -> Event:
+    """Return the event as of where the study lies now, with all that has been noted of it."""
     match event:
         case Header() | Resumed() if event.settings:
-            return replace(event, settings={**event.settings, "run_dir": str(run_dir)})
+            return replace(event, settings={**event.settings, "run_dir": str(run_dir), "notes": notes})
         case _:
             return event

@@ -18,7 +18,7 @@ from halving.checkpoints.store import State, Store
 from halving.conduct import Conduct
 from halving.confirming import Confirming
 from halving.data.keys import key
-from halving.environment import expanded
+from halving.environment import dated, expanded
 from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Event, Header, History, Ladder, Resumed, Trial
@@ -34,6 +34,7 @@ from halving.terminal import Terminal
 from halving.tracking.base import Tracker, Trackers
 from halving.tracking.csv import Csv
 from halving.tracking.progress import Progress
+from halving.tracking.tensorboard import TensorBoard
 from halving.tracking.wandb import Wandb
 from halving.training.fidelities.function import call
 from halving.training.own import Running, Trainings, hashed, is_training
@@ -189,6 +190,7 @@ def tune(
     budget: Budget | None = None,
     metric: str = "error",
     maximize: bool = False,
+    notes: str = "",
     test: Callable[[Running], Mapping[str, float]] | None = None,
     confirm: Confirming | None = None,
     executor: Callable[[Objective], Executor] = Serial,
@@ -213,7 +215,8 @@ def tune(
     study is written there, for `load` and for the report; with `resume`, one that is there already goes on.
     `executor=partial(Process, workers=4)` evaluates four at a time; the function must then be importable, and the
     script guarded by `if __name__ == "__main__"`. `trackers` mirror the study; `progress` shows it, by default in a
-    terminal or notebook.
+    terminal or notebook. `notes` are kept in the journal and shown by report and trackers; others that come with
+    `resume` are added to them.
 
     Raises UserError for a space or options that cannot be, a used `run_dir`, a study there that is another one, a
     training that keeps nothing or lacks the metric, or if no trial survived; KeyboardInterrupt after a signal, once the
@@ -226,6 +229,7 @@ def tune(
     composed = Composed.of(
         *(space, scheduler, searcher, name, seed, initial, budget, metric, maximize, run_dir, options),
         unit="epochs" if training else "units",
+        notes=notes,
     )
     with ExitStack() as opened:
         objective: Trainings | None = None
@@ -288,12 +292,15 @@ class Composed:
         options: Mapping[str, Any],
         unit: str = "epochs",
         door: str = "tune",
+        notes: str = "",
     ) -> "Composed":
         """Build it from the arguments of `tune`, or of another `door`.
 
         Raises UserError for a space or options that cannot be.
         """
         seed, maximize = whole(f"{door}: seed", seed, 0), plain(maximize)
+        if not isinstance(cast(object, notes), str):
+            raise UserError(f"{door}: notes={notes!r}: must be a text")
         if not isinstance(maximize, bool):
             raise UserError(f"{door}: maximize={maximize!r}: must be True or False")
         if not isinstance(cast(object, space), Space | Mapping):
@@ -340,7 +347,9 @@ class Composed:
                     **_told(searcher, cube, given, "searcher.", tuple(given)),
                 },
                 "space": cube.described,
+                "domains": cube.domains,
                 "initial": initial,
+                **dated(notes),
                 **({"run_dir": str(directory)} if directory is not None else {}),
             },
         )
@@ -365,7 +374,7 @@ class Composed:
         """
         try:
             for tracker in trackers:
-                if self.directory is None and isinstance(tracker, Csv | Wandb):
+                if self.directory is None and isinstance(tracker, Csv | TensorBoard | Wandb):
                     raise UserError(
                         f"trackers: {type(tracker).__name__} writes into the run directory; give run_dir=..."
                     )

@@ -26,6 +26,7 @@ _QUOTES = re.compile("['\"]")
 _LETTERS = re.compile(r"(?:^|(?<=[\[,]))[^\[\]{}(),]*[^\x00-\x7f][^\[\]{}(),]*(?=[\],]|$)")  # Hydra wants them quoted
 _GROUP = re.compile(rf"\+?(?:{'|'.join((*GROUPS, 'experiment'))})=")
 _COMMAND = re.compile(r"(\+{0,2}fidelity\.command=)(.+)", re.DOTALL)
+_NOTES = re.compile(r"(notes=)(.+)", re.DOTALL)
 _DIMENSION = re.compile(r"(?:\+\+)?(space\.[^=]+)=.*[\[{]")
 _NO_TEXT = re.compile(r"(?<=[=,\[])[^\[\]{},'\"]+(?=[\],]|$)")
 
@@ -105,6 +106,8 @@ def directories(words: Sequence[str]) -> list[str]:
 def _override(word: str) -> list[str]:
     if (command := _COMMAND.fullmatch(word)) and _value(word) is None:  # braces and quotes are the command's own
         return [command[1] + QuotedString(command[2], Quote.single).with_quotes()]
+    if (note := _NOTES.fullmatch(word)) and note[2] != "null" and not isinstance(_value(word), str | QuotedString):
+        return [note[1] + QuotedString(note[2], Quote.single).with_quotes()]  # one text, whatever is in it
     if _PATHS.match(word):
         word = _HOME.sub(lambda found: f"{found[1]}{expanded(found[2])}", word)
     if not word.isascii() and not _QUOTES.search(word):

@@ -122,7 +122,7 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
             OmegaConf.update(result, key, reduce(_below, key.split("."), raw))
         elif key == "experiment":
             result.merge_with({name: raw[name] for name in _MAY_CHANGE if name != "resume"})
-    if lacking := sorted(redacted_paths(cast(dict[str, Any], OmegaConf.to_container(result)))):
+    if lacking := sorted({*redacted_paths(cast(dict[str, Any], OmegaConf.to_container(result)))} - {"notes"}):
         raise UserError(f"resume: {', '.join(lacking)}: a secret, which is not recorded; type it again")
     return result
 

@@ -28,6 +28,7 @@ _STUDY_ONLY = (
     "r_min",
     "trial",
     "confirm",
+    "notes",
 )
 _FROM_BASE = {"space": "none", "searcher": "random", "scheduler": "single", "executor": "serial", "tracker": "none"}
 _RETRAINED = (
@@ -101,7 +102,7 @@ def best_yaml(cfg: DictConfig, run_dir: Path, trusted: Sequence[str], secrets: S
     What the file could not resolve by itself stands as the value that it has; secrets are left out.
     """
     container = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
-    skipped = (*_FROM_BASE, "budget", "confirm", "trusted_packages")
+    skipped = (*_FROM_BASE, "budget", "confirm", "trusted_packages", "notes")
     content = {key: container[key] for key in sorted(container, key=order) if key not in skipped}
     content |= {"plan": None, "resume": None, "executor": {"threads": container["executor"].get("threads")}}
     alone = OmegaConf.create(content)

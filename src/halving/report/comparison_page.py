@@ -23,6 +23,7 @@ from halving.report.html import duration
 from halving.report.jobs import Job
 from halving.report.methods import methods_table, notes, pairs_table, ranks_table, too_few
 from halving.report.tables import digits, metric_label, number, own_error, summary, uncertainty
+from halving.terminal import printable
 from halving.tracking.wording import count, cut
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
@@ -61,7 +62,8 @@ def comparison_html(
         left_out=_left_out(jobs),
         most=MOST,
         states=[(state, found[state]) for state in STATES if found[state]],
-        common=[item for item in jobs[0].overrides if item in of_all] if of_all else [],
+        common=[item for item in jobs[0].overrides if item in of_all and not _is_note(item)] if of_all else [],
+        notes=_notes(jobs),
         told="overrides" if any(job.overrides for job in jobs) else "method",
         jobs=rows,
         confirmed=any(row["confirmed"] for row in rows),
@@ -187,12 +189,26 @@ def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, 
     }
 
 
+def _notes(jobs: Sequence[Job]) -> list[tuple[str, str]]:
+    """Return what was noted of the jobs, each text once, with the names of those that have it unless all do."""
+    known = [job for job in jobs if job.history is not None and job.history.header is not None]
+    names: dict[str, list[str]] = {}
+    for job in known:
+        for text in job.history.notes if job.history is not None else ():
+            names.setdefault(printable(text), []).append(job.name)
+    return [(text, "" if len(own) == len(known) else ", ".join(own)) for text, own in names.items()]
+
+
+def _is_note(override: str) -> bool:
+    return override.startswith("notes=")
+
+
 def _job_row(job: Job, of_all: Collection[str], beside: Path) -> dict[str, Any]:
     page = job.directory / "report.html"
     row = {
         "name": job.name,
         "link": quote(os.path.relpath(page, beside)) if page.is_file() else "",
-        "overrides": " ".join(item for item in job.overrides if item not in of_all),
+        "overrides": " ".join(item for item in job.overrides if item not in of_all and not _is_note(item)),
         "state": job.state,
         "error": "",
         "spent": "",

@@ -38,6 +38,7 @@ from halving.report.tables import (
     uncertainty,
     winner,
 )
+from halving.terminal import printable
 from halving.tracking.wording import count
 from halving.trial import Value
 
@@ -68,6 +69,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
     return environment.get_template("report.html").render(
         summary=summary(history),
         story=story(history, mattered),
+        notes=[(printable(text), when) for text, when in history.notes.items()],
         doubts=[line.partition("; confirm it: ") for line in doubts(history, resuming(history, place))],
         confirmed=[line.strip() for line in confirmed(history) if not line.startswith("  trial") or "worse" in line],
         confirmations=confirmation_rows(history),
@@ -92,7 +94,9 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         trials=[trial_row(history, trial, known_to) for trial in history.trials.values()],
         failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
         settings={
-            name: setting_text(value) for name, value in header.settings.items() if value and name != "environment"
+            name: setting_text(value)
+            for name, value in header.settings.items()
+            if value and name not in ("environment", "notes", "noted", "domains")
         },
         in_full=in_full(history),
         config=setting_text(history.ended.config) if history.ended and history.ended.config else "",

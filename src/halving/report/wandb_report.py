@@ -17,7 +17,7 @@ from halving.report.conclusion import conclusion, confirmed, doubts, in_full
 from halving.report.confirmation import half_width
 from halving.report.html import plan_rows
 from halving.report.tables import digits, header_of, metric_label, number, real, winner
-from halving.tracking.runs import FIGURE, fitted, metric_name, run_id
+from halving.tracking.runs import FIGURE, fitted, metric_name, notes_text, run_id
 from halving.tracking.wording import count, short
 from halving.trial import Value
 
@@ -143,6 +143,7 @@ def of_study(history: History, run_dir: Path, study: str, project: str, entity: 
     title = f"{header.name}: {header.scheduler}, {header.searcher}, seed {header.seed}"
     description = f"{count(len(history.trials), 'trials')}, {count(history.spent, header.unit)}"
     blocks: list[Block] = [Heading("What happened"), Text(_told(history, run_dir))]
+    blocks += [Heading("Notes"), Text(notes_text(history.notes))] if history.notes else []
     if fresh := confirmed(history):
         blocks += [Heading("Is the winner real?"), Text(_listed(fresh))]
     blocks += [Heading("The plan, and what became of it"), Text(_plan(history))]

@@ -1,5 +1,6 @@
 """The space of configurations: named dimensions, seen as the unit cube."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,10 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from halving.errors import UserError, did_you_mean
-from halving.space.condition import Chosen, When
-from halving.space.dimension import Array, Choice, Dimension
+from halving.space.condition import Chosen, When, is_number
+from halving.space.dimension import Array, Choice, Dimension, Integer
 from halving.space.reading import read
 from halving.trial import Configuration, Value
+
+_MOST_LISTED = 64  # values that are worth a list
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,14 @@ class Space:
     def names(self) -> tuple[str, ...]:
         """The names of the dimensions, each once."""
         return tuple(dict.fromkeys(dimension.name for dimension in self.dimensions))
+
+    @cached_property
+    def domains(self) -> dict[str, Any]:
+        """The values of each dimension, as JSON: the list of a choice, else its ends as `{"low": 0.1, "high": 1.0}`.
+
+        It says nothing of what has no ends, and of lists of more than 64 values that are no numbers.
+        """
+        return {name: _domain([each for each in self.dimensions if each.name == name]) for name in self.names}
 
     def sample(self, rng: np.random.Generator) -> Configuration:
         """Draw one configuration."""
@@ -185,6 +196,26 @@ def _described(dimension: Dimension) -> str:
     if isinstance(dimension, Choice) and dimension.weights:
         text += f" weighted {list(dimension.weights)}"
     return f"{dimension.name}: {text}{''.join(f' if {condition}' for condition in dimension.conditions)}"
+
+
+def _domain(dimensions: Sequence[Dimension]) -> Any:
+    """Return the values of dimensions of one name, of which never two exist together."""
+    listed = [value for each in dimensions if isinstance(each, Choice) for value in each.values]
+    drawn = [each for each in dimensions if not isinstance(each, Choice)]
+    if not drawn and len(listed) <= _MOST_LISTED:
+        return list({repr(value): value for value in listed}.values())
+    numbers = [value for value in listed if is_number(value)]
+    ends = [
+        int(end) if isinstance(each, Integer) and math.isfinite(end) else float(end)
+        for each in drawn
+        for end in each.distribution.support()
+    ]
+    known = [*numbers, *ends]
+    return (
+        {"low": min(known), "high": max(known)}
+        if len(numbers) == len(listed) and all(map(math.isfinite, known))
+        else {}
+    )
 
 
 def _names(dimensions: Sequence[Dimension]) -> list[str]:

@@ -103,6 +103,13 @@ def run_config(header: Header, config: Mapping[str, Any], chosen: Configuration)
     return named
 
 
+def notes_text(notes: Mapping[str, str]) -> str:
+    """Return a study's notes as one text; where there are several, each with its time."""
+    if len(notes) < 2:
+        return "".join(notes)
+    return "\n\n".join(f"{when}: {text}" if when else text for text, when in notes.items())
+
+
 def tags(header: Header) -> list[str]:
     """Return the tags of a study's runs: scheduler, searcher, data and model, and what a sweep's have in common."""
     told = (header.settings.get(key) or () for key in ("trained", "tags"))

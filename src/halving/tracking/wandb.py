@@ -14,6 +14,7 @@ from halving.errors import UserError, did_you_mean
 from halving.history import Ended, Event, Header, History, Trial
 from halving.tracking.runs import (
     fitted,
+    notes_text,
     project_name,
     run_config,
     run_directory,
@@ -99,6 +100,7 @@ class Wandb:
         self.exhibits: Exhibits = none
         self._begun = False
         self._left = False
+        self._notes = ""
         self._done = False
         self._open: dict[int, TrialRun] = {}
         self._whole: set[int] = set()
@@ -112,7 +114,7 @@ class Wandb:
             self._whole = {trial.trial for trial in trials if is_whole(below, f"t{trial.trial}", trial_mark(trial))}
 
     def record(self, event: Event, history: History) -> None:
-        header = history.header
+        header, self._notes = history.header, notes_text(history.notes)
         if header is None or not self._begin():
             return
         single = header.scheduler == "single"
@@ -131,7 +133,7 @@ class Wandb:
                 pass
 
     def close(self, history: History) -> None:
-        header = history.header
+        header, self._notes = history.header, notes_text(history.notes)
         if header is None or not self._begin():
             return
         history = history.closed()
@@ -227,7 +229,7 @@ class Wandb:
                 project=self._project,
                 entity=self._entity,
                 tags=tags(header),
-                notes=header.settings.get("notes") or "",
+                notes=self._notes,
                 config=dict(config),
                 dir=str(below),
                 mode="online" if online else "offline",
