@@ -132,7 +132,7 @@ def minibatch(runs: Runs, quick: bool) -> list[Number]:
 
 def lr_schedules(runs: Runs, quick: bool) -> list[Number]:
     book = {"constant": "0.896", "square_root": "0.848", "multi_factor": "0.884", "cosine": "0.881"}
-    low, found = 0.15 if quick else 0.87, list[Number]()
+    low, found = 0.3 if quick else 0.87, list[Number]()
     for name, study in named(runs["schedules"], "lr_schedule").items():
         found.append(Number(f"test accuracy, {name}", 1 - last(study, "val_error"), low, 1, book.get(name, "")))
         found.append(Number(f"training accuracy, {name}", 1 - last(study, "train_error"), low, 1))
@@ -243,7 +243,7 @@ STUDIES = {
             "schedules": ["experiment=lr_schedules"],
             "ema": ["experiment=lr_schedules", "averaging=ema", "lr_schedule=constant"],
         },
-        (*SMALL, "r_max=6"),
+        (*SMALL, "r_max=6", "optimizer.lr=0.1", "data.train_samples=1000"),
         lr_schedules,
         schedules,
     ),

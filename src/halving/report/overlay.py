@@ -75,7 +75,11 @@ def _draw(axes: Axes, trainings: Trainings, panel: Panel, styles: Mapping[str, S
     header = header_of(next(iter(trainings.values()))[0])
     maximize = header.maximize and panel.metric == header.metric
     sign = -1 if maximize else 1
-    scale = Scale.over((sign * y for _, curve in curves for y in curve.values()), _named(panel.metric), maximize)
+    values = [sign * y for _, curve in curves for y in curve.values()]
+    if panel.metric == "lr":  # a schedule is known by its shape
+        scale = Scale(_named("lr"), 1, False, 0.0, max(values, default=1.0))
+    else:
+        scale = Scale.over(values, _named(panel.metric), maximize)
     for name, curve in curves:
         colour, dash = styles[name]
         heights = [scale.height(sign * y) for y in curve.values()]
@@ -112,4 +116,5 @@ def _curve(history: History, panel: Panel) -> dict[float, float]:
 
 
 def _named(metric: str) -> str:
-    return {"lr": "learning rate"}.get(metric, metric.replace("val_", "validation ").replace("_", " "))
+    words = metric.replace("val_", "validation ").replace("train_", "training ").replace("_", " ")
+    return "learning rate" if metric == "lr" else words
