@@ -19,6 +19,7 @@ from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
 from halving.report.next_steps import next_steps, resuming
+from halving.report.sensitivity import headline, sensitivity, told
 from halving.report.story import story
 from halving.report.surroundings import Fact, surroundings
 from halving.report.tables import (
@@ -40,7 +41,16 @@ from halving.report.tables import (
 from halving.tracking.wording import count
 from halving.trial import Value
 
-_FIGURES = ("confirmations", "rung_scatter", "learning_curves", "incumbent", "parallel", "hyperparameters", "timeline")
+_FIGURES = (
+    "sensitivity",
+    "confirmations",
+    "rung_scatter",
+    "learning_curves",
+    "incumbent",
+    "parallel",
+    "hyperparameters",
+    "timeline",
+)
 _ENOUGH = 20  # trials that importance takes
 
 
@@ -65,6 +75,8 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         summary=summary(history),
         story=story(history, mattered),
         doubts=[line.partition("; confirm it: ") for line in doubts(history, resuming(history, place))],
+        sensitivity=told(history),
+        sensitive=headline(history),
         confirmed=[line.strip() for line in confirmed(history) if not line.startswith("  trial") or "worse" in line],
         confirmations=confirmation_rows(history),
         steps=list(next_steps(history, place)),
@@ -97,7 +109,11 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
 
 def shown_figures(history: History) -> tuple[str, ...]:
     """Return the names of the figures that a study has something to show in."""
-    few = {"confirmations": not history.confirmations, "timeline": history.seconds <= 0}
+    few = {
+        "sensitivity": sensitivity(history) is None,
+        "confirmations": not history.confirmations,
+        "timeline": history.seconds <= 0,
+    }
     few |= dict.fromkeys(("incumbent", "parallel", "hyperparameters"), len(history.trials) < 2)
     few |= {} if header_of(history).dimensions else dict.fromkeys(("parallel", "hyperparameters"), True)
     return tuple(name for name in _FIGURES if not few.get(name))
