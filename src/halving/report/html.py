@@ -67,16 +67,19 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
-    mattered = importance(history, problems)
+    sensitive = headline(history)
+    mattered = None if sensitive else importance(history, problems)
     facts, unknown = environment_of(header)
     known_to, real = uncertainty(history), confirmed_winner(history)
     place = str(run_dir.resolve()) if run_dir is not None else str(header.settings.get("run_dir", ""))
     return environment.get_template("report.html").render(
         summary=summary(history),
         story=story(history, mattered),
-        doubts=[line.partition("; confirm it: ") for line in doubts(history, resuming(history, place))],
+        doubts=[
+            line.partition("; confirm it: ") for line in doubts(history, resuming(history, place)) if not sensitive
+        ],
         sensitivity=told(history),
-        sensitive=headline(history),
+        sensitive=sensitive,
         confirmed=[line.strip() for line in confirmed(history) if not line.startswith("  trial") or "worse" in line],
         confirmations=confirmation_rows(history),
         steps=list(next_steps(history, place)),
@@ -115,7 +118,8 @@ def shown_figures(history: History) -> tuple[str, ...]:
         "timeline": history.seconds <= 0,
     }
     few |= dict.fromkeys(("incumbent", "parallel", "hyperparameters"), len(history.trials) < 2)
-    few |= {} if header_of(history).dimensions else dict.fromkeys(("parallel", "hyperparameters"), True)
+    if not header_of(history).dimensions or not few["sensitivity"]:  # which shows the same in a better order
+        few |= dict.fromkeys(("parallel", "hyperparameters"), True)
     return tuple(name for name in _FIGURES if not few.get(name))
 
 

@@ -1,6 +1,7 @@
 """A small panel for each dimension of a one-at-a-time study."""
 
 import math
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,11 +10,12 @@ from halving.history import History
 from halving.report.canvas import ACCENT, INK, MUTED, PAPER, Scale, link, place
 from halving.report.dimensions import COLUMNS, lettered, positions, tail
 from halving.report.marks import blank, crosses, dots
-from halving.report.sensitivity import Effect, Point, Sensitivity, sensitivity, verdict
+from halving.report.sensitivity import Effect, Point, Sensitivity, sensitivity, value_text, verdict
 from halving.report.tables import header_of, metric_label, real
 from halving.tracking.wording import short
 
 TOP, ROW = 30, 240
+_FEW = 4  # values that have room for their names below an axis
 
 
 def height(history: History) -> int:
@@ -36,7 +38,7 @@ def draw_sensitivity(figure: Figure, history: History) -> None:
     for i, effect in enumerate(found.effects):
         axes = place(figure, 48 + i % COLUMNS * step, 82 + i // COLUMNS * ROW, step - 42, 150)
         _draw_effect(axes, effect, scale)
-        strong = {"weight": "bold", "color": INK} if effect.matters else {"color": MUTED}
+        strong: dict[str, Any] = {"weight": "bold", "color": INK} if effect.matters else {"color": MUTED}
         axes.set_title(tail(lettered(titles[effect.dimension]), 30), pad=26, **strong)
         axes.annotate(
             tail(verdict(effect), 34), (0, 1), (0, 12), "axes fraction", "offset points", color=MUTED, size=11
@@ -51,7 +53,16 @@ def _points(found: Sensitivity | None) -> list[Point]:
 
 def _draw_effect(axes: Axes, effect: Effect, scale: Scale) -> None:
     each = [(point, seed) for point in effect.points for seed in point.errors]
-    places = positions(axes, [point.value for point, _ in each])
+    numbers = all(real(point.value) is not None for point in effect.points)
+    values = [point.value for point in effect.points]
+    if numbers:  # to scale, however few
+        middles = dict(zip(map(id, effect.points), positions(axes, values), strict=True))
+        places = [middles[id(point)] for point, _ in each]
+        if len(values) <= _FEW:
+            axes.set_xticks(list(middles.values()), list(map(value_text, values)))
+    else:
+        places = positions(axes, [point.value for point, _ in each])
+        middles = {id(point): round(x) for (point, _), x in zip(each, places, strict=True)}
     scale.apply(axes)
     if math.isfinite(effect.limit) and effect.base.complete:
         ends = (scale.height(effect.base.mean + sign * effect.limit) for sign in (-1, 1))
@@ -62,8 +73,6 @@ def _draw_effect(axes: Axes, effect: Effect, scale: Scale) -> None:
     dots(axes, [(trial, (x, y)) for x, y, trial in seen], s=16, color=MUTED, alpha=0.6, linewidths=0, zorder=3)
     lost = [(x, t) for (point, seed), x, t in zip(each, places, trials, strict=True) if math.isinf(point.errors[seed])]
     crosses(axes, [x for x, _ in lost], [trial for _, trial in lost], scale)
-    numbers = all(real(point.value) is not None for point in effect.points)
-    middles = {id(point): x if numbers else round(x) for (point, _), x in zip(each, places, strict=True)}
     means = [(middles[id(point)], scale.height(point.mean)) for point in effect.points if point.survived]
     if numbers:
         axes.plot(*zip(*means, strict=True), color=ACCENT, linewidth=1.6, zorder=4)
