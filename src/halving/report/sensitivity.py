@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, median
 
 from scipy.stats import chi2, studentized_range
@@ -18,23 +19,24 @@ _LEVEL = 0.05  # how often some dimension is said to matter where none does
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a dimension: its trials and their errors, minimised, by the number of the seed; +inf is a failure.
-
-    `complete` is whether every seed that counts came to an error.
-    """
+    """One value of a dimension: a trial and its error, minimised, for each seed that counts; +inf is a failure."""
 
     value: Value
-    trials: Mapping[int, int]
-    errors: Mapping[int, float]
-    complete: bool
+    trials: tuple[int, ...]
+    errors: tuple[float, ...]
 
     @property
     def survived(self) -> list[float]:
-        return [error for error in self.errors.values() if math.isfinite(error)]
+        return [error for error in self.errors if math.isfinite(error)]
 
     @property
     def failed(self) -> int:
         return len(self.errors) - len(self.survived)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed came to an error, so that its mean compares."""
+        return not self.failed
 
     @property
     def mean(self) -> float:
@@ -96,11 +98,11 @@ class Sensitivity:
 
 
 def sensitivity(history: History) -> Sensitivity | None:
-    """Return what a study around a base came to; None of any other study, and before its base has an error.
+    """Return what a study around a base came to; None of any other study, and before its base was trained.
 
-    Seeds count that all points have been trained with. A dimension matters where the range of its means is beyond the
-    quantile of the studentised range (Tukey's test) for so many means, at 5 % over all dimensions together
-    (Bonferroni), times the noise of a mean.
+    Points count that have been trained, and of their seeds those that all of these have. A dimension matters where the
+    range of its means is beyond the quantile of the studentised range (Tukey's test) for so many means, at 5 % over all
+    dimensions together (Bonferroni), times the noise of a mean.
     """
     header = header_of(history)
     if header.searcher not in _SEARCHERS or len({each.until for _, each in history.finished}) != 1:
@@ -111,21 +113,21 @@ def sensitivity(history: History) -> Sensitivity | None:
         repeats = groups.setdefault(repr(own), {})
         repeats[len(repeats)] = trial.trial
     errors = {trial.trial: evaluation.error for trial, evaluation in history.finished}
-    whole = set.intersection(*({seed for seed, t in each.items() if t in errors} for each in groups.values()))
-    if not whole:
+    trained = [each for each in groups.values() if not errors.keys().isdisjoint(each.values())]
+    whole = sorted(set.intersection(*({seed for seed, t in each.items() if t in errors} for each in trained)))
+    if not whole or trained[0] is not groups[next(iter(groups))]:
         return None
 
     def point(trials: Mapping[int, int], name: str = "") -> Point:
-        found = {seed: errors[trial] for seed, trial in trials.items() if trial in errors}
-        complete = all(math.isfinite(found[seed]) for seed in whole)
-        return Point(history.trials[trials[0]].configuration.get(name), trials, found, complete)
+        own = tuple(trials[seed] for seed in whole)
+        return Point(history.trials[own[0]].configuration.get(name), own, tuple(errors[trial] for trial in own))
 
-    first, *others = groups.values()
+    first, *others = trained
     base, by_name = history.trials[first[0]].configuration, dict[str, list[Point]]()
     for trials in others:
         name = _changed(header.dimensions, base, history.trials[trials[0]].configuration)
         by_name.setdefault(name, []).append(point(trials, name))
-    rows = [[each.errors[seed] for seed in sorted(whole)] for each in map(point, groups.values()) if each.complete]
+    rows = [each.errors for each in map(point, trained) if each.complete]
     spread, noise, freedom = _noise(rows)
     effects: list[Effect] = []
     for name in (name for name in header.dimensions if name in by_name):
@@ -134,7 +136,7 @@ def sensitivity(history: History) -> Sensitivity | None:
         means = sum(each.complete for each in points)
         limit = math.nan
         if means > 1 and freedom:
-            limit = float(studentized_range.isf(_LEVEL / len(by_name), means, freedom)) * noise / math.sqrt(len(whole))
+            limit = _quantile(_LEVEL / len(by_name), means, freedom) * noise / math.sqrt(len(whole))
         effects.append(Effect(name, own, points, limit))
     return Sensitivity(point(first), len(whole), spread, noise, tuple(effects))
 
@@ -166,6 +168,12 @@ def _noise(rows: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     # The asymptotic variance of a median of chi-squared variables, as degrees of freedom.
     freedom = 8 * len(rows) * (middle * float(chi2.pdf(middle, free))) ** 2
     return typical(deviations), typical(rests), freedom
+
+
+@cache
+def _quantile(level: float, means: int, freedom: float) -> float:
+    """Return what the range of so many means over their standard error exceeds with this probability."""
+    return float(studentized_range.isf(level, means, freedom))
 
 
 def _place(value: Value) -> tuple[bool, float, str]:

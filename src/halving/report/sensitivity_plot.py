@@ -52,26 +52,29 @@ def _points(found: Sensitivity | None) -> list[Point]:
 
 
 def _draw_effect(axes: Axes, effect: Effect, scale: Scale) -> None:
-    each = [(point, seed) for point in effect.points for seed in point.errors]
+    each = [
+        (point, error, trial)
+        for point in effect.points
+        for error, trial in zip(point.errors, point.trials, strict=True)
+    ]
     numbers = all(real(point.value) is not None for point in effect.points)
     values = [point.value for point in effect.points]
     if numbers:  # to scale, however few
         middles = dict(zip(map(id, effect.points), positions(axes, values), strict=True))
-        places = [middles[id(point)] for point, _ in each]
+        places = [middles[id(point)] for point, *_ in each]
         if len(values) <= _FEW:
             axes.set_xticks(list(middles.values()), list(map(value_text, values)))
     else:
-        places = positions(axes, [point.value for point, _ in each])
-        middles = {id(point): round(x) for (point, _), x in zip(each, places, strict=True)}
+        places = positions(axes, [point.value for point, *_ in each])
+        middles = {id(point): round(x) for (point, *_), x in zip(each, places, strict=True)}
     scale.apply(axes)
     if math.isfinite(effect.limit) and effect.base.complete:
         ends = (scale.height(effect.base.mean + sign * effect.limit) for sign in (-1, 1))
         axes.axhspan(*ends, color=ACCENT, alpha=0.13, linewidth=0, zorder=1)
-    trials = [point.trials[seed] for point, seed in each]
-    seen = [(x, scale.height(point.errors[seed]), t) for (point, seed), x, t in zip(each, places, trials, strict=True)
-            if math.isfinite(point.errors[seed])]  # fmt: skip
-    dots(axes, [(trial, (x, y)) for x, y, trial in seen], s=16, color=MUTED, alpha=0.6, linewidths=0, zorder=3)
-    lost = [(x, t) for (point, seed), x, t in zip(each, places, trials, strict=True) if math.isinf(point.errors[seed])]
+    drawn = [(trial, x, error) for (_, error, trial), x in zip(each, places, strict=True)]
+    seen = [(trial, (x, scale.height(error))) for trial, x, error in drawn if math.isfinite(error)]
+    dots(axes, seen, s=16, color=MUTED, alpha=0.6, linewidths=0, zorder=3)
+    lost = [(x, trial) for trial, x, error in drawn if not math.isfinite(error)]
     crosses(axes, [x for x, _ in lost], [trial for _, trial in lost], scale)
     means = [(middles[id(point)], scale.height(point.mean)) for point in effect.points if point.survived]
     if numbers:
