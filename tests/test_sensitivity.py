@@ -241,3 +241,34 @@ def test_what_has_no_sensitivity_says_so_in_one_line(fork: Forks, tmp_path: Path
     varied = ("+space.optimizer.lr=[0.1,0.2]", "--seeds", "1")
     done = fork("sensitivity", str(tmp_path / "alone"), *varied, program="scripts/study.py")
     assert done.returncode == 0 and "one seed cannot tell" in done.stdout, done.stderr
+
+
+def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Forks, tmp_path: Path) -> None:
+    own, run_dir, script = tmp_path / "own", tmp_path / "run", {"program": "scripts/study.py"}
+    (own / "optimizer").mkdir(parents=True)
+    text = "_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nmomentum: 0.5\n"
+    (own / "optimizer" / "mine.yaml").write_text(text)
+    (own / "mine.py").write_text(
+        "def train(trial):\n"
+        "    assert set(trial.configuration) == {'optimizer.lr', 'data.batch_size'}, dict(trial.configuration)\n"
+        "    yield {'val_error': trial.configuration['optimizer.lr'] + trial.config['trial'] % 7 / 100}\n"
+    )
+    done = fork("--config-dir", str(own), "optimizer=mine", *SMALL, "r_max=1", "fidelity=training", "scheduler=fifo",
+                "scheduler.max_trials=2", "fidelity.function=mine.train", "trusted_packages=[mine]",
+                f"hydra.run.dir={run_dir}", PYTHONPATH=f"{os.environ.get('PYTHONPATH', '')}:{own}")  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    (own / "optimizer" / "mine.yaml").write_text(text.replace("0.5", "0.9"))
+    words = ("sensitivity", str(run_dir), "--points", "2", "--seeds", "2", "trusted_packages=[mine]")
+    script["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}:{own}"
+    refused = fork(*words, **script)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "optimizer.momentum was 0.5 and is 0.9; add optimizer.momentum=0.5" in refused.stderr
+    done = fork(*words, "optimizer.momentum=0.5", **script)
+    assert done.returncode == 0, done.stderr
+    # The two errors of a point differ by its stream alone, and all points share the streams.
+    study = halving.load(tmp_path / "run-sensitivity")
+    count = len(study.trials) // 2
+    for trial in study.trials:
+        stream = trial.configuration["trial"]
+        assert stream == study.trials[trial.trial // count * count].configuration["trial"]
+        assert trial.last.error == pytest.approx(trial.configuration["optimizer.lr"] + stream % 7 / 100)

@@ -41,6 +41,7 @@ def begins(study: Study, typed: Sequence[str], points: int, seeds: int) -> list[
     unresolved: Mapping[str, Any] = header.settings["unresolved"]
     groups = header.settings.get("choices", {}).get("default", {})
     anew = {key_of(item) for item in typed}
+    added = {key_of(item) for item in header.settings.get("overrides", ()) if item.startswith("+")}
     kept = [
         override("data_dir", unresolved["data_dir"]) if item.startswith("data_dir=") and "${" not in item else item
         for item in header.settings.get("overrides", ())
@@ -49,7 +50,7 @@ def begins(study: Study, typed: Sequence[str], points: int, seeds: int) -> list[
         and REDACTED not in item
     ]
     winner = [
-        override(name.replace(".", "/") if name in groups else name, value)
+        ("++" if name in added else "") + override(name.replace(".", "/") if name in groups else name, value)
         for name, value in best.configuration.items()
     ]
     ended = [f"budget.{name}=null" for name, value in unresolved["budget"].items() if value is not None]

@@ -14,6 +14,7 @@ from halving.tracking.wording import count
 from halving.trial import Configuration, Value
 
 _SEARCHERS = ("one_at_a_time", "OneAtATimeSearcher")
+_LAST_DIGITS = 1e-9  # of an error, which are arithmetic's and no noise
 _LEVEL = 0.05  # how often some dimension is said to matter where none does
 
 
@@ -66,7 +67,9 @@ class Effect:
     def range(self) -> float:
         """The greatest difference of two means."""
         known = self.known
-        return known[-1].mean - known[0].mean if known else 0.0
+        if not known or math.isclose(known[-1].mean, known[0].mean, rel_tol=_LAST_DIGITS):
+            return 0.0
+        return known[-1].mean - known[0].mean
 
     @property
     def matters(self) -> bool | None:
@@ -163,7 +166,8 @@ def _noise(rows: Sequence[Sequence[float]]) -> tuple[float, float, float]:
 
     def typical(table: Sequence[Sequence[float]]) -> float:
         squares = [sum(each**2 for each in row) for row in table]
-        return math.sqrt(median(squares) / middle or fmean(squares) / free)
+        found = math.sqrt(median(squares) / middle or fmean(squares) / free)
+        return found if found > _LAST_DIGITS * max(abs(error) for row in rows for error in row) else 0.0
 
     # The asymptotic variance of a median of chi-squared variables, as degrees of freedom.
     freedom = 8 * len(rows) * (middle * float(chi2.pdf(middle, free))) ** 2
