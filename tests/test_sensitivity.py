@@ -199,13 +199,15 @@ def test_the_command_begins_goes_on_and_draws(fork: Forks, study: Path, tmp_path
     assert (there / "sensitivity.png").read_bytes()[:4] == b"\x89PNG"
     assert "What matters around the base" in (there / "report.html").read_text("utf-8")
 
-    # Killed in the middle, it goes on by the same command, and comes to the same.
-    process = fork.begin("sensitivity", str(copy), *words, **script)
-    process.said("trial 2 ")
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    # Interrupted and then killed in the middle, it goes on by the same command, and comes to the same.
     killed = tmp_path / "run-sensitivity"
-    assert 0 < len(halving.load(killed).history.finished) < count
+    for number, status, trial in ((signal.SIGINT, 130, 1), (signal.SIGKILL, -9, 4)):
+        process = fork.begin("sensitivity", str(copy), *words, **script)
+        process.said(f"\ntrial {trial} (")
+        process.send_signal(number)
+        out, _ = process.communicate()
+        assert process.returncode == status and ("go on with: python train.py resume=" in out) == (status == 130)
+        assert trial < len(halving.load(killed).history.finished) < count
     assert fork("sensitivity", str(copy), **script).returncode == 0
     assert came_to(halving.load(killed)) == came_to(whole)
 
