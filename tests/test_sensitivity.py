@@ -274,3 +274,22 @@ def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Fo
         stream = trial.configuration["trial"]
         assert stream == study.trials[trial.trial // count * count].configuration["trial"]
         assert trial.last.error == pytest.approx(trial.configuration["optimizer.lr"] + stream % 7 / 100)
+
+
+def test_a_function_has_its_streams_too(fork: Forks, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import random\ndef error(configuration, resource):\n    assert set(configuration) == {'x'}\n"
+        "    return configuration['x'] + random.random() / 100\n"
+    )
+    words = {"cwd": tmp_path, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}"}
+    trusted = "trusted_packages=[mine]"
+    done = fork(*SMALL[2:-3], "fidelity=function", "fidelity.function=mine.error", trusted, "scheduler=fifo",
+                "+fidelity.configuration.x=3.0", "~space", "+space.fidelity.configuration.x=[2.0,3.0,1.0]",
+                "scheduler.max_trials=3", "hydra.run.dir=run", **words)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert halving.load(tmp_path / "run").best.trial > 0
+    done = fork("sensitivity", "run", "--seeds", "2", trusted, program="scripts/study.py", **words)
+    assert done.returncode == 0 and "base is" not in done.stderr, done.stderr
+    errors = [trial.last.error for trial in halving.load(tmp_path / "run-sensitivity").trials]
+    assert [round(error) for error in errors] == [1, 2, 3] * 2
+    assert len({round(error % 1, 9) for error in errors}) == 2, "all points of a round draw the same"

@@ -16,8 +16,8 @@ from halving.tracking.wording import count, duration
 
 SEARCHER = "one_at_a_time"
 _DROPPED = (
-    *("searcher", "scheduler", "budget", "plan", "confirm", "eta", "r_min", "until", "trial", "order_seed", "resume"),
-    *("notes", "trusted_packages"),  # what is trusted has to be typed
+    *("searcher", "scheduler", "budget", "plan", "confirm", "eta", "r_min", "until", "resume", "notes"),
+    "trusted_packages",  # which has to be typed
 )
 _OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "fidelity", "seed", "epochs", "r_max")
 _PLACES = ("data_dir", "data.data_dir")
@@ -37,7 +37,7 @@ def begins(study: Study, typed: Sequence[str], points: int, seeds: int) -> list[
     """
     header, best = study.history.header, study.best
     assert header is not None and study.run_dir is not None
-    check(header, study.run_dir, typed)
+    _check(header, study.run_dir, typed)
     unresolved: Mapping[str, Any] = header.settings["unresolved"]
     groups = header.settings.get("choices", {}).get("default", {})
     anew = {key_of(item) for item in typed}
@@ -66,49 +66,12 @@ def begins(study: Study, typed: Sequence[str], points: int, seeds: int) -> list[
     ]
 
 
-def check(header: Header, run_dir: Path, typed: Sequence[str] = ()) -> None:
-    """Raise UserError for a study whose dimensions cannot be tried one at a time."""
-    if "unresolved" not in header.settings:
-        raise UserError(
-            f"sensitivity: {run_dir} holds a study of a Python function; call halving.tune with it again, and with "
-            "scheduler=FIFO, searcher=OneAtATimeSearcher, initial=load(run_dir).best.configuration"
-        )
-    if "curves" in header.settings["unresolved"]["executor"]:
-        raise UserError(f"sensitivity: {run_dir} holds a study on recorded curves, which trains nothing")
-    if not header.dimensions and not any(key_of(item).partition(".")[0] == "space" for item in typed):
-        raise UserError(
-            f"sensitivity: {run_dir} searched nothing; say what to vary, such as space=default or "
-            "'+space.optimizer.lr=[0.01,0.1]'"
-        )
-
-
-def insist(study: Study, now: Header, typed: Sequence[str]) -> None:
-    """Raise UserError where the config files make another base than the winner, but for what was `typed`."""
-    header, best = study.history.header, study.best
-    assert header is not None
-    then, found = (
-        flat(config, [key for key in config if key in _OF_A_TRIAL or key not in ROOT_KEYS])
-        for config in (recorded(header, best.configuration, best.trial), now.settings["config"])
-    )
-    anew = [key_of(item) for item in typed]
-    anew += ["epochs", "lr_schedule"] * ("r_max" in anew)  # they follow it
-    for path, value in then.items():
-        if "experiment" in anew or path in _PLACES or any(_within(path, key) for key in anew):
-            continue
-        if (other := found.get(path)) != value:
-            raise UserError(
-                f"sensitivity: the config files make another base than trial {best.trial} of {study.run_dir}: {path} "
-                f"was {value} and is {other}; add {path}={value}"
-            )
-
-
-def _within(path: str, key: str) -> bool:
-    return path == key or path.startswith(f"{key}.")
-
-
 def begin(study: Study, typed: Sequence[str], now: Header) -> None:
-    """Say what it is going to cost, in time by what an epoch of the winner took. Raises UserError as `insist` does."""
-    insist(study, now, typed)
+    """Say what it is going to cost, in time by what an epoch of the winner took.
+
+    Raises UserError where the config files make another base than the winner, but for what was `typed`.
+    """
+    _insist(study, now, typed)
     config, trials = now.settings["config"], now.plan[0].sizes[0]
     seeds, best = config["searcher"]["seeds"], study.best
     finished = [each.finished for each in best.evaluations if each.finished is not None]
@@ -140,3 +103,44 @@ def goes_on(begun: Study, around: Study | None, asked: Mapping[str, int]) -> lis
     if (seeds := asked.get("seeds", searcher["seeds"])) < searcher["seeds"]:
         raise UserError(f"sensitivity: {begun.run_dir} was begun with --seeds {searcher['seeds']}; {move}")
     return [f"searcher.seeds={seeds}"] if seeds > searcher["seeds"] else []
+
+
+def _check(header: Header, run_dir: Path, typed: Sequence[str]) -> None:
+    """Raise UserError for a study whose dimensions cannot be tried one at a time."""
+    if "unresolved" not in header.settings:
+        raise UserError(
+            f"sensitivity: {run_dir} holds a study of a Python function; call halving.tune with it again, and with "
+            "scheduler=FIFO, searcher=OneAtATimeSearcher, initial=load(run_dir).best.configuration"
+        )
+    if "curves" in header.settings["unresolved"]["executor"]:
+        raise UserError(f"sensitivity: {run_dir} holds a study on recorded curves, which trains nothing")
+    if not header.dimensions and not any(key_of(item).partition(".")[0] == "space" for item in typed):
+        raise UserError(
+            f"sensitivity: {run_dir} searched nothing; say what to vary, such as space=default or "
+            "'+space.optimizer.lr=[0.01,0.1]'"
+        )
+
+
+def _insist(study: Study, now: Header, typed: Sequence[str]) -> None:
+    """Raise UserError where the config files make another base than the winner, but for what was `typed`."""
+    header, best = study.history.header, study.best
+    assert header is not None
+    then, found = (
+        flat(config, [key for key in config if key in _OF_A_TRIAL or key not in ROOT_KEYS])
+        for config in (recorded(header, best.configuration, 0), now.settings["config"])
+    )
+    anew = [key_of(item) for item in typed]
+    anew += ["epochs", "lr_schedule"] * ("r_max" in anew)  # they follow it
+    for path, value in then.items():
+        typed_anew = "experiment" in anew or any(_within(path, key) for key in anew)
+        if typed_anew or path in _PLACES or REDACTED in str(value):
+            continue
+        if (other := found.get(path)) != value:
+            raise UserError(
+                f"sensitivity: the config files make another base than trial {best.trial} of {study.run_dir}: {path} "
+                f"was {value} and is {other}; add {path}={value}"
+            )
+
+
+def _within(path: str, key: str) -> bool:
+    return path == key or path.startswith(f"{key}.")
