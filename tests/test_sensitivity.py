@@ -13,6 +13,7 @@ from conftest import Forks
 from scipy import stats
 
 import halving
+from halving.config.sensitivity import directory
 from halving.history import Header, History
 from halving.report.html import report_html
 from halving.report.sensitivity import lines, sensitivity, verdict
@@ -284,12 +285,24 @@ def test_a_function_has_its_streams_too(fork: Forks, tmp_path: Path) -> None:
     words = {"cwd": tmp_path, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}"}
     trusted = "trusted_packages=[mine]"
     done = fork(*SMALL[2:-3], "fidelity=function", "fidelity.function=mine.error", trusted, "scheduler=fifo",
-                "+fidelity.configuration.x=3.0", "~space", "+space.fidelity.configuration.x=[2.0,3.0,1.0]",
-                "scheduler.max_trials=3", "hydra.run.dir=run", **words)  # fmt: skip
+                "+fidelity.configuration.x=3.0", "~space", "+space.fidelity.configuration.x=[2.0,3.0,1.0,0.0]",
+                "searcher=grid", "scheduler.max_trials=3", "hydra.run.dir=run", **words)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert halving.load(tmp_path / "run").best.trial > 0
+    assert halving.load(tmp_path / "run").best.trial == 2
     done = fork("sensitivity", "run", "--seeds", "2", trusted, program="scripts/study.py", **words)
     assert done.returncode == 0 and "base is" not in done.stderr, done.stderr
     errors = [trial.last.error for trial in halving.load(tmp_path / "run-sensitivity").trials]
-    assert [round(error) for error in errors] == [1, 2, 3] * 2
+    assert [round(error) for error in errors] == [1, 2, 3, 0] * 2
     assert len({round(error % 1, 9) for error in errors}) == 2, "all points of a round draw the same"
+    # Its base stays what it is where the study finds another winner.
+    assert fork("resume=run", "scheduler.max_trials=4", trusted, **words).returncode == 0
+    refused = fork("sensitivity", "run", trusted, program="scripts/study.py", **words)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "lies around another trial than 3; move " in refused.stderr
+
+
+def test_it_lies_beside_a_study_and_beside_a_whole_multirun(tmp_path: Path) -> None:
+    (tmp_path / "sweep" / "a").mkdir(parents=True)
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    assert directory(tmp_path / "sweep" / "a" / "0") == tmp_path / "sweep-sensitivity" / "a" / "0"
+    assert directory(tmp_path / "alone") == tmp_path / "alone-sensitivity"
