@@ -235,10 +235,10 @@ def headline(history: History) -> str:
     error = digits(-found.base.mean if header.maximize else found.base.mean, step)
     text = f"The base has a mean {metric_label(header)} of {error} over {count(found.seeds, 'seeds')}"
     if math.isfinite(found.noise):
-        text += (
-            f"; over seeds one training varies by {digits(found.spread, found.spread)} (standard deviation), beside "
-            f"others of the same seed by {digits(found.noise, found.noise)}"
-        )
+        varies = max(found.spread, found.noise)  # where seeds have nothing in common, either may come out larger
+        text += f"; over seeds one training varies by {digits(varies, varies)} (standard deviation)"
+        if found.noise < found.spread:
+            text += f", beside others of the same seed by {digits(found.noise, found.noise)}"
     matter = [effect.dimension for effect in sorted(found.effects, key=_rank) if effect.matters]
     rest = [effect.dimension for effect in found.effects if effect.matters is False]
     text += f". What matters: {', '.join(matter)}" if matter else ""
