@@ -43,6 +43,7 @@ SEARCHERS: list[tuple[str, dict[str, Any]]] = [
     ("GridSearcher", {}),
     ("SobolSearcher", {}),
     ("LocalSearcher", {}),
+    ("OneAtATimeSearcher", {"seeds": 1, "points": 2}),  # with more it proposes the same again, on purpose
     ("AnnealingSearcher", {}),
     ("EvolutionSearcher", {"population": 4, "tournament": 2}),
     ("PriorSearcher", {}),

@@ -1,11 +1,13 @@
 """report.html in a real browser: explored by mouse and keyboard, on a phone, in light and dark, by a screen reader."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from test_report import NASTY, many, study
+from test_sensitivity import told
 
 from halving.history import Header, History, Ladder
 from halving.report.html import report_html
@@ -47,6 +49,13 @@ def conditional() -> History:
     return history
 
 
+def sensitivity() -> History:
+    """One thing at a time: a matters, and one of its values fails; b does not."""
+    return told(
+        {(0, 0): (0.10, 0.12, 0.14), (1, 0): (0.31, 0.32, 0.36), (2, 0): (math.nan,) * 3, (0, 1): (0.11, 0.11, 0.14)}
+    )
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
@@ -59,7 +68,12 @@ def browser() -> Iterator[Any]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directory = tmp_path_factory.mktemp("pages")
     found: dict[str, str] = {}
-    for name, history in {"conditional": conditional(), "many": many(40), "study": study()}.items():
+    for name, history in {
+        "conditional": conditional(),
+        "many": many(40),
+        "study": study(),
+        "sensitivity": sensitivity(),
+    }.items():
         path = directory / f"{name}.html"
         path.write_text(report_html(history), "utf-8")
         found[name] = path.as_uri()
@@ -190,11 +204,11 @@ def test_commands_are_copied_as_they_stand(opened: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-@pytest.mark.parametrize("name", ["conditional", "many", "study"])
+@pytest.mark.parametrize("name", ["conditional", "many", "study", "sensitivity"])
 def test_it_fits_a_phone_and_everybody_can_read_it(opened: Any, name: str, width: int, scheme: str) -> None:
     page = opened(name, width, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    if (name, width) in (("conditional", 360), ("many", 1200), ("study", 1200)):
+    if (name, width) in (("conditional", 360), ("many", 1200), ("study", 1200), ("sensitivity", 360)):
         found = axe.Axe().run(page).response["violations"]
         assert [(each["id"], node["html"], node["failureSummary"]) for each in found for node in each["nodes"]] == []
 

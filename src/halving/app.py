@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -45,11 +45,12 @@ from halving.tuner import Tuner
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) -> None:
     """Run the study that a config describes, or go on with the one that `resume` names.
 
-    Its files are in its run directory. Raises UserError for a mistake in the config or data, if no trial survived and,
-    once all else is done, for a file that could not be written.
+    Its files are in its run directory; `begin` is called before anything of a new one is recorded. Raises UserError for
+    a mistake in the config or data, if no trial survived and, once all else is done, for a file that could not be
+    written.
     """
     hydra = commands.hydra_config()
     overrides = typed(commands.overrides(hydra))
@@ -69,7 +70,8 @@ def run(cfg: DictConfig) -> None:
             cfg = merged(stored, cfg, overrides)
             budgeted, confirming = cfg.budget != stored.budget, Confirming(**cfg.confirm)
             over = _complete(before, run_dir) and not confirming.wanted(before, cfg.r_max)
-            if over and cfg.scheduler == stored.scheduler and not (budgeted and before.halted):
+            grown = (cfg.scheduler, cfg.searcher) != (stored.scheduler, stored.searcher)
+            if over and not grown and not (budgeted and before.halted):
                 notes = [nothing_left(before, locate(cfg.scheduler._target_), cfg.scheduler)] if budgeted else []
                 if cfg.notes and cfg.notes not in before.notes:
                     notes.append(_add_note(cfg, overrides, journal, before))
@@ -91,6 +93,8 @@ def run(cfg: DictConfig) -> None:
         mirrors = _mirrors(cfg, parts.objective, secrets)
         _note(console, [mirror.note for mirror in mirrors if isinstance(mirror, Wandb) and mirror.note])
         header = _header(cfg, hydra, parts, settings)
+        if before.header is None:
+            begin(header)
         _note(console, _other_data(before, header))
         opened.pop_all()  # the conduct sees to them from here on
     first = header if before.header is None else Resumed(header.plan, header.planned_cost, header.settings)

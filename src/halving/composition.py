@@ -1,7 +1,7 @@
 """From a config to the objects that a study consists of."""
 
 import os
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from halving.schedulers import PASHA, Scheduler
 from halving.schedulers.early_stopping import EarlyStopping
 from halving.schedulers.fifo import FIFO
 from halving.schedulers.successive_halving import ladder, sizes
-from halving.searchers import Searcher
+from halving.searchers import GridSearcher, OneAtATimeSearcher, Searcher
 from halving.searchers.recorded import Recorded
 from halving.searchers.table import on_table, space_of
 from halving.searchers.transfer import transferred
@@ -92,7 +92,7 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
     try:  # worker processes begin with their imports meanwhile
         fidelity = objective.prepare(defaults)
         objective.prepare_options(space)
-        scheduler = build()
+        scheduler = build(own=_whole_list(cfg, searcher))
         budget = _budget(cfg, scheduler, fidelity, settings.get("workers", 1))
         return Parts(
             dimensions=space.names,
@@ -105,7 +105,7 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
                 *_unaveraged(cfg, space, fidelity),
                 *([f"plan: {plan.reason}"] if plan is not None else []),
                 *_outrun(budget, scheduler, fidelity, settings.get("workers", 1)),
-                *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, Sized) else []),
+                *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, GridSearcher) else []),
             ],
             executor=executor,
             fidelity=fidelity,
@@ -206,6 +206,12 @@ def _scheduler(
     copy = cfg.copy()
     copy.r_min = cfg.r_min if r_min is None else r_min
     return instantiate(trials.plain(copy)["scheduler"] | dict(own or {}), "scheduler", searcher=searcher)
+
+
+def _whole_list(cfg: DictConfig, searcher: Searcher) -> dict[str, int] | None:
+    """Return what lets a scheduler without an end go through all of a list that makes sense as a whole only."""
+    given = "max_trials" not in cfg.scheduler or cfg.scheduler.max_trials is not None
+    return None if given or not isinstance(searcher, OneAtATimeSearcher) else {"max_trials": len(searcher)}
 
 
 def _fitted(cfg: DictConfig, objective: Objective, fidelity: Fidelity, configuration: Configuration) -> Plan:

@@ -2,13 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from halving.config.commands import override
 from halving.environment import expanded
 from halving.errors import UserError
+from halving.history import Header
 from halving.journal import FILE
+from halving.report.conclusion import conclusion
+from halving.report.drawing import drawing
 from halving.report.explanation import explanation
+from halving.report.tables import header_of
 from halving.study import load
 from halving.terminal import one_line, printable
 
@@ -59,8 +65,6 @@ def report(arguments: argparse.Namespace) -> None:
 
 def picture(arguments: argparse.Namespace) -> None:
     """Draw the rungs and the learning curves into one PNG file."""
-    from halving.report.drawing import drawing
-
     drawing("figures").figure_png(load(arguments.run_dir).history, arguments.file)
     print(arguments.file)
 
@@ -89,11 +93,59 @@ def importance(arguments: argparse.Namespace) -> None:
         print(printable(f"{row!s:>{width}}  {row.dimension}"))
 
 
+def sensitivity(arguments: argparse.Namespace) -> None:
+    """Train what differs from the winner in one dimension, as a study of its own, and draw it; or go on with that.
+
+    Overrides may follow, such as executor=process or r_max=9.
+    """
+    from halving.config import sensitivity as command
+
+    study, typed = load(arguments.run_dir), arguments.overrides
+    own = header_of(study.history).searcher == command.SEARCHER
+    directory = arguments.run_dir if own else command.directory(arguments.run_dir.resolve())
+    asked = {name: value for name in ("points", "seeds") if (value := getattr(arguments, name)) is not None}
+    begun = load(directory) if (directory / FILE).is_file() else None
+    if begun is None or begun.history.header is None:
+        words = command.begins(study, typed, **{"points": 7, "seeds": 3} | asked)
+        _train(words, typed, partial(command.begin, study, typed))
+    else:
+        grown, ended = command.goes_on(begun, None if own else study, asked), begun.history.ended
+        if ended is None or ended.failure or grown or typed:
+            _train([], [override("resume", str(directory)), *grown, *typed])
+        else:
+            print(printable(conclusion(begun.history, directory)))
+    drawing("figures").sensitivity_png(load(directory).history, directory / "sensitivity.png")
+    print(f"figure: {directory / 'sensitivity.png'}")
+
+
+def _train(
+    recorded: Sequence[str], typed: Sequence[str], begin: Callable[[Header], None] = lambda header: None
+) -> None:
+    """Do what train.py does with these words."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from halving.config.polite import command_line, job
+
+    conf = Path(__file__).with_name("conf").resolve()
+
+    @command_line(conf, recorded)
+    @hydra.main(version_base="1.3", config_path=str(conf), config_name="config")
+    @job
+    def train(cfg: DictConfig) -> None:
+        from halving.app import run
+
+        run(cfg, begin)
+
+    sys.argv[1:] = typed
+    train()
+
+
 def main(words: Sequence[str], program: str | None = None) -> None:
     """Run one of the commands, as typed after the `program`."""
     parser = argparse.ArgumentParser(program, description="Work on the run directory of a study.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (explain, importance, report, check, rebuild, picture):
+    for command in (explain, importance, report, check, rebuild, picture, sensitivity):
         options = commands.add_parser(command.__name__, help=command.__doc__)
         options.add_argument("run_dir", type=expanded)
         options.set_defaults(command=command)
@@ -101,6 +153,11 @@ def main(words: Sequence[str], program: str | None = None) -> None:
             options.add_argument("file", type=expanded)
         if command is explain:
             options.add_argument("--trial", type=int, required=True)
+        if command is sensitivity:
+            options.add_argument("--points", type=int, help="quantiles of a distribution (7)")
+            options.add_argument("--seeds", type=int, help="trainings of each point (3)")
     with one_line(OSError):
-        arguments = parser.parse_args(words)
+        arguments, arguments.overrides = parser.parse_known_args(words)
+        if unknown := [w for w in arguments.overrides if w.startswith("-") or arguments.command is not sensitivity]:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         arguments.command(arguments)

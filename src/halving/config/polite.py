@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import wraps
@@ -49,9 +49,10 @@ _theirs: list[str] = []  # config directories that were typed
 _UNKNOWN_KEY = re.compile(r"is not in struct|Key '.*' not in '")
 
 
-def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]]:
+def command_line(conf: Path, recorded: Sequence[str] = ()) -> Callable[[Callable[[], Any]], Callable[[], None]]:
     """Wrap a `hydra.main` function; `conf` stays on the search path wherever `-cp` points.
 
+    What is `recorded` of an earlier command comes before what is typed, and lets nothing be trusted.
     Exits with 1 after a mistake, with 130 after Ctrl-C; raises what is a bug.
     """
     register(conf)
@@ -69,7 +70,7 @@ def command_line(conf: Path) -> Callable[[Callable[[], Any]], Callable[[], None]
             with one_line():
                 try:
                     remember()
-                    sys.argv[1:] = repeat(read(sys.argv[1:]))
+                    sys.argv[1:] = repeat(read([*recorded, *sys.argv[1:]]))
                     _theirs[:] = directories(sys.argv[1:])
                     if "--version" in sys.argv[1:]:
                         print("halving", version("halving"))  # before Hydra's own

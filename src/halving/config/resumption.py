@@ -25,7 +25,7 @@ from halving.journal import FILE, decode
 
 SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
 _MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "confirm", "notes", "resume", "trusted_packages")
-_MAY_GROW = ("scheduler.rounds", "scheduler.max_trials")
+_MAY_GROW = ("scheduler.rounds", "scheduler.max_trials", "searcher.seeds")
 _MISSING = "(absent)"
 _OWN = ".hydra"  # where Hydra leaves what a job was, whatever became of it
 _OF_A_SWEEP = ("hydra.mode=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.searchpath=")
@@ -106,7 +106,7 @@ def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -
     if refused := _refused(differences, keys):
         raise UserError(
             "resume: this would be another study:\n" + _listed(refused, "study") + "\n"
-            f"only {', '.join(_MAY_CHANGE[:-2])} may change, and {' and '.join(_MAY_GROW)} may grow"
+            f"only {', '.join(_MAY_CHANGE[:-2])} may change, and {', '.join(_MAY_GROW)} may grow"
         )
     for key in ("order_seed", "confirm"):  # which studies before 0.4 do not have
         if key not in stored:
@@ -271,7 +271,8 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
 
 
-def _flat(container: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
+def flat(container: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
+    """Return the leaves below some root keys of a plain config by their paths."""
     flat: dict[str, Any] = {}
 
     def walk(node: Any, path: str) -> None:
@@ -295,7 +296,7 @@ def _differences(
 ) -> dict[str, tuple[Any, Any]]:
     """Return what differs below some root keys between a study's config and one composed with the typed `keys`."""
     ordered = sorted(roots, key=order)
-    old, new = _flat(stored, ordered), _flat(composed, ordered)
+    old, new = flat(stored, ordered), flat(composed, ordered)
     pairs = {path: (old.get(path, _MISSING), new.get(path, _MISSING)) for path in dict.fromkeys([*old, *new])}
     # What was planned is in the study's config, where the command has nothing.
     planned = stored.get("plan") == "auto"

@@ -32,7 +32,8 @@ def overlay(
 ) -> DictConfig:
     """Return a copy of the study's unresolved config with a trial's options, values and random stream set.
 
-    `streams` are a confirmation's own, by the root keys that draw them.
+    A configuration may name its random streams itself; `streams` are a confirmation's own, by the root keys that draw
+    them.
     """
     copy = deepcopy(cfg)
     for root, content in choices.of(configuration).items():
@@ -40,7 +41,8 @@ def overlay(
     for path, value in configuration.items():
         if path not in choices.default:
             OmegaConf.update(copy, path, escaped(value) if isinstance(value, str) else value)
-    copy.trial = trial
+    if "trial" not in configuration:
+        copy.trial = trial
     for name, seed in streams.items():
         OmegaConf.update(copy, name, seed, force_add=True)
     return copy

@@ -72,7 +72,8 @@ def task(
     paths = {name: name.replace(".", "/") if name in groups else name for name in configuration}
     values = [override(paths[name], value) for name, value in configuration.items()]
     threads = [item for item in overrides if item.startswith("executor.threads=")]
-    return [*kept, *threads, "scheduler=single", f"trial={trial}", *values]
+    stream = [] if "trial" in configuration else [f"trial={trial}"]
+    return [*kept, *threads, "scheduler=single", *stream, *values]
 
 
 def retrains(overrides: Sequence[str], best: DictConfig, hydra: DictConfig) -> bool:

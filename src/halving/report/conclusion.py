@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 
 from halving.history import Ended, Evaluation, History, Trial
 from halving.report.confirmation import Row, confirmed_winner, cost, mean_text, reviewed
+from halving.report.sensitivity import lines as sensitivity_lines
 from halving.report.tables import digits, is_rate, metric_label, standard_error, tested_both, uncertainty, winner
 from halving.tracking.wording import count
 
@@ -24,6 +25,8 @@ def conclusion(history: History, run_dir: Path | None = None, again: str = "") -
         return "no trial survived"
     trial, evaluation = best
     single = header.scheduler == "single"
+    if found := sensitivity_lines(history):  # whose best is only the luckiest
+        return "\n".join([*found, _spent(history, single), *([f"files: {run_dir}"] if run_dir is not None else [])])
     real = confirmed_winner(history)
     lines = [_errors(history, trial, evaluation, ended, single) if real is None else _mean(history, real)]
     if trial.configuration and not single:

@@ -17,6 +17,8 @@ from halving.report.learning_curves import by_epoch
 from halving.report.marks import annotate, blank, caption, crosses, dots, lines, mark_winner, sparse
 from halving.report.over_time import draw_over_time
 from halving.report.parallel import draw_parallel
+from halving.report.sensitivity_plot import draw_sensitivity
+from halving.report.sensitivity_plot import height as panels
 from halving.report.tables import header_of, metric_label, number, time_unit, uncertainty, winner
 from halving.report.timeline import draw_timeline, height
 from halving.tracking.wording import count
@@ -89,6 +91,19 @@ def confirmations(history: History) -> str:
         "confirmed", "Errors of the best trials with fresh seeds", 2 * WIDTH,
         100 + 34 * (len(review.rows) if review else 1), lambda figure: draw_confirmations(figure, history),
     )  # fmt: skip
+
+
+def sensitivity(history: History) -> str:
+    """Return the SVG of what each dimension alone does to the error around the base of a one-at-a-time study."""
+    return svg(
+        "sensitivity", "Error against the value of one hyperparameter at a time", 2 * WIDTH, panels(history),
+        lambda figure: draw_sensitivity(figure, history),
+    )  # fmt: skip
+
+
+def sensitivity_png(history: History, path: Path) -> None:
+    """Write the same as a PNG, two pixels to a point."""
+    png(path, 2 * WIDTH, panels(history), lambda figure: draw_sensitivity(figure, history))
 
 
 def figure_png(history: History, path: Path) -> None:

@@ -19,6 +19,7 @@ from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, importances
 from halving.report.next_steps import next_steps, resuming
+from halving.report.sensitivity import headline, sensitivity, told
 from halving.report.story import story
 from halving.report.surroundings import Fact, surroundings
 from halving.report.tables import (
@@ -43,7 +44,7 @@ from halving.tracking.wording import count
 from halving.trial import Value
 
 _FIGURES = (
-    *("confirmations", "rung_scatter", "learning_curves", "incumbent", "over_time", "timeline"),
+    *("sensitivity", "confirmations", "rung_scatter", "learning_curves", "incumbent", "over_time", "timeline"),
     *("parallel", "hyperparameters"),
 )
 _ENOUGH = 20  # trials that importance takes
@@ -62,7 +63,8 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
-    mattered = importance(history, problems)
+    sensitive = headline(history)
+    mattered = None if sensitive else importance(history, problems)
     facts, unknown = environment_of(header)
     known_to, real = uncertainty(history), confirmed_winner(history)
     place = str(run_dir.resolve()) if run_dir is not None else str(header.settings.get("run_dir", ""))
@@ -70,7 +72,11 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         summary=summary(history),
         story=story(history, mattered),
         notes=[(printable(text), when) for text, when in history.notes.items()],
-        doubts=[line.partition("; confirm it: ") for line in doubts(history, resuming(history, place))],
+        doubts=[
+            line.partition("; confirm it: ") for line in doubts(history, resuming(history, place)) if not sensitive
+        ],
+        sensitivity=told(history),
+        sensitive=sensitive,
         confirmed=[line.strip() for line in confirmed(history) if not line.startswith("  trial") or "worse" in line],
         confirmations=confirmation_rows(history),
         steps=list(next_steps(history, place)),
@@ -105,11 +111,16 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
 
 def shown_figures(history: History) -> tuple[str, ...]:
     """Return the names of the figures that a study has something to show in."""
-    few = {"confirmations": not history.confirmations, "timeline": history.seconds <= 0}
+    few = {
+        "sensitivity": sensitivity(history) is None,
+        "confirmations": not history.confirmations,
+        "timeline": history.seconds <= 0,
+    }
     few["over_time"] = few["timeline"] or not any(e.heard for t in history.trials.values() for e in t.evaluations)
     if len(history.trials) < 2:
         few |= dict.fromkeys(("incumbent", "over_time", "parallel", "hyperparameters"), True)
-    few |= {} if header_of(history).dimensions else dict.fromkeys(("parallel", "hyperparameters"), True)
+    if not header_of(history).dimensions or not few["sensitivity"]:  # which shows the same in a better order
+        few |= dict.fromkeys(("parallel", "hyperparameters"), True)
     return tuple(name for name in _FIGURES if not few.get(name))
 
 

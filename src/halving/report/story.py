@@ -61,6 +61,11 @@ def _tried(history: History) -> str:
         return f"One configuration was trained for up to {count(header.r_max, header.unit)}."
     full = sum(trial.state == "completed" for trial in history.trials.values())
     failed = sum(trial.state == "failed" for trial in history.trials.values())
-    text = f"{len(history.trials)} configurations were tried with up to {count(header.r_max, header.unit)} each"
+    values = [[trial.configuration.get(name) for name in header.dimensions] for trial in history.trials.values()]
+    different = len(set(map(repr, values))) if header.dimensions else len(values)
+    tried = f"{len(values)} configurations were tried"
+    if different < len(values):
+        tried = f"{count(different, 'configurations')} came to {len(values)} trainings"
+    text = f"{tried} with up to {count(header.r_max, header.unit)} each"
     text += f"; {full or 'none'} went all the way" if full < len(history.trials) else ""
     return f"{text}{f', {failed} failed' if failed else ''}."

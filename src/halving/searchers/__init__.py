@@ -7,6 +7,7 @@ from halving.searchers.bohb import BOHBSearcher
 from halving.searchers.evolution import EvolutionSearcher
 from halving.searchers.grid import GridSearcher
 from halving.searchers.local import LocalSearcher
+from halving.searchers.one_at_a_time import OneAtATimeSearcher
 from halving.searchers.optuna import OptunaSearcher
 from halving.searchers.prior import PriorSearcher
 from halving.searchers.random import RandomSearcher
@@ -19,6 +20,7 @@ __all__ = [
     "EvolutionSearcher",
     "GridSearcher",
     "LocalSearcher",
+    "OneAtATimeSearcher",
     "OptunaSearcher",
     "PriorSearcher",
     "RandomSearcher",

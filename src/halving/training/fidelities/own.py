@@ -7,6 +7,7 @@ from typing import Any
 
 from halving.data.keys import trial_seed
 from halving.errors import UserError
+from halving.history import VARIED
 from halving.targets import locate
 from halving.training.fidelities.base import Axis, Setting
 from halving.training.own import Own, Running, is_training
@@ -15,6 +16,7 @@ from halving.training.recipe import config_hash
 from halving.trial import Job, Step, Value
 
 _OF_THE_FUNCTION = "fidelity.configuration."
+_STREAMS = VARIED["order"]  # which a configuration may name
 
 
 class _Found(dict[str, Value]):
@@ -77,7 +79,11 @@ class OwnTraining(Axis):
 
     def _begun(self, setting: Setting, job: Job) -> Own:
         config = setting.config
-        elsewhere = {n: value for n, value in job.configuration.items() if not n.startswith(_OF_THE_FUNCTION)}
+        elsewhere = {
+            name: value
+            for name, value in job.configuration.items()
+            if not name.startswith(_OF_THE_FUNCTION) and name not in _STREAMS
+        }
         trial = Running(
             config["trial"],
             _Found({**self.configuration, **elsewhere}, config),
