@@ -99,8 +99,9 @@ def measured(metric: str, data: Data) -> str:
     """
     accuracies = [f"max:{name}" for name in ACCURACIES if not name.startswith(AVERAGED)] if data.classification else []
     known = [*METRICS, *accuracies, *(f"val_{name}" for name in data.metrics)]
-    known += [each.replace("val_", f"{AVERAGED}val_", 1) for each in known if "val_" in each]
     name = metric.removeprefix("max:")
+    if name.startswith(AVERAGED):
+        known += [each.replace("val_", f"{AVERAGED}val_", 1) for each in known if "val_" in each]
     if name not in {each.removeprefix("max:") for each in known}:
         raise UserError(f"metric={metric}: training does not measure it; there is {', '.join(known)}")
     if metric in ACCURACIES:
