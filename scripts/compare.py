@@ -25,6 +25,7 @@ from halving.comparison import (
 )
 from halving.curves import Curves
 from halving.curves import load as load_curves
+from halving.curves.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
 from halving.environment import expanded
 from halving.history import History
 from halving.report.drawing import drawing
@@ -34,7 +35,6 @@ from halving.run_directories import run_directories
 from halving.spreadsheet import line
 from halving.terminal import one_line, printable
 from halving.tracking.wording import count
-from halving.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
 
 BANDS = ("mean", "standard_error", "median", "lower_quartile", "upper_quartile")
 CURVES = ("task", "axis", "spent", "method", "seeds", *BANDS)

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 import halving
 from halving.comparison import Run, band, by_method, common_end, holm, labelled, paired, pairs, ranks, run_of
 from halving.curves import Curves, load
+from halving.curves.recording import record
+from halving.curves.simulation import simulate
+from halving.curves.what_if import Setting, deadline, replay_all, settings, trust
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.history import Header, History
-from halving.recording import record
 from halving.schedulers import FIFO, SuccessiveHalving
-from halving.simulation import simulate
 from halving.trial import Configuration, Epoch, Finished, Job, Outcome, Step
 from halving.tuner import Tuner
-from halving.what_if import Setting, deadline, replay_all, settings, trust
 
 nan = math.nan
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from halving.composition import compose
 from halving.config.polite import register
 from halving.curves import Curves, load, save
+from halving.curves.simulation import idle_seconds, simulate
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.executors.simulated import Simulated
@@ -34,7 +35,6 @@ from halving.schedulers import (
     SuccessiveHalving,
 )
 from halving.searchers.table import NearestRow, RandomRows, space_of
-from halving.simulation import idle_seconds, simulate
 from halving.training.fidelities.table import Table
 from halving.trial import Configuration, Epoch, Job, Outcome, Restarted
 from halving.tuner import Budget, Tuner

@@ -22,6 +22,7 @@ import numpy as np
 
 from halving import UserError
 from halving.curves import Curves, load, row_of
+from halving.curves.simulation import simulate
 from halving.environment import expanded
 from halving.schedulers import (
     ASHA,
@@ -35,7 +36,6 @@ from halving.schedulers import (
 )
 from halving.schedulers.successive_halving import ladder
 from halving.searchers.table import RandomRows
-from halving.simulation import simulate
 from halving.tuner import Budget
 
 ETA, TRAININGS = 3, 20

@@ -34,6 +34,7 @@ from scipy import stats
 
 from halving import UserError
 from halving.curves import Curves, load, row_of
+from halving.curves.simulation import simulate
 from halving.schedulers import Hyperband
 from halving.searchers import (
     AnnealingSearcher,
@@ -48,7 +49,6 @@ from halving.searchers import (
     Searcher,
     SobolSearcher,
 )
-from halving.simulation import simulate
 from halving.space import Space
 from halving.trial import Configuration
 from halving.tuner import Budget

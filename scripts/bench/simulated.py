@@ -13,8 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 from halving.curves import Curves
+from halving.curves.simulation import idle_seconds, simulate
 from halving.schedulers import ASHA, Hyperband, SuccessiveHalving
-from halving.simulation import idle_seconds, simulate
 from halving.tuner import Budget
 
 MOST_SECONDS_MANY, MOST_SECONDS_LARGE = 120.0, 60.0

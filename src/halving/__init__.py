@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from halving.ask_tell import AskTell
     from halving.confirming import Confirming
     from halving.conformance.training import check
+    from halving.curves.simulation import simulate
     from halving.errors import UserError
     from halving.executors import Process
     from halving.schedulers import FIFO, SuccessiveHalving
     from halving.searchers import RandomSearcher
-    from halving.simulation import simulate
     from halving.space import Space
     from halving.study import Study, load, tune
     from halving.targets import instantiate
@@ -49,7 +49,7 @@ _HOMES = {
     "instantiate": "targets",
     "check": "conformance.training",
     "load": "study",
-    "simulate": "simulation",
+    "simulate": "curves.simulation",
     "tune": "study",
 }
 

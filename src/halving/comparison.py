@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from halving.curves import Curves, load, row_of
+from halving.curves.table import Curves, load, row_of
 from halving.errors import UserError
 from halving.history import Header, History
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from halving.config import arguments, trials
 from halving.config.choices import Choices, composed
 from halving.config.trust import trusted_packages
-from halving.curves import ROW
+from halving.curves.table import ROW
 from halving.environment import cores, default_threads
 from halving.errors import UserError, whole
 from halving.executors import Executor

@@ -185,13 +185,13 @@ def register(conf: Path) -> None:
 
 
 def _first_level(curves: str) -> int:
-    from halving.curves import first_level
+    from halving.curves.table import first_level
 
     return first_level(curves)
 
 
 def _last_level(curves: str, times: int = 1) -> int:
-    from halving.curves import last_level
+    from halving.curves.table import last_level
 
     return last_level(curves, times)
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from halving.comparison import Pair, Run, by_method, by_task, common_end, labelled, pairs
-from halving.curves import Curves
+from halving.curves.table import Curves
 from halving.errors import UserError, noted
 from halving.history import Header, History
 from halving.report.confirmation import reviewed

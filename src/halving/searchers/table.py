@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halving.curves import ROW, Curves, row_of
+from halving.curves.table import ROW, Curves, row_of
 from halving.errors import UserError, whole
 from halving.searchers.base import Searcher
 from halving.searchers.random import RandomSearcher

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from halving.curves import Curves, load, row_of
+from halving.curves.table import Curves, load, row_of
 from halving.errors import UserError
 from halving.trial import Epoch, Finished, Job, Outcome, Step
 

@@ -12,11 +12,11 @@ import numpy as np
 from scipy.stats import kendalltau, rankdata, t
 
 from halving.comparison import Array
-from halving.curves import Curves, row_of
+from halving.curves.simulation import simulate
+from halving.curves.table import Curves, row_of
 from halving.history import History
 from halving.schedulers import ASHA, FIFO, AsyncHyperband, ConcordantASHA, Hyperband, Scheduler, SuccessiveHalving
 from halving.schedulers.successive_halving import ladder
-from halving.simulation import simulate
 from halving.study import planned_cost
 from halving.tuner import Budget
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from halving.curves import Curves
+from halving.curves.table import Curves
 from halving.errors import UserError
 from halving.executors.simulated import Simulated
 from halving.history import Header, History, Ladder

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from halving.curves import ROW, Curves
+from halving.curves.table import ROW, Curves
 from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
 from halving.trial import Configuration
