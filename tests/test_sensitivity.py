@@ -13,6 +13,7 @@ from conftest import Forks
 from scipy import stats
 
 import halving
+from halving.config.recorded import recorded
 from halving.config.sensitivity import directory
 from halving.history import Header, History
 from halving.report.html import report_html
@@ -241,6 +242,13 @@ def test_what_has_no_sensitivity_says_so_in_one_line(fork: Forks, tmp_path: Path
         refused = fork("sensitivity", str(tmp_path / name), program="scripts/study.py")
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1) and words in refused.stderr
         assert not (tmp_path / f"{name}-sensitivity").exists()
+    there = shutil.copytree(tmp_path / "own", tmp_path / "alone-sensitivity")
+    refused = fork("sensitivity", str(tmp_path / "alone"), program="scripts/study.py")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"error: sensitivity: {there} holds another study; move it away\n",
+    )
+    shutil.rmtree(there)
     varied = ("+space.optimizer.lr=[0.1,0.2]", "--seeds", "1")
     done = fork("sensitivity", str(tmp_path / "alone"), *varied, program="scripts/study.py")
     assert done.returncode == 0 and "one seed cannot tell" in done.stdout, done.stderr
@@ -275,6 +283,25 @@ def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Fo
         stream = trial.configuration["trial"]
         assert stream == study.trials[trial.trial // count * count].configuration["trial"]
         assert trial.last.error == pytest.approx(trial.configuration["optimizer.lr"] + stream % 7 / 100)
+
+
+def test_what_only_an_option_has_stays_with_it(fork: Forks, tmp_path: Path) -> None:
+    space = "++space.optimizer={_choice_:{sgd:{momentum:[0.5,0.9]},adamw:{weight_decay:[0.1,0.2]}}}"
+    for option, value in (("sgd", "momentum=0.9"), ("adamw", "weight_decay=0.2")):
+        run_dir = tmp_path / option
+        done = fork(*SMALL[:-3], space, f"optimizer={option}", f"optimizer.{value}", "scheduler=fifo",
+                    "scheduler.max_trials=1", f"hydra.run.dir={run_dir}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert fork("sensitivity", str(run_dir), "--seeds=1", program="scripts/study.py").returncode == 0
+        varied = halving.load(run_dir.with_name(f"{option}-sensitivity"))
+        assert varied.history.header is not None
+        assert {trial.configuration["optimizer"] for trial in varied.trials} == {"sgd", "adamw"}
+        for trial in varied.trials:
+            own = recorded(varied.history.header, trial.configuration, 0)["optimizer"]
+            if trial.configuration["optimizer"] == "sgd":
+                assert own["momentum"] > 0 and own["weight_decay"] == 0
+            else:
+                assert "momentum" not in own and own["weight_decay"] > 0.05
 
 
 def test_a_function_has_its_streams_too(fork: Forks, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ def goes_on(begun: Study, around: Study | None, asked: Mapping[str, int]) -> lis
     """
     header, move = begun.history.header, f"move {begun.run_dir} away for a fresh one"
     assert header is not None
+    if header.searcher != SEARCHER:
+        raise UserError(f"sensitivity: {begun.run_dir} holds another study; move it away")
     searcher, base = header.settings["config"]["searcher"], header.settings["initial"][-1]
     if around is not None and any(base.get(name, value) != value for name, value in around.best.configuration.items()):
         raise UserError(f"sensitivity: {begun.run_dir} lies around another trial than {around.best.trial}; {move}")
