@@ -259,13 +259,16 @@ def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Fo
     (own / "optimizer").mkdir(parents=True)
     text = "_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nmomentum: 0.5\n"
     (own / "optimizer" / "mine.yaml").write_text(text)
+    (own / "averaging").mkdir()
+    ema = "_target_: halving.training.averaging.EMA\ndecay: 0.9\n"
+    (own / "averaging" / "mine.yaml").write_text(ema)
     (own / "mine.py").write_text(
         "def train(trial):\n"
         "    assert set(trial.configuration) == {'optimizer.lr', 'data.batch_size'}, dict(trial.configuration)\n"
         "    yield {'val_error': trial.configuration['optimizer.lr'] + trial.config['trial'] % 7 / 100}\n"
     )
-    done = fork("--config-dir", str(own), "optimizer=mine", *SMALL, "r_max=1", "fidelity=training", "scheduler=fifo",
-                "scheduler.max_trials=2", "fidelity.function=mine.train", "trusted_packages=[mine]",
+    done = fork("--config-dir", str(own), "optimizer=mine", "averaging=mine", *SMALL, "r_max=1", "fidelity=training",
+                "scheduler=fifo", "scheduler.max_trials=2", "fidelity.function=mine.train", "trusted_packages=[mine]",
                 f"hydra.run.dir={run_dir}", PYTHONPATH=f"{os.environ.get('PYTHONPATH', '')}:{own}")  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     (own / "optimizer" / "mine.yaml").write_text(text.replace("0.5", "0.9"))
@@ -274,7 +277,10 @@ def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Fo
     refused = fork(*words, **script)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "optimizer.momentum was 0.5 and is 0.9; add optimizer.momentum=0.5" in refused.stderr
-    done = fork(*words, "optimizer.momentum=0.5", **script)
+    (own / "averaging" / "mine.yaml").write_text(ema.replace("0.9", "0.8"))
+    refused = fork(*words, "optimizer.momentum=0.5", **script)
+    assert "averaging.decay was 0.9 and is 0.8; add averaging.decay=0.9" in refused.stderr
+    done = fork(*words, "optimizer.momentum=0.5", "averaging.decay=0.9", **script)
     assert done.returncode == 0, done.stderr
     # The two errors of a point differ by its stream alone, and all points share the streams.
     study = halving.load(tmp_path / "run-sensitivity")
