@@ -249,9 +249,10 @@ def test_what_has_no_sensitivity_says_so_in_one_line(fork: Forks, tmp_path: Path
         f"error: sensitivity: {there} holds another study; move it away\n",
     )
     shutil.rmtree(there)
-    varied = ("+space.optimizer.lr=[0.1,0.2]", "--seeds", "1")
+    varied = ("+space.optimizer.lr=[0.1,0.2]", "+space.data.batch_size=[64]", "--seeds", "1")
     done = fork("sensitivity", str(tmp_path / "alone"), *varied, program="scripts/study.py")
     assert done.returncode == 0 and "one seed cannot tell" in done.stdout, done.stderr
+    assert "No other value has been tried of: data.batch_size." in done.stdout
 
 
 def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Forks, tmp_path: Path) -> None:
