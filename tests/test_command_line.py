@@ -362,6 +362,7 @@ def test_a_winner_that_was_ended_early_can_be_trained_in_full(fork: Callable, tm
         assert "after 9 epochs" in result.stdout, result.stderr
     result = fork(*best[:-1], "hydra.run.dir=study2", "scheduler=sha", cwd=tmp_path)
     assert "wins after 9 epochs" in result.stdout, result.stderr  # until is of a single trial
+    assert "trains it in full" not in result.stdout
     refused = fork(*best[:-1], "r_max=2", cwd=tmp_path)
     assert refused.stderr == "error: until=3: a single trial is trained to at least 1 and at most r_max=2\n"
 

@@ -286,6 +286,8 @@ def test_the_config_itself_comes_first_wherever_it_lies(hydra: None) -> None:
     first = {"optimizer.lr": 0.5, "optimizer": "rmsprop", "lr_schedule": "constant"}
     assert trials.defaults(cfg, space, choices) == first
     assert trials.overlay(cfg, first, 0, choices) == cfg
+    cfg, space, choices = study(CHOICE, "~space.data", "optimizer.lr=5.0", "optimizer.momentum=0.9")
+    assert trials.defaults(cfg, space, choices)["optimizer.momentum"] == 0.9, "which adam does not have"
     cfg, space, choices = study("+space.model={width: {_values_: [8, 16], _when_: 'data.batch_size > 32'}}")
     assert "model.width" in trials.defaults(cfg, space) and not choices.default
 
@@ -297,7 +299,10 @@ REFUSED = [
         "space.optimzer: _choice_.* no option of a group optimzer; did you mean optimizer",
     ),
     ("+space.scheduler._choice_=[sha,asha]", "the study's and not a trial's; compare by -m scheduler=a,b"),
-    (f"{CHOICE} optimizer.momentum=0.9", "with optimizer=adam the config has no optimizer.momentum.* sgd: {momentum"),
+    (
+        "+space.optimizer._choice_=[sgd,adam] optimizer.momentum=0.9",
+        "with optimizer=adam the config has no optimizer.momentum.* sgd: {momentum",
+    ),
     ("+space.optimizer._choice_={adam:{momentum:[0.5]}}", "has no optimizer.momentum with optimizer=adam"),
     ("~space.optimizer +space.optimizer=[sgd,adam]", "optimizer is a mapping.* chosen by optimizer: {_choice_"),
     ("+space.model={_choice_:[mlp],depth:{_target_:scipy.stats.uniform}}", "depth is an integer"),

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from conftest import Forks
 from test_tracking import header, play, runs, study
 
 import halving
+from halving.config.secrets import Secrets
 from halving.errors import UserError
 from halving.journal import read, replay
 from halving.rebuilding import rebuild
@@ -60,6 +62,8 @@ def test_a_note_is_added_to_a_study_that_has_ended_and_it_stays_ended(end: str, 
     assert tables == [(tmp_path / name).read_bytes() for name in ("results.csv", "best.yaml")]
     assert [text for text, _ in shown(tmp_path)] == ["first", "it was the seed, I think\\x1b[2J"]
     journal = (tmp_path / "journal.jsonl").read_bytes()
+    refused = fork(f"resume={tmp_path}", "notes=for ${x}")
+    assert (refused.returncode, refused.stderr) == (1, "error: notes: needs x, which this config does not have\n")
     for again in ((), ("notes=first",), ("notes=",)):
         assert fork(f"resume={tmp_path}", *again).returncode == 0
     assert (tmp_path / "journal.jsonl").read_bytes() == journal
@@ -82,6 +86,12 @@ def test_a_single_trial_has_its_note_in_wandb(tmp_path: Path) -> None:
     play([alone, *study(tmp_path)[1:5]], Wandb())
     (run,) = runs(tmp_path).values()
     assert run["run"]["notes"] == "a note"
+
+
+def test_a_note_is_looked_through_in_time_that_grows_as_it_does() -> None:
+    long, began = f"notes={'x' * 50_000}, my_token: hidden-hidden", time.process_time()
+    assert Secrets.of({}, [long]).redact(long) == long.replace("hidden-hidden", "<redacted>")
+    assert time.process_time() - began < 5
 
 
 def test_a_secret_in_a_note_is_not_kept_and_the_study_goes_on(fork: Forks, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from conftest import Forks
 from scipy import stats
 
 import halving
+from halving.config.recorded import recorded
 from halving.config.sensitivity import directory
 from halving.history import Header, History
 from halving.report.html import report_html
@@ -241,9 +242,17 @@ def test_what_has_no_sensitivity_says_so_in_one_line(fork: Forks, tmp_path: Path
         refused = fork("sensitivity", str(tmp_path / name), program="scripts/study.py")
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1) and words in refused.stderr
         assert not (tmp_path / f"{name}-sensitivity").exists()
-    varied = ("+space.optimizer.lr=[0.1,0.2]", "--seeds", "1")
+    there = shutil.copytree(tmp_path / "own", tmp_path / "alone-sensitivity")
+    refused = fork("sensitivity", str(tmp_path / "alone"), program="scripts/study.py")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"error: sensitivity: {there} holds another study; move it away\n",
+    )
+    shutil.rmtree(there)
+    varied = ("+space.optimizer.lr=[0.1,0.2]", "+space.data.batch_size=[64]", "--seeds", "1")
     done = fork("sensitivity", str(tmp_path / "alone"), *varied, program="scripts/study.py")
     assert done.returncode == 0 and "one seed cannot tell" in done.stdout, done.stderr
+    assert "No other value has been tried of: data.batch_size." in done.stdout
 
 
 def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Forks, tmp_path: Path) -> None:
@@ -251,13 +260,16 @@ def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Fo
     (own / "optimizer").mkdir(parents=True)
     text = "_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nmomentum: 0.5\n"
     (own / "optimizer" / "mine.yaml").write_text(text)
+    (own / "averaging").mkdir()
+    ema = "_target_: halving.training.averaging.EMA\ndecay: 0.9\n"
+    (own / "averaging" / "mine.yaml").write_text(ema)
     (own / "mine.py").write_text(
         "def train(trial):\n"
         "    assert set(trial.configuration) == {'optimizer.lr', 'data.batch_size'}, dict(trial.configuration)\n"
         "    yield {'val_error': trial.configuration['optimizer.lr'] + trial.config['trial'] % 7 / 100}\n"
     )
-    done = fork("--config-dir", str(own), "optimizer=mine", *SMALL, "r_max=1", "fidelity=training", "scheduler=fifo",
-                "scheduler.max_trials=2", "fidelity.function=mine.train", "trusted_packages=[mine]",
+    done = fork("--config-dir", str(own), "optimizer=mine", "averaging=mine", *SMALL, "r_max=1", "fidelity=training",
+                "scheduler=fifo", "scheduler.max_trials=2", "fidelity.function=mine.train", "trusted_packages=[mine]",
                 f"hydra.run.dir={run_dir}", PYTHONPATH=f"{os.environ.get('PYTHONPATH', '')}:{own}")  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     (own / "optimizer" / "mine.yaml").write_text(text.replace("0.5", "0.9"))
@@ -266,7 +278,10 @@ def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Fo
     refused = fork(*words, **script)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "optimizer.momentum was 0.5 and is 0.9; add optimizer.momentum=0.5" in refused.stderr
-    done = fork(*words, "optimizer.momentum=0.5", **script)
+    (own / "averaging" / "mine.yaml").write_text(ema.replace("0.9", "0.8"))
+    refused = fork(*words, "optimizer.momentum=0.5", **script)
+    assert "averaging.decay was 0.9 and is 0.8; add averaging.decay=0.9" in refused.stderr
+    done = fork(*words, "optimizer.momentum=0.5", "averaging.decay=0.9", **script)
     assert done.returncode == 0, done.stderr
     # The two errors of a point differ by its stream alone, and all points share the streams.
     study = halving.load(tmp_path / "run-sensitivity")
@@ -275,6 +290,25 @@ def test_the_base_is_the_winner_whatever_has_become_of_the_config_files(fork: Fo
         stream = trial.configuration["trial"]
         assert stream == study.trials[trial.trial // count * count].configuration["trial"]
         assert trial.last.error == pytest.approx(trial.configuration["optimizer.lr"] + stream % 7 / 100)
+
+
+def test_what_only_an_option_has_stays_with_it(fork: Forks, tmp_path: Path) -> None:
+    space = "++space.optimizer={_choice_:{sgd:{momentum:[0.5,0.9]},adamw:{weight_decay:[0.1,0.2]}}}"
+    for option, value in (("sgd", "momentum=0.9"), ("adamw", "weight_decay=0.2")):
+        run_dir = tmp_path / option
+        done = fork(*SMALL[:-3], space, f"optimizer={option}", f"optimizer.{value}", "scheduler=fifo",
+                    "scheduler.max_trials=1", f"hydra.run.dir={run_dir}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert fork("sensitivity", str(run_dir), "--seeds=1", program="scripts/study.py").returncode == 0
+        varied = halving.load(run_dir.with_name(f"{option}-sensitivity"))
+        assert varied.history.header is not None
+        assert {trial.configuration["optimizer"] for trial in varied.trials} == {"sgd", "adamw"}
+        for trial in varied.trials:
+            own = recorded(varied.history.header, trial.configuration, 0)["optimizer"]
+            if trial.configuration["optimizer"] == "sgd":
+                assert own["momentum"] > 0 and own["weight_decay"] == 0
+            else:
+                assert "momentum" not in own and own["weight_decay"] > 0.05
 
 
 def test_a_function_has_its_streams_too(fork: Forks, tmp_path: Path) -> None:

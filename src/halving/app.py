@@ -73,7 +73,9 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
             grown = (cfg.scheduler, cfg.searcher) != (stored.scheduler, stored.searcher)
             if over and not grown and not (budgeted and before.halted):
                 notes = [nothing_left(before, locate(cfg.scheduler._target_), cfg.scheduler)] if budgeted else []
-                if cfg.notes and cfg.notes not in before.notes:
+                if OmegaConf.is_interpolation(cfg, "notes") or cfg.notes not in ("", *before.notes):
+                    checks.check_resolves(cfg)
+                if cfg.notes not in ("", *before.notes):
                     notes.append(_add_note(cfg, overrides, journal, before))
                 problems = write_all(before, run_dir)
                 _conclude(before, run_dir, console, notes)

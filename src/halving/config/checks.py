@@ -22,21 +22,7 @@ def check(cfg: DictConfig) -> None:
     for key in cfg:
         if key not in ROOT_KEYS and not OmegaConf.is_dict(cfg[key]):  # which is a group of one's own
             raise UserError(f"unknown key {key}{nearest(str(key), cfg)}")
-    try:
-        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        cause = error.__context__
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__context__
-        if cause is not None:  # a resolver's own words
-            raise cause from None
-        if lacking := re.search(r"interpolation: Missing mandatory value: (\S+)", first_line(error)):
-            raise UserError(f"{lacking[1]}: a value must be given: {lacking[1]}=...") from error
-        if isinstance(error, MissingMandatoryValue):
-            raise UserError(f"{error.full_key}: a value must be given: {error.full_key}=...") from error
-        if absent := re.search(r"Interpolation key '(\S+)' not found", first_line(error)):
-            raise UserError(f"{error.full_key}: needs {absent[1]}, which this config does not have") from error
-        raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
+    check_resolves(cfg)
     for group in GROUPS:
         may_be_empty = group in ("space", "tracker") or (group == "averaging" and not cfg[group])
         if not may_be_empty and not isinstance(cfg[group].get("_target_"), str):
@@ -65,6 +51,25 @@ def check(cfg: DictConfig) -> None:
     for kept, message in rules:
         if not kept:
             raise UserError(message)
+
+
+def check_resolves(cfg: DictConfig) -> None:
+    """Raise UserError for a value that is missing, or an interpolation that cannot be resolved."""
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__context__
+        if cause is not None:  # a resolver's own words
+            raise cause from None
+        if lacking := re.search(r"interpolation: Missing mandatory value: (\S+)", first_line(error)):
+            raise UserError(f"{lacking[1]}: a value must be given: {lacking[1]}=...") from error
+        if isinstance(error, MissingMandatoryValue):
+            raise UserError(f"{error.full_key}: a value must be given: {error.full_key}=...") from error
+        if absent := re.search(r"Interpolation key '(\S+)' not found", first_line(error)):
+            raise UserError(f"{error.full_key}: needs {absent[1]}, which this config does not have") from error
+        raise UserError(f"{error.full_key}: {first_line(error)}" if error.full_key else first_line(error)) from error
 
 
 def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:

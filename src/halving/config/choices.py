@@ -1,6 +1,6 @@
 """Choices of config groups in a space: what Hydra composes for each combination of options."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
@@ -51,7 +51,8 @@ class Choices:
 def composed(cfg: DictConfig, space: Space, hydra: DictConfig) -> Choices:
     """Compose every combination of options, as the running job's command line would with them typed at its end.
 
-    There is a note for each value that an experiment sets for the config's own option, and that holds for others too.
+    What is typed for a dimension of the config's own options goes to these alone. There is a note for each value that
+    an experiment sets for the config's own option, and that holds for others too.
 
     Raises UserError for a group or option that there is not, an override that an option lacks, keys that an option gets
     although its file lacks them, and for what changes more than a trial.
@@ -68,7 +69,8 @@ def composed(cfg: DictConfig, space: Space, hydra: DictConfig) -> Choices:
     parts: dict[str, Mapping[str, Any]] = {}
     notes: list[str] = []
     for chosen in space.combinations():
-        found = command.composed(chosen)
+        lacking = {each.name for each in space.possible(default)} - {each.name for each in space.possible(chosen)}
+        found = command.composed(chosen, without=lacking)
         parts[_label(chosen)] = {root: found[root] for root in found if found[root] != base.get(root)}
         for root in parts[_label(chosen)]:
             if root in ROOT_KEYS and root not in _OF_A_TRIAL:
@@ -90,11 +92,12 @@ class _Command:
         self._typed = set(map(key_of, self._task))
         self._bare = cache(self._bare_option)
 
-    def composed(self, chosen: Mapping[str, str]) -> dict[str, Any]:
-        """Return the plain unresolved config of a combination."""
+    def composed(self, chosen: Mapping[str, str], without: Container[str]) -> dict[str, Any]:
+        """Return the plain unresolved config of a combination, `without` what was typed for these keys."""
         options = [override(name.replace(".", "/"), option) for name, option in chosen.items()]
+        task = [item for item in self._task if key_of(item) not in without]
         try:
-            return _plain(settle(compose(self._config, [*self._path, *self._task, *options])))
+            return _plain(settle(compose(self._config, [*self._path, *task, *options])))
         except MissingConfigException as error:
             group, _, option = str(error.missing_cfg_file).rpartition("/")
             name = group.replace("/", ".")

@@ -23,7 +23,9 @@ _CERTAIN = re.compile(rf"{_PASSWORD.pattern}|\b(api ?keys?|access keys?|(auth|pr
 _SECRET = re.compile(rf"{_CERTAIN.pattern}|\bkey\b")
 _BOUNDARY = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _OVERRIDE = re.compile(r"([~+]*[\w.@/:-]+)=(.*)", re.DOTALL)
-_NESTED = re.compile(r"""([\w.-]+)(\s*:\s*)('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|[^,{}\[\]'"]+)""")
+_NESTED = re.compile(
+    r"""(?<![\w.-])([\w.-]+)(\s*:\s*)('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|[^,{}\[\]'"]+)"""
+)
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*)?\.?\d*(e[+-]?\d+)?|null|true|false", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{[^,}]*\}")  # with a comma it may hold the secret as its default
 _BREAK = re.compile("[\x85\u2028\u2029]")

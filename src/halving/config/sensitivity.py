@@ -19,7 +19,10 @@ _DROPPED = (
     *("searcher", "scheduler", "budget", "plan", "confirm", "eta", "r_min", "until", "resume", "notes"),
     "trusted_packages",  # which has to be typed
 )
-_OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "fidelity", "seed", "epochs", "r_max")
+_OF_A_TRIAL = (
+    *("data", "model", "optimizer", "lr_schedule", "averaging", "fidelity", "seed", "epochs", "r_max"),
+    "metric",  # by which it is judged
+)
 _PLACES = ("data_dir", "data.data_dir")
 
 
@@ -95,6 +98,8 @@ def goes_on(begun: Study, around: Study | None, asked: Mapping[str, int]) -> lis
     """
     header, move = begun.history.header, f"move {begun.run_dir} away for a fresh one"
     assert header is not None
+    if header.searcher != SEARCHER:
+        raise UserError(f"sensitivity: {begun.run_dir} holds another study; move it away")
     searcher, base = header.settings["config"]["searcher"], header.settings["initial"][-1]
     if around is not None and any(base.get(name, value) != value for name, value in around.best.configuration.items()):
         raise UserError(f"sensitivity: {begun.run_dir} lies around another trial than {around.best.trial}; {move}")
@@ -130,7 +135,7 @@ def _insist(study: Study, now: Header, typed: Sequence[str]) -> None:
         for config in (recorded(header, best.configuration, 0), now.settings["config"])
     )
     anew = [key_of(item) for item in typed]
-    anew += ["epochs", "lr_schedule"] * ("r_max" in anew)  # they follow it
+    anew += ["epochs", "lr_schedule", "averaging"] * ("r_max" in anew)  # they follow it
     for path, value in then.items():
         typed_anew = "experiment" in anew or any(_within(path, key) for key in anew)
         if typed_anew or path in _PLACES or REDACTED in str(value):

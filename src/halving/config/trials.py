@@ -16,7 +16,6 @@ from halving.config.suggestions import nearest
 from halving.config.trust import trusted_packages
 from halving.errors import UserError
 from halving.space import Space
-from halving.space.condition import Chosen
 from halving.targets import check_trusted, join, locate
 from halving.trial import Configuration, Value
 
@@ -78,9 +77,8 @@ def _check(cfg: DictConfig, space: Space, choices: Choices, chosen: Mapping[str,
     if chosen:
         check_trusted(plain(options), trusted_packages())
     suffix = "".join(f" with {name}={option}" for name, option in chosen.items())
-    for dimension in space.dimensions:
-        choosing = [condition for condition in dimension.conditions if isinstance(condition, Chosen)]
-        if dimension.name in choices.default or not all(condition.holds(chosen) for condition in choosing):
+    for dimension in space.possible(chosen):
+        if dimension.name in choices.default:
             continue
         _check_dimension(options, dimension.name, dimension.kind, suffix)
         for name in (name for condition in dimension.conditions for name in condition.names):

@@ -138,7 +138,9 @@ def interval(error: float, samples: float | None) -> str:
 def in_full(history: History) -> str:
     """Say how to train a winner to r_max whose command ends before that, where its study did."""
     header, best, ended = history.header, winner(history), history.ended
-    if header is None or best is None or ended is None or f"until={best[1].resource}" not in ended.command.split():
+    if header is None or best is None or ended is None or best[1].resource == header.r_max:
+        return ""
+    if f"until={best[1].resource}" not in ended.command.split():
         return ""
     had = f"{best[1].resource} of {count(header.r_max, header.unit)}"
     return f"that is to {had}, as it had here; until={header.r_max} at the end trains it in full"

@@ -243,6 +243,10 @@ def headline(history: History) -> str:
     rest = [effect.dimension for effect in found.effects if effect.matters is False]
     text += f". What matters: {', '.join(matter)}" if matter else ""
     text += f". Within noise: {', '.join(rest)}" if rest else ""
+    tried = {effect.dimension for effect in found.effects}
+    base = history.trials[found.base.trials[0]].configuration
+    alone = [name for name in header.dimensions if name in base and name not in tried]
+    text += f". No other value has been tried of: {', '.join(alone)}" if alone else ""
     return f"{text}."
 
 

@@ -143,6 +143,14 @@ class Space:
             ]
         return found
 
+    def possible(self, chosen: Mapping[str, str]) -> list[Dimension]:
+        """Return the dimensions that may exist with these options of config groups."""
+        return [
+            dimension
+            for dimension in self.dimensions
+            if all(condition.holds(chosen) for condition in dimension.conditions if isinstance(condition, Chosen))
+        ]
+
     def _values(self, configuration: Mapping[str, Value]) -> list[Configuration]:
         """Return for each dimension its name and value in a configuration, or nothing."""
         return [{name: configuration[name]} if name in configuration else {} for name in _names(self.dimensions)]
