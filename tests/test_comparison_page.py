@@ -237,11 +237,16 @@ def test_single_trainings_are_laid_over_each_other(tmp_path: Path) -> None:
         directory = tmp_path / f"{name}{seed}"
         training(directory, rate, seed)
         overrides = (f"optimizer={name}", f"seed={seed}", "data=digits")
-        jobs.append(Job(directory.name, directory, overrides, "finished", halving.load(directory).history))
+        history = halving.load(directory).history
+        assert history.header is not None
+        history.header = replace(history.header, settings={"overrides": overrides})
+        jobs.append(Job(directory.name, directory, overrides, "finished", history))
     problems: list[str] = []
     text = comparison_html(tmp_path, jobs, {}, problems)
     assert problems == [] and "<h2>Learning curves</h2>" in text
     shown = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    assert "Of 2 trainings <b>optimizer=fast</b> has the best mean validation error" in text
+    assert text.count("<h2>What they came to</h2>") == 1
     assert shown[:3] == ["error over epochs.", "error over seconds of training.", "learning rate over epochs."]
     legend = text[text.index("<h2>Learning curves</h2>") :].partition("</ul>")[0]
     assert re.findall(r"</svg>(.*?)</li>", legend) == ["optimizer=slow", "optimizer=fast"]
