@@ -29,7 +29,7 @@ from halving.tracking.wording import count, cut
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
 MOST = 12  # methods of which every two are tested
-_APART = ("data=", "fidelity=", "metric=", "experiment=")  # whose errors do not compare
+_APART = ("data=", "fidelity=", "metric=", "experiment=", "executor.curves=", "name=")  # whose errors do not compare
 MOST_CURVES = 24  # single trainings that colours and dashes tell apart
 
 
@@ -51,8 +51,8 @@ def comparison_html(
     trainings = _trainings(jobs, of_all)
     compared = {job.directory: job.history for job in jobs if job.compared and job.history is not None}
     runs, why = _runs(compared, curves)
-    if runs and trainings and not any(item.startswith(_APART) for name in trainings for item in name.split()):
-        runs = _by_training(runs, trainings, compared.values())
+    if not any(item.startswith(_APART) for job in jobs for item in job.overrides if item not in of_all):
+        runs = _of_one_task(runs, trainings, compared.values())
     tasks, draw = by_task(runs), _Drawing("comparison", (run.method for run in runs), problems)
     tested = pairs(runs) if len(draw.styles) <= MOST else []
     label = _of_all(jobs, metric_label, "metric")
@@ -135,12 +135,16 @@ def _trainings(jobs: Sequence[Job], of_all: Collection[str]) -> dict[str, list[H
     return found if len(single) > 1 and all(single) and len(found) <= MOST_CURVES else {}
 
 
-def _by_training(
+def _of_one_task(
     runs: Sequence[Run], trainings: Mapping[str, Sequence[History]], histories: Iterable[History]
-) -> list[Run]:
-    """Return the runs of single trainings as methods of one task, whatever part of a training differs."""
-    names = {id(history): name for name, own in trainings.items() for history in own}
-    return [replace(run, task="", method=names[id(each)]) for run, each in zip(runs, histories, strict=True)]
+) -> Sequence[Run]:
+    """Return runs as of one task if they are of single trainings, or one method tried on each: so these compete."""
+    if runs and trainings:
+        names = {id(history): name for name, own in trainings.items() for history in own}
+        return [replace(run, task="", method=names[id(each)]) for run, each in zip(runs, histories, strict=True)]
+    if len(by_method(runs)) == 1:
+        return [replace(run, task="", method=run.task) for run in runs] if len(by_task(runs)) > 1 else runs
+    return runs
 
 
 def _runs(histories: Mapping[Path, History], curves: Mapping[str, Curves]) -> tuple[list[Run], str]:
