@@ -258,6 +258,20 @@ def test_single_trainings_are_laid_over_each_other(tmp_path: Path) -> None:
     assert "Learning curves" not in comparison_html(tmp_path, [*jobs, replace(jobs[0], history=several())], {})
 
 
+def test_learning_curves_are_shown_from_their_start_but_for_what_diverges(tmp_path: Path) -> None:
+    jobs: list[Job] = []
+    errors = {"falls": [0.9, 0.5, *[0.0] * 20], "stays": [0.9, 0.9, *[0.01] * 20], "bursts": [0.9, 1e30, *[0.1] * 20]}
+    for name, own in errors.items():
+        halving.tune(
+            lambda trial, own=own: ({"error": error} for error in own[trial.since :]),
+            {"x": [0]}, halving.FIFO, r_max=22, max_trials=1, run_dir=tmp_path / name,
+        )  # fmt: skip
+        jobs.append(Job(name, tmp_path / name, (f"model={name}",), "finished", halving.load(tmp_path / name).history))
+    text = comparison_html(tmp_path, jobs, {})
+    curves = text[text.index("<h2>Learning curves</h2>") :].partition("</figure>")[0]
+    assert ">0.8</text>" in curves and ">1 worse, drawn at the edge</text>" in curves
+
+
 def several() -> History:
     """A study of more than one trial."""
     return halving.tune(lambda c, r: 1 / r, {"x": [1, 2]}, halving.FIFO, r_max=3, max_trials=2).history

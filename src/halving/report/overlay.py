@@ -88,7 +88,8 @@ def _draw(axes: Axes, trainings: Trainings, panel: Panel, styles: Mapping[str, S
         colour, dash = styles[name]
         heights = [scale.height(sign * y) for y in curve.values()]
         marked, width = ("o", 1.7) if len(trainings[name]) == 1 else ("", 1.0)
-        width += 2.4 * sum(_same(curve, later) for _, later in curves[i + 1 :])  # so that none hides another
+        later = {other for other, each in curves[i + 1 :] if other != name and _same(curve, each)}
+        width += 2.4 * len(later)  # so that none hides another
         axes.plot(list(curve), heights, color=colour, linestyle=dash, linewidth=width, marker=marked, markersize=2.6)
     scale.apply(axes)
     axes.set_title(scale.title, pad=12)
