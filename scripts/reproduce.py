@@ -319,12 +319,15 @@ def reproduce(name: str, out: Path, quick: bool, overrides: Sequence[str], probl
     beyond = [f"{each.name} is {number(each.here)}" for each in numbers if not each.within]
     problems += [f"out of range: {'; '.join(beyond)}"] * bool(beyond)
     seconds = sum(study.summary["wall_seconds"] for studies in runs.values() for study in studies)
-    (out / name / "table.md").write_text(table(name, numbers, seconds), encoding="utf-8")
+    print(table(name, numbers, seconds), flush=True)
     rows = [[each.name, each.book, f"{each.here:.6g}", each.low, each.high, each.within] for each in numbers]
     content = line(["number", "book", "here", "low", "high", "within"]) + "".join(map(line, rows))
-    (out / name / "numbers.csv").write_text(content, encoding="utf-8")
-    book.figure(runs, out / name / "figure.png")
-    print(table(name, numbers, seconds))
+    try:
+        (out / name / "table.md").write_text(table(name, numbers, seconds), encoding="utf-8")
+        (out / name / "numbers.csv").write_text(content, encoding="utf-8")
+        book.figure(runs, out / name / "figure.png")
+    except OSError as error:
+        problems.append(f"{error.filename or out / name} cannot be written: {error.strerror}")
     print(f"{out / name / 'figure.png'}, after {time.perf_counter() - began:.0f} s\n", flush=True)
 
 

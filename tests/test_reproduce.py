@@ -88,9 +88,12 @@ def test_what_cannot_be_one_study_or_written_is_said_in_one_line(fork: Call, tmp
 
 
 def test_a_number_out_of_its_range_ends_it_with_status_1(fork: Call, tmp_path: Path) -> None:
+    figure = tmp_path / "quick" / "softmax_random_search" / "figure.png"
+    figure.mkdir(parents=True)
     result = repeat(fork, tmp_path, "softmax_random_search", "space.optimizer.lr.b=2e-4", "optimizer.lr=1e-4")
     assert result.returncode == 1 and "| NO |" in result.stdout
     assert result.stderr.startswith("error: softmax_random_search: out of range: validation error, 5 trainings")
+    assert result.stderr.endswith(f"softmax_random_search: {figure} cannot be written: Is a directory\n")
 
 
 def test_a_command_that_fails_is_said_with_where_to_look(fork: Call, tmp_path: Path) -> None:
