@@ -6,6 +6,9 @@ range.
 """
 
 import argparse
+import math
+import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -14,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halving import Study, UserError, load
+from halving.config.commands import override
 from halving.environment import expanded
+from halving.report.confirmation import Row
 from halving.report.drawing import drawing
 from halving.report.tables import number
 from halving.report.workers import idle
@@ -56,8 +61,17 @@ class Book:
     figure: Callable[[Runs, Path], None]
 
 
+def only(runs: Runs, label: str) -> Study:
+    """Return the study of a command that is one. Raises UserError where overrides have made it several."""
+    if len(runs[label]) > 1:
+        raise UserError(f"{label} came to {len(runs[label])} studies; give each override one value here, no list")
+    return runs[label][0]
+
+
 def error(study: Study) -> float:
-    return float(study.summary["best_error"])
+    """Return the winner's error, nan where no trial survived."""
+    found = study.summary["best_error"]
+    return math.nan if found is None else found
 
 
 def epochs(study: Study) -> float:
@@ -65,18 +79,23 @@ def epochs(study: Study) -> float:
 
 
 def last(study: Study, metric: str) -> float:
-    """Return a metric of the only trial after its last epoch."""
-    return study.curves[0][-1][metric]
+    """Return a metric of the only trial after its last epoch, nan where it failed."""
+    return math.nan if math.isnan(error(study)) else study.curves[0][-1].get(metric, math.nan)
+
+
+def confirmed(study: Study) -> Row | None:
+    """Return what the winner came to with fresh seeds, None where it was not trained with any."""
+    return study.confirmed.rows[0] if study.confirmed is not None and study.confirmed.rows else None
 
 
 def per_epoch(study: Study) -> float:
-    """Return the median seconds of training of an epoch."""
-    seconds = sorted(epoch["seconds"] for epoch in study.curves[0])
-    return seconds[len(seconds) // 2]
+    """Return the median seconds of training of an epoch, nan where there is none."""
+    seconds = [epoch["seconds"] for epoch in study.curves[0]]
+    return statistics.median(seconds) if seconds else math.nan
 
 
 def softmax(runs: Runs, quick: bool) -> list[Number]:
-    (book,), (halved,) = runs["random"], runs["halving"]
+    book, halved = only(runs, "random"), only(runs, "halving")
     high = 0.5 if quick else 0.18
     return [
         Number("validation error, 5 trainings of 8 epochs", error(book), 0, 0.5 if quick else 0.2),
@@ -87,15 +106,16 @@ def softmax(runs: Runs, quick: bool) -> list[Number]:
 
 
 def lenet_random(runs: Runs, quick: bool) -> list[Number]:
-    (study,) = runs["random"]
+    study = only(runs, "random")
+    cost = 15 if quick else 50
     return [
         Number("validation error, 5 trainings of 10 epochs", error(study), 0, 0.6 if quick else 0.20),
-        Number("epochs", epochs(study), 5 * study.summary["best_resource"], 5 * study.summary["best_resource"], "50"),
+        Number("epochs", epochs(study), cost, cost, "50"),
     ]
 
 
 def lenet_halving(runs: Runs, quick: bool) -> list[Number]:
-    (study,) = runs["halving"]
+    study = only(runs, "halving")
     return [
         Number("validation error of the incumbent", error(study), 0, 0.6 if quick else 0.162, "0.162"),
         Number("epochs, where trials pause and resume", epochs(study), 68, 68, "116"),
@@ -103,7 +123,7 @@ def lenet_halving(runs: Runs, quick: bool) -> list[Number]:
 
 
 def lenet_asha(runs: Runs, quick: bool) -> list[Number]:
-    (free,), (waiting,) = runs["asynchronous"], runs["synchronous"]
+    free, waiting = only(runs, "asynchronous"), only(runs, "synchronous")
     return [
         Number("validation error, asynchronous", error(free), 0, 0.6 if quick else 0.17),
         Number("validation error, synchronous", error(waiting), 0, 0.6 if quick else 0.17),
@@ -137,8 +157,8 @@ def lr_schedules(runs: Runs, quick: bool) -> list[Number]:
         found.append(Number(f"test accuracy, {name}", 1 - last(study, "val_error"), low, 1, book.get(name, "")))
         found.append(Number(f"training accuracy, {name}", 1 - last(study, "train_error"), low, 1))
         found.append(Number(f"test accuracy, {name} and swa", 1 - last(study, "averaged_val_error"), low, 1))
-    (ema,) = runs["ema"]
-    found.append(Number("test accuracy, constant and ema", 1 - last(ema, "averaged_val_error"), low, 1))
+    ema = last(only(runs, "ema"), "averaged_val_error")
+    found.append(Number("test accuracy, constant and ema", 1 - ema, low, 1))
     return found
 
 
@@ -146,11 +166,11 @@ def lr_schedules_tuned(runs: Runs, quick: bool) -> list[Number]:
     high = 0.95 if quick else 0.2
     found: list[Number] = []
     for name, study in named(runs["schedules"], "lr_schedule").items():
-        if study.confirmed is not None:
-            row = study.confirmed.rows[0]
-            found.append(Number(f"validation error with fresh seeds, {name}", row.mean, 0, high))
-            if not quick:  # of two seeds it says nothing
-                found.append(Number(f"half of its 95 % interval, {name}", row.high - row.mean, 0, 0.03))
+        row = confirmed(study)
+        found.append(Number(f"validation error with fresh seeds, {name}", row.mean if row else math.nan, 0, high))
+        if not quick:  # of two seeds it says nothing
+            half = row.high - row.mean if row else math.nan
+            found.append(Number(f"half of its 95 % interval, {name}", half, 0, 0.03))
     return found
 
 
@@ -160,7 +180,8 @@ def named(studies: Sequence[Study], *keys: str) -> dict[str, Study]:
     for study in studies:
         overrides = study.history.header.settings.get("overrides", ()) if study.history.header is not None else ()
         told = {key: value for key, _, value in (str(item).partition("=") for item in overrides)}
-        found[", ".join(told[key] for key in keys)] = study
+        name = ", ".join(told.get(key, f"{key} as it stands") for key in keys)
+        found[name if name not in found else f"{name}, job {study.run_dir.name if study.run_dir else ''}"] = study
     return found
 
 
@@ -191,7 +212,7 @@ def overlay(studies: Mapping[str, Study], panels: Sequence[tuple[str, str]], pat
 
 def intervals(runs: Runs, path: Path) -> None:
     found = named(runs["schedules"], "lr_schedule")
-    rows = {name: study.confirmed.rows[0] for name, study in found.items() if study.confirmed is not None}
+    rows = {name: row for name, study in found.items() if (row := confirmed(study)) is not None}
     drawing("intervals").intervals_png(rows, "validation error", path)
 
 
@@ -257,40 +278,57 @@ STUDIES = {
 }
 
 
-def run(command: Sequence[str], directory: Path) -> list[Study]:
-    """Run a command of train.py into a directory, or go on where it was broken off; return its studies."""
-    begun = any(directory.glob("**/journal.jsonl"))
-    words = [f"resume={directory}"] if begun else [*command]
-    if not begun:
-        words += [f"hydra.run.dir={directory}", f"hydra.sweep.dir={directory}", "tracker=csv"]
-    elif (directory / "sweep.json").exists():
-        words = ["-m", *words]
-    directory.parent.mkdir(parents=True, exist_ok=True)
+def run(command: Sequence[str], directory: Path, problems: list[str]) -> list[Study]:
+    """Run a command of train.py into a directory, or go on where it was broken off; return its studies that have ended.
+
+    What failed is added to `problems`. Raises UserError where nothing came of it, or some of it can still go on.
+    """
+    words = [*command, *(override(key, str(directory)) for key in ("hydra.run.dir", "hydra.sweep.dir")), "tracker=csv"]
+    if any(directory.glob("**/journal.jsonl")):
+        words.append(override("resume", str(directory)))
     log = directory.with_suffix(".log")
-    with log.open("w") as file:
-        ended = subprocess.run([sys.executable, ROOT / "train.py", *words], stdout=file, stderr=subprocess.STDOUT)
-    if ended.returncode:
-        raise UserError(f"train.py {' '.join(words)} failed: {log} says why; its last line: {_last_line(log)}")
-    return [load(each) for each in run_directories([directory])]
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = log.open("w")
+    except OSError as error:
+        raise UserError(f"--out: {log.parent} cannot be written to: {error.strerror}") from error
+    with file, subprocess.Popen([sys.executable, ROOT / "train.py", *words], stdout=file, stderr=file) as child:
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:  # which it has heard, too, and ends when its journal is whole
+            child.wait()
+            raise
+    studies = [load(each) for each in run_directories([directory])] if any(directory.glob("**/journal.jsonl")) else []
+    if status:
+        said = f"train.py failed: {log} says why; its last line: {_last_line(log)}"
+        if not studies or any(study.history.ended is None for study in studies):
+            raise UserError(said)
+        problems.append(said)
+    return studies
 
 
-def reproduce(name: str, out: Path, quick: bool, overrides: Sequence[str]) -> list[Number]:
-    """Run one study, write its table and figure, and return its numbers."""
+def reproduce(name: str, out: Path, quick: bool, overrides: Sequence[str], problems: list[str]) -> None:
+    """Run one study, write its table and figure; what fails or is out of range is added to `problems`."""
     book, began = STUDIES[name], time.perf_counter()
     runs: dict[str, list[Study]] = {}
     for label, command in book.commands.items():
         words = [*command, *(book.quick if quick else ()), *overrides]
-        print(f"{name}, {label}: python train.py {' '.join(words)}", flush=True)
-        runs[label] = run(words, out / name / label)
+        print(f"{name}, {label}: python train.py {shlex.join(words)}", flush=True)
+        runs[label] = run(words, out / name / label, problems)
     numbers = book.numbers(runs, quick)
-    book.figure(runs, out / name / "figure.png")
+    beyond = [f"{each.name} is {number(each.here)}" for each in numbers if not each.within]
+    problems += [f"out of range: {'; '.join(beyond)}"] * bool(beyond)
     seconds = sum(study.summary["wall_seconds"] for studies in runs.values() for study in studies)
-    (out / name / "table.md").write_text(table(name, numbers, seconds), encoding="utf-8")
+    print(table(name, numbers, seconds), flush=True)
     rows = [[each.name, each.book, f"{each.here:.6g}", each.low, each.high, each.within] for each in numbers]
     content = line(["number", "book", "here", "low", "high", "within"]) + "".join(map(line, rows))
-    (out / name / "numbers.csv").write_text(content, encoding="utf-8")
-    print(table(name, numbers, seconds), f"{out / name / 'figure.png'}, after {time.perf_counter() - began:.0f} s\n")
-    return numbers
+    try:
+        (out / name / "table.md").write_text(table(name, numbers, seconds), encoding="utf-8")
+        (out / name / "numbers.csv").write_text(content, encoding="utf-8")
+        book.figure(runs, out / name / "figure.png")
+    except OSError as error:
+        problems.append(f"{error.filename or out / name} cannot be written: {error.strerror}")
+    print(f"{out / name / 'figure.png'}, after {time.perf_counter() - began:.0f} s\n", flush=True)
 
 
 def table(name: str, numbers: Sequence[Number], seconds: float) -> str:
@@ -320,12 +358,20 @@ def main() -> None:
     with one_line():
         arguments = parser.parse_args()
         out = arguments.out.absolute() / ("quick" if arguments.quick else "full")
-        beyond: list[str] = []
-        for name in STUDIES if arguments.all else [arguments.study]:
-            found = reproduce(name, out, arguments.quick, arguments.overrides)
-            beyond += [f"{name}: {each.name} is {number(each.here)}" for each in found if not each.within]
-        if beyond:
-            raise UserError(f"out of range: {'; '.join(beyond)}")
+        failures: list[str] = []
+        try:
+            for name in STUDIES if arguments.all else [arguments.study]:
+                problems: list[str] = []
+                try:
+                    reproduce(name, out, arguments.quick, arguments.overrides, problems)
+                except UserError as error:  # the other studies are none the worse
+                    problems.append(str(error))
+                failures += [f"{name}: {problem}" for problem in problems]
+        except KeyboardInterrupt:
+            print("broken off; the same command goes on", file=sys.stderr)
+            sys.exit(130)
+        if failures:
+            raise UserError("\n".join(failures))
 
 
 if __name__ == "__main__":

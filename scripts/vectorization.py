@@ -105,14 +105,14 @@ def write_figure(rates: dict[str, float], title: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="rows and columns of the matrices (default: 256)")
-    parser.add_argument("--block", type=int, default=64, help="columns of a block (default: 64)")
+    parser.add_argument("--block", type=int, help="columns of a block (default: 64, or all of fewer)")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each way (default: 5)")
     parser.add_argument("--threads", type=int, help="threads for torch (default: torch's own)")
     parser.add_argument("--figure", type=expanded, metavar="FILE.png", help="where to draw the rates as bars")
     given = parser.parse_args()
     with one_line():
         size = whole("--size", given.size, most=4096)
-        width = whole("--block", given.block, most=size)
+        width = whole("--block", min(64, size) if given.block is None else given.block, most=size)
         repeats = whole("--repeats", given.repeats)
         threads = whole("--threads", torch.get_num_threads() if given.threads is None else given.threads, most=1024)
         if given.figure is not None and (given.figure.suffix != ".png" or not given.figure.absolute().parent.is_dir()):

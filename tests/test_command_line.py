@@ -485,6 +485,20 @@ def test_the_command_of_the_book_study_retrains_its_winner(fork: Callable, tmp_p
     assert halving.load(tmp_path / "again").summary["best_error"] == study["best_error"]
 
 
+def test_one_job_of_an_experiment_that_is_a_multirun_goes_on_and_is_repeated_alone(
+    fork: Callable, tmp_path: Path
+) -> None:
+    small = ["data=digits", "data.train_samples=60", "r_max=1", "tracker=none", "executor.threads=1"]
+    result = fork("experiment=lr_schedules", "hydra.mode=RUN", *small, "hydra.run.dir=alone", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = halving.load(tmp_path / "alone").summary
+    for words in (["resume=alone"], [*shlex.split(summary["command"])[2:], "hydra.run.dir=again"]):
+        result = fork(*words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "1 epoch in" in result.stdout and "all jobs" not in result.stdout
+    assert halving.load(tmp_path / "again").summary["best_error"] == summary["best_error"]
+
+
 def test_an_earlier_winner_comes_second(fork: Callable, tmp_path: Path) -> None:
     earlier = studied(fork(*SMALL, "scheduler=sha", "hydra.run.dir=earlier", cwd=tmp_path), tmp_path)
     best = json.loads((tmp_path / "earlier/summary.json").read_text("utf-8"))["best_configuration"]

@@ -237,11 +237,16 @@ def test_single_trainings_are_laid_over_each_other(tmp_path: Path) -> None:
         directory = tmp_path / f"{name}{seed}"
         training(directory, rate, seed)
         overrides = (f"optimizer={name}", f"seed={seed}", "data=digits")
-        jobs.append(Job(directory.name, directory, overrides, "finished", halving.load(directory).history))
+        history = halving.load(directory).history
+        assert history.header is not None
+        history.header = replace(history.header, settings={"overrides": overrides})
+        jobs.append(Job(directory.name, directory, overrides, "finished", history))
     problems: list[str] = []
     text = comparison_html(tmp_path, jobs, {}, problems)
     assert problems == [] and "<h2>Learning curves</h2>" in text
     shown = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    assert "Of 2 trainings <b>optimizer=fast</b> has the best mean validation error" in text
+    assert text.count("<h2>What they came to</h2>") == 1
     assert shown[:3] == ["error over epochs.", "error over seconds of training.", "learning rate over epochs."]
     legend = text[text.index("<h2>Learning curves</h2>") :].partition("</ul>")[0]
     assert re.findall(r"</svg>(.*?)</li>", legend) == ["optimizer=slow", "optimizer=fast"]
@@ -251,6 +256,20 @@ def test_single_trainings_are_laid_over_each_other(tmp_path: Path) -> None:
         6,
     )
     assert "Learning curves" not in comparison_html(tmp_path, [*jobs, replace(jobs[0], history=several())], {})
+
+
+def test_learning_curves_are_shown_from_their_start_but_for_what_diverges(tmp_path: Path) -> None:
+    jobs: list[Job] = []
+    errors = {"falls": [0.9, 0.5, *[0.0] * 20], "stays": [0.9, 0.9, *[0.01] * 20], "bursts": [0.9, 1e30, *[0.1] * 20]}
+    for name, own in errors.items():
+        halving.tune(
+            lambda trial, own=own: ({"error": error} for error in own[trial.since :]),
+            {"x": [0]}, halving.FIFO, r_max=22, max_trials=1, run_dir=tmp_path / name,
+        )  # fmt: skip
+        jobs.append(Job(name, tmp_path / name, (f"model={name}",), "finished", halving.load(tmp_path / name).history))
+    text = comparison_html(tmp_path, jobs, {})
+    curves = text[text.index("<h2>Learning curves</h2>") :].partition("</figure>")[0]
+    assert ">0.8</text>" in curves and ">1 worse, drawn at the edge</text>" in curves
 
 
 def several() -> History:

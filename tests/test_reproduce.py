@@ -3,6 +3,7 @@
 import csv
 import os
 import runpy
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -50,10 +51,49 @@ def test_what_was_broken_off_goes_on_and_what_is_there_is_not_trained_again(fork
     assert len(journals[0].read_bytes()) > len(whole[0]) // 2
 
 
+def test_a_multirun_goes_on_where_it_lacks_a_job(fork: Call, out: Path) -> None:
+    folder = out / "quick" / "lr_schedules"
+    if not (folder / "numbers.csv").is_file():
+        assert repeat(fork, out, "lr_schedules").returncode == 0
+    numbers = (folder / "numbers.csv").read_bytes()
+    shutil.rmtree(folder / "schedules" / "5")
+    kept = (folder / "schedules" / "4" / "journal.jsonl").read_bytes()
+    result = repeat(fork, out, "lr_schedules")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "numbers.csv").read_bytes() == numbers
+    assert (folder / "schedules" / "4" / "journal.jsonl").read_bytes() == kept
+
+
+def test_a_study_that_diverges_is_out_of_range_and_loses_none_of_the_others(fork: Call, tmp_path: Path) -> None:
+    one = ("searcher=random", "budget.evaluations=1", "r_max=1")
+    result = repeat(fork, tmp_path, "dropout_mlp", *one, "optimizer.lr=1e9,0.1")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "searchers.log says why; its last line: error: no trial survived; 1 failed, the first" in result.stderr
+    assert "dropout_mlp: out of range: validation error, random is nan" in result.stderr
+    folder = tmp_path / "quick" / "dropout_mlp"
+    with (folder / "numbers.csv").open() as file:
+        assert [row["here"] == "nan" for row in csv.DictReader(file)] == [True, False]
+    assert (folder / "figure.png").is_file() and "| nan |" in (folder / "table.md").read_text()
+
+
+def test_what_cannot_be_one_study_or_written_is_said_in_one_line(fork: Call, tmp_path: Path) -> None:
+    several = ("hydra.mode=MULTIRUN", "r_max=1,2", "budget.evaluations=1")
+    result = repeat(fork, tmp_path, "lenet_random_search", *several)
+    said = "random came to 2 studies; give each override one value here, no list"
+    assert result.stderr == f"error: lenet_random_search: {said}\n"
+    (tmp_path / "file").touch()
+    result = repeat(fork, tmp_path / "file", "lr_schedules")
+    assert result.returncode == 1 and result.stderr.startswith("error: lr_schedules: --out: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_number_out_of_its_range_ends_it_with_status_1(fork: Call, tmp_path: Path) -> None:
+    figure = tmp_path / "quick" / "softmax_random_search" / "figure.png"
+    figure.mkdir(parents=True)
     result = repeat(fork, tmp_path, "softmax_random_search", "space.optimizer.lr.b=2e-4", "optimizer.lr=1e-4")
     assert result.returncode == 1 and "| NO |" in result.stdout
-    assert result.stderr.startswith("error: out of range: softmax_random_search: validation error, 5 trainings")
+    assert result.stderr.startswith("error: softmax_random_search: out of range: validation error, 5 trainings")
+    assert result.stderr.endswith(f"softmax_random_search: {figure} cannot be written: Is a directory\n")
 
 
 def test_a_command_that_fails_is_said_with_where_to_look(fork: Call, tmp_path: Path) -> None:

@@ -329,3 +329,4 @@ def test_four_ways_to_one_matrix_product_are_timed(fork: Callable, repo: Path, t
     for word, message in wrong.items():
         refused = timed("--size", "12", "--block", "5", word)
         assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", f"error: {message}\n")
+    assert "in blocks of 12 columns" in timed("--size", "12", "--repeats", "1", "--threads", "1").stdout

@@ -184,7 +184,7 @@ def _settings(
         "choices": asdict(parts.objective.choices),
         "config_hash": hashlib.sha256(json.dumps({**unresolved, "notes": ""}, sort_keys=True).encode()).hexdigest(),
         "overrides": [item for item in recorded.get("overrides", ()) if commands.key_of(item) not in keys] + now,
-        "source": recorded.get("source", commands.config_source(hydra)),
+        "source": recorded.get("source", [*commands.config_source(hydra), *commands.one_job(hydra)]),
         "run_dir": str(began if began.exists() and began.samefile(run_dir) else run_dir),
         "initial": parts.initial,
         "tags": recorded.get("tags", [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else []),

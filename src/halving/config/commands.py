@@ -96,5 +96,10 @@ def config_source(hydra: DictConfig) -> list[str]:
     return words + ([f"hydra.searchpath=[{','.join(map(literal, paths))}]"] if paths else [])
 
 
+def one_job(hydra: DictConfig) -> list[str]:
+    """Return the override by which a config that is a multirun by itself is one job, if it is."""
+    return ["hydra.mode=RUN"] if hydra.sweeper.get("params") else []
+
+
 def _location(source: DictConfig, hydra: DictConfig) -> str:
     return str(Path(hydra.runtime.cwd, source.path)) if source.schema == "file" else f"{source.schema}://{source.path}"

@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +29,7 @@ from halving.tracking.wording import count, cut
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
 MOST = 12  # methods of which every two are tested
+_APART = ("data=", "fidelity=", "metric=", "experiment=", "executor.curves=", "name=")  # whose errors do not compare
 MOST_CURVES = 24  # single trainings that colours and dashes tell apart
 
 
@@ -45,14 +47,17 @@ def comparison_html(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"of": count}
-    runs, why = _runs({job.directory: job.history for job in jobs if job.compared and job.history is not None}, curves)
+    of_all = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
+    trainings = _trainings(jobs, of_all)
+    compared = {job.directory: job.history for job in jobs if job.compared and job.history is not None}
+    runs, why = _runs(compared, curves)
+    if not any(item.startswith(_APART) for job in jobs for item in job.overrides if item not in of_all):
+        runs = _of_one_task(runs, trainings, compared.values())
     tasks, draw = by_task(runs), _Drawing("comparison", (run.method for run in runs), problems)
     tested = pairs(runs) if len(draw.styles) <= MOST else []
     label = _of_all(jobs, metric_label, "metric")
-    of_all = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
     found = Counter(job.state.partition(":")[0] for job in jobs)
     rows = [_job_row(job, of_all, directory) for job in jobs]
-    trainings = _trainings(jobs, of_all)
     overlay = _Drawing("overlay", trainings, problems)
     return environment.get_template("comparison.html").render(
         name=_of_all(jobs, lambda header: header.name, directory.name),
@@ -128,6 +133,18 @@ def _trainings(jobs: Sequence[Job], of_all: Collection[str]) -> dict[str, list[H
             found.setdefault(" ".join(own) or job.name, []).append(job.history)
     single = [len(h.trials) == 1 and any(next(iter(h.trials.values())).epochs) for own in found.values() for h in own]
     return found if len(single) > 1 and all(single) and len(found) <= MOST_CURVES else {}
+
+
+def _of_one_task(
+    runs: Sequence[Run], trainings: Mapping[str, Sequence[History]], histories: Iterable[History]
+) -> Sequence[Run]:
+    """Return runs as of one task if they are of single trainings, or one method tried on each: so these compete."""
+    if runs and trainings:
+        names = {id(history): name for name, own in trainings.items() for history in own}
+        return [replace(run, task="", method=names[id(each)]) for run, each in zip(runs, histories, strict=True)]
+    if len(by_method(runs)) == 1:
+        return [replace(run, task="", method=run.task) for run in runs] if len(by_task(runs)) > 1 else runs
+    return runs
 
 
 def _runs(histories: Mapping[Path, History], curves: Mapping[str, Curves]) -> tuple[list[Run], str]:

@@ -25,6 +25,12 @@ def _draw(figure: Figure, rows: Sequence[tuple[str, Row]], label: str) -> None:
         axes.plot([row.low, row.high], [at, at], color=INK, linewidth=1.4)
         axes.scatter(row.errors, [at] * len(row.errors), s=18, color=FAINT, linewidths=0, zorder=3)
         axes.scatter([row.mean], [at], s=44, color=ACCENT, linewidths=0, zorder=4)
+    errors = [error for _, row in rows for error in row.errors]
+    room = max(errors, default=0.0) - min(errors, default=0.0)
+    if room > 0:  # an interval of two seeds is wider than all that there is to see
+        low, high = min(row.low for _, row in rows), max(row.high for _, row in rows)
+        low, high = max(low, min(errors) - room), min(high, max(errors) + room)
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

@@ -46,7 +46,7 @@ def next_steps(history: History, run_dir: str) -> Iterator[Step]:
             "Extend it to twice its budget" if history.halted else "Extend it by one more round", f"{resume} {more}"
         )
     typed = [str(word) for word in header.settings.get("overrides", ())]
-    source = [str(word) for word in header.settings.get("source", ())]
+    source = [str(word) for word in header.settings.get("source", ()) if word != "hydra.mode=RUN"]
     again = [*_program(history), *source, "-m", *_without(typed, "seed", "scheduler")]
     other = "sha" if header.scheduler in ("fifo", "single") else "fifo"
     seeds = ",".join(str(header.seed + i) for i in range(3))

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from matplotlib.axes import Axes
@@ -12,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from halving.history import History
-from halving.report.canvas import Scale, place, png, round_numbers, svg, tick
+from halving.report.canvas import LARGEST, Scale, place, png, round_numbers, svg, tick
 from halving.report.comparison import LEFT, PAGE, PANEL, WIDTH, Style, legend, styled
+from halving.report.marks import annotate
 from halving.report.tables import header_of, last_epochs
 
 Across = Literal["epoch", "seconds"]
@@ -58,13 +60,14 @@ def overlay_figures(trainings: Trainings) -> list[tuple[str, str]]:
 def overlay_png(trainings: Trainings, panels: Sequence[Panel], path: Path) -> None:
     """Write panels side by side, three to a row, below the names of the lines."""
     styles = styled(trainings)
-    top, rows = legend(None, styles), math.ceil(len(panels) / 3)
+    top, rows, columns = legend(None, styles), math.ceil(len(panels) / 3), min(3, len(panels))
+    across = (3 * PANEL + 2 * GAP - (columns - 1) * GAP) // columns
 
     def draw(figure: Figure) -> None:
         legend(figure, styles)
         for i, panel in enumerate(panels):
             row, column = divmod(i, 3)
-            axes = place(figure, LEFT + column * (PANEL + GAP), top + 30 + row * (DOWN + 90), PANEL, DOWN)
+            axes = place(figure, LEFT + column * (across + GAP), top + 30 + row * (DOWN + 90), across, DOWN)
             _draw(axes, trainings, panel, styles)
 
     png(path, WIDTH, top + rows * (DOWN + 90), draw)
@@ -76,17 +79,22 @@ def _draw(axes: Axes, trainings: Trainings, panel: Panel, styles: Mapping[str, S
     maximize = header.maximize and panel.metric == header.metric
     sign = -1 if maximize else 1
     values = [sign * y for _, curve in curves for y in curve.values()]
+    starts = [next(iter(curve.values())) for _, curve in curves if curve]
     if panel.metric == "lr":  # a schedule is known by its shape
         scale = Scale(_named("lr"), 1, False, 0.0, max(values, default=1.0))
     else:
-        scale = Scale.over(values, _named(panel.metric), maximize)
-    for name, curve in curves:
+        scale = _whole(Scale.over(values, _named(panel.metric), maximize), [sign * y for y in starts], values)
+    for i, (name, curve) in enumerate(curves):
         colour, dash = styles[name]
         heights = [scale.height(sign * y) for y in curve.values()]
         marked, width = ("o", 1.7) if len(trainings[name]) == 1 else ("", 1.0)
+        later = {other for other, each in curves[i + 1 :] if other != name and _same(curve, each)}
+        width += 2.4 * len(later)  # so that none hides another
         axes.plot(list(curve), heights, color=colour, linestyle=dash, linewidth=width, marker=marked, markersize=2.6)
     scale.apply(axes)
     axes.set_title(scale.title, pad=12)
+    if beyond := scale.beyond(values):
+        annotate(axes, f"{beyond} worse, drawn at the edge", (1, 1), (0, 12), "axes fraction", ha="right", size=11)
     ends = [x for _, curve in curves for x in curve if x > 0]
     if panel.across == "seconds" and ends:
         axes.set_xscale("log")
@@ -99,6 +107,19 @@ def _draw(axes: Axes, trainings: Trainings, panel: Panel, styles: Mapping[str, S
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch", loc="left")
+
+
+def _whole(scale: Scale, starts: Sequence[float], values: Sequence[float]) -> Scale:
+    """Return a scale on which a training is seen from its start; only what is far worse lies beyond."""
+    if not starts or not math.isfinite(2 * (start := median(starts))):
+        return scale
+    bound = start * start / scale.best if scale.log else 2 * start - scale.best
+    return replace(scale, worst=max([scale.worst, *(value for value in values if value <= min(bound, LARGEST))]))
+
+
+def _same(curve: Mapping[float, float], other: Mapping[float, float]) -> bool:
+    """Whether one line would hide another."""
+    return curve.keys() == other.keys() and all(math.isclose(y, other[x], rel_tol=1e-3) for x, y in curve.items())
 
 
 def _curve(history: History, panel: Panel) -> dict[float, float]:
