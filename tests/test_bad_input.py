@@ -89,7 +89,7 @@ RULES = [
     ("optimizer.lr=-1.0", "learning rate", "-1.0"),
     ("optimizer.lr=-1", "learning rate", "-1"),
     ("lr_schedule.warmup=abc", "lr_schedule.warmup=abc", "number of epochs"),
-    *((f"averaging=ema averaging.decay={d}", f"averaging.decay={d}", "below 1") for d in ("1", "abc", "true")),
+    *((f"averaging=ema averaging.decay={d}", f"averaging.decay={d}", "below 1") for d in ("1", "abc", "True")),
     ("averaging=swa averaging.start=1.5", "averaging.start=1.5", "fraction of the training"),
     ("+averaging.decay=0.5", "averaging._target_", "must name what builds it"),
     ("metric=averaged_val_eror", "metric=averaged_val_eror", "averaged_val_error"),

@@ -146,7 +146,7 @@ def test_an_own_training_pauses_exactly_and_its_winner_is_had_again(
     fixed = ["trial", "resource", "epoch", "lr", "train_loss", "train_error", "val_loss", "val_error", "seconds"]
     assert list(rows[0]) == [*fixed, "mse", "threads"] and rows[0]["val_error"] == "" != rows[0]["mse"]
     page = (mine / "study/report.html").read_text("utf-8")
-    assert page.count("<svg") == 6 and "mse" in page and "could not" not in page
+    assert page.count("<svg") == 7 and "mse" in page and "could not" not in page
     kept = study.best_state()
     assert set(kept) == {"model", "optimizer", "schedule"} and kept["model"]["0.weight"].shape == (3, 6)
     if (scheduler, executor) != ("sha", "serial"):

@@ -76,6 +76,14 @@ def test_a_study_that_diverges_is_out_of_range_and_loses_none_of_the_others(fork
     assert (folder / "figure.png").is_file() and "| nan |" in (folder / "table.md").read_text()
 
 
+def test_what_may_diverge_is_no_mistake_where_it_does(fork: Call, tmp_path: Path) -> None:
+    """As the book's constant learning rate does, at the edge of stability."""
+    short = ("lr_schedule=constant", "r_max=2", "optimizer.lr=1e9", "data.train_samples=200")
+    result = repeat(fork, tmp_path, "lr_schedules", *short)
+    assert result.returncode == 1 and "| test accuracy, constant | 0.896 | nan | 0.3 to 1 | yes |" in result.stdout
+    assert "out of range: test accuracy, square_root and ema is nan" in result.stderr
+
+
 def test_what_cannot_be_one_study_or_written_is_said_in_one_line(fork: Call, tmp_path: Path) -> None:
     several = ("hydra.mode=MULTIRUN", "r_max=1,2", "budget.evaluations=1")
     result = repeat(fork, tmp_path, "lenet_random_search", *several)

@@ -464,7 +464,7 @@ def test_a_training_has_what_the_command_line_has(tmp_path: Path) -> None:
     assert len(runs) == 10 and all(b"mse" in run.read_bytes() for run in runs)
     assert (tmp_path / "metrics.csv").read_text().startswith("elapsed,trial,resource,epoch,mse,norm,val_loss\n")
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert page.count("<svg") == 6 and "could not" not in page
+    assert page.count("<svg") == 7 and "could not" not in page
     assert "best mse: <b>" in page and "with a test mse of <b>9</b>" in page
     for tracker in (Wandb(mode="offline"), Csv()):
         with pytest.raises(halving.UserError, match=r"trackers: \w+ writes into the run directory; give run_dir="):

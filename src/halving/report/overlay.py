@@ -94,7 +94,8 @@ def _draw(axes: Axes, trainings: Trainings, panel: Panel, styles: Mapping[str, S
     scale.apply(axes)
     axes.set_title(scale.title, pad=12)
     if beyond := scale.beyond(values):
-        annotate(axes, f"{beyond} worse, drawn at the edge", (1, 1), (0, 12), "axes fraction", ha="right", size=11)
+        said = f"{beyond} worse, drawn at the edge"
+        annotate(axes, said, (1, 0), (0, -32), "axes fraction", ha="right", va="center", size=11)
     ends = [x for _, curve in curves for x in curve if x > 0]
     if panel.across == "seconds" and ends:
         axes.set_xscale("log")
