@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from halving import UserError, load
-from halving.comparison import (
+from halving.curves import Curves
+from halving.curves import load as load_curves
+from halving.curves.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
+from halving.environment import expanded
+from halving.history import History
+from halving.report.drawing import drawing
+from halving.report.methods import Table, methods_table, notes, pairs_table, ranks_table, too_few
+from halving.report.tables import digits
+from halving.review.comparison import (
     Axis,
     Pair,
     Run,
@@ -23,15 +31,7 @@ from halving.comparison import (
     pairs,
     tables,
 )
-from halving.curves import Curves
-from halving.curves import load as load_curves
-from halving.curves.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
-from halving.environment import expanded
-from halving.history import History
-from halving.report.drawing import drawing
-from halving.report.methods import Table, methods_table, notes, pairs_table, ranks_table, too_few
-from halving.report.tables import digits
-from halving.run_directories import run_directories
+from halving.review.run_directories import run_directories
 from halving.spreadsheet import line
 from halving.terminal import one_line, printable
 from halving.tracking.wording import count

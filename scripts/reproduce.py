@@ -23,7 +23,7 @@ from halving.report.confirmation import Row
 from halving.report.drawing import drawing
 from halving.report.tables import number
 from halving.report.workers import idle
-from halving.run_directories import run_directories
+from halving.review.run_directories import run_directories
 from halving.spreadsheet import line
 from halving.terminal import one_line
 

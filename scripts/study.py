@@ -2,7 +2,7 @@
 
 import sys
 
-from halving.inspection import main
+from halving.review.inspection import main
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -20,9 +20,9 @@ import halving
 from halving.errors import UserError
 from halving.executors import Process, Serial
 from halving.journal import Journal, read
+from halving.review.verification import refuse_running
 from halving.searchers import GridSearcher
 from halving.trial import Epoch, Finished, Job, Start, Step
-from halving.verification import refuse_running
 
 EXECUTORS = {"serial": Serial, "process": partial(Process, workers=1)}
 

@@ -14,7 +14,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import halving
-from halving.comparison import Run, band, by_method, common_end, holm, labelled, paired, pairs, ranks, run_of
 from halving.curves import Curves, load
 from halving.curves.recording import record
 from halving.curves.simulation import simulate
@@ -22,6 +21,7 @@ from halving.curves.what_if import Setting, deadline, replay_all, settings, trus
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.history import Header, History
+from halving.review.comparison import Run, band, by_method, common_end, holm, labelled, paired, pairs, ranks, run_of
 from halving.schedulers import FIFO, SuccessiveHalving
 from halving.trial import Configuration, Epoch, Finished, Job, Outcome, Step
 from halving.tuner import Tuner

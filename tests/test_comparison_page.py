@@ -17,10 +17,10 @@ import halving
 from halving.config.multirun import compared, write_comparison
 from halving.errors import UserError
 from halving.history import Chosen, Confirm, Confirmed, Ended, History
-from halving.inspection import main as inspect
 from halving.report.comparison_page import comparison_html
 from halving.report.jobs import Job
 from halving.report.methods import mean_and_error
+from halving.review.inspection import main as inspect
 from halving.schedulers import Hyperband
 
 NASTY = "<script>alert(1)</script>"

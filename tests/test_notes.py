@@ -15,8 +15,8 @@ import halving
 from halving.config.secrets import Secrets
 from halving.errors import UserError
 from halving.journal import read, replay
-from halving.rebuilding import rebuild
 from halving.report.wandb_report import Heading, Text, of_study
+from halving.review.rebuilding import rebuild
 from halving.tracking.wandb import Wandb
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1", "scheduler=sha")

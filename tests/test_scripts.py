@@ -20,8 +20,8 @@ import halving
 from halving.checkpoints.content import write
 from halving.errors import UserError
 from halving.journal import encode
-from halving.rebuilding import rebuild
-from halving.verification import verify
+from halving.review.rebuilding import rebuild
+from halving.review.verification import verify
 
 
 @pytest.fixture

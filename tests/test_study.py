@@ -22,8 +22,8 @@ from sklearn.datasets import make_regression
 from sklearn.ensemble import GradientBoostingRegressor
 
 import halving
-from halving.rebuilding import rebuild
 from halving.report import figures
+from halving.review.rebuilding import rebuild
 from halving.searchers import BOHBSearcher
 from halving.tracking.csv import Csv
 from halving.tracking.progress import Progress

@@ -15,7 +15,7 @@ import halving
 from halving.errors import UserError
 from halving.history import Confirm, Confirmed, Event, History
 from halving.journal import read, replay
-from halving.rebuilding import rebuild
+from halving.review.rebuilding import rebuild
 from halving.tracking.base import Trackers
 from halving.tracking.tensorboard import FILE, TensorBoard
 from halving.trial import Epoch, Start, Verdict

@@ -22,7 +22,7 @@ def train(cfg: DictConfig) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["study"]:
-        from halving.inspection import main as study
+        from halving.review.inspection import main as study
 
         study(sys.argv[2:], "halving study")
     else:

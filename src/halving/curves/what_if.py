@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, rankdata, t
 
-from halving.comparison import Array
 from halving.curves.simulation import simulate
 from halving.curves.table import Curves, row_of
 from halving.history import History
+from halving.review.comparison import Array
 from halving.schedulers import ASHA, FIFO, AsyncHyperband, ConcordantASHA, Hyperband, Scheduler, SuccessiveHalving
 from halving.schedulers.successive_halving import ladder
 from halving.study import planned_cost

@@ -14,7 +14,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from halving.comparison import Pair, Run, by_method, by_task, common_end, labelled, pairs
 from halving.curves.table import Curves
 from halving.errors import UserError, noted
 from halving.history import Header, History
@@ -24,6 +23,7 @@ from halving.report.html import duration
 from halving.report.jobs import Job
 from halving.report.methods import methods_table, notes, pairs_table, ranks_table, too_few
 from halving.report.tables import digits, metric_label, number, own_error, summary, uncertainty
+from halving.review.comparison import Pair, Run, by_method, by_task, common_end, labelled, pairs
 from halving.terminal import printable
 from halving.tracking.wording import count, cut
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halving.comparison import Pair, Run, by_method, common_end, ranks
 from halving.report.tables import digits, number
+from halving.review.comparison import Pair, Run, by_method, common_end, ranks
 from halving.tracking.wording import count, duration
 
 

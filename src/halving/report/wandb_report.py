@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from halving.comparison import Run, by_method, by_task, common_end, labelled, pairs
 from halving.confirming import ranked
 from halving.history import Header, History, Trial
 from halving.report.conclusion import conclusion, confirmed, doubts, in_full
 from halving.report.confirmation import half_width
 from halving.report.html import plan_rows
 from halving.report.tables import digits, header_of, metric_label, number, real, winner
+from halving.review.comparison import Run, by_method, by_task, common_end, labelled, pairs
 from halving.tracking.runs import FIGURE, fitted, metric_name, notes_text, run_id
 from halving.tracking.wording import count, short
 from halving.trial import Value

@@ -21,7 +21,7 @@ from halving.terminal import one_line, printable
 
 def check(arguments: argparse.Namespace) -> None:
     """Say of the journal, each checkpoint and each derived file whether it is whole; exit status 1 if one is not."""
-    from halving.verification import verify
+    from halving.review.verification import verify
 
     whole = True
     for finding in verify(arguments.run_dir):
@@ -33,7 +33,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def rebuild(arguments: argparse.Namespace) -> None:
     """Write results.csv, curves.csv, summary.json, report.html and what trackers wrote anew from the journal."""
-    from halving.rebuilding import rebuild
+    from halving.review.rebuilding import rebuild
 
     for name in rebuild(arguments.run_dir):
         print(name)
@@ -127,7 +127,7 @@ def _train(
 
     from halving.config.polite import command_line, job
 
-    conf = Path(__file__).with_name("conf").resolve()
+    conf = (Path(__file__).parents[1] / "conf").resolve()
 
     @command_line(conf, recorded)
     @hydra.main(version_base="1.3", config_path=str(conf), config_name="config")

@@ -15,13 +15,13 @@ from halving.journal import read, replay
 from halving.report.derived import write_all
 from halving.report.exhibits import exhibit
 from halving.report.tables import header_of
+from halving.review.verification import refuse_running
 from halving.tracking.runs import notes_text
 from halving.tracking.tensorboard import FOLDER, TensorBoard, clear
 from halving.tracking.wandb import Wandb
 from halving.tracking.wandb_runs import STAGED
 from halving.tracking.wording import count
 from halving.trial import Configuration
-from halving.verification import refuse_running
 
 
 def rebuild(run_dir: Path) -> list[str]:
