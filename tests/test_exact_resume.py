@@ -37,6 +37,7 @@ COMBINATIONS = {
     "own-lazy": OWN_LAZY,
     **{f"optimizer-{name}": [f"optimizer={name}", "lr_schedule=cosine"] for name in OPTIMIZERS},
     **{f"schedule-{name}": [f"lr_schedule={name}", "optimizer.momentum=0.9"] for name in SCHEDULES},
+    "schedule-cosine_warmup": ["lr_schedule=cosine_warmup", "lr_schedule.warmup=2.5"],
     "plateau-drops": ["lr_schedule=plateau", "lr_schedule.patience=0", "optimizer.lr=1.0"],
     "convolutions": ["model=lenet_modern"],
     "batch-norm": ["model=resnet18", "data.train_samples=8", "data.batch_size=4", "data.validation=4"],

@@ -215,5 +215,5 @@ def test_it_fits_a_phone_and_everybody_can_read_it(opened: Any, name: str, width
 
 def test_it_is_complete_without_a_script(opened: Any) -> None:
     page = opened("conditional", java_script_enabled=False)
-    assert page.locator("svg").count() == 6 and page.locator("#trials tbody tr:visible").count() == 9
+    assert page.locator("svg").count() == 7 and page.locator("#trials tbody tr:visible").count() == 9
     assert not page.locator(".tools").is_visible() and not page.locator("#chosen").is_visible()
