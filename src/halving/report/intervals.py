@@ -1,5 +1,6 @@
 """Means with their intervals, one below the other."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def _draw(figure: Figure, rows: Sequence[tuple[str, Row]], label: str) -> None:
     errors = [error for _, row in rows for error in row.errors]
     room = max(errors, default=0.0) - min(errors, default=0.0)
     if room > 0:  # an interval of two seeds is wider than all that there is to see
-        low, high = min(row.low for _, row in rows), max(row.high for _, row in rows)
-        low, high = max(low, min(errors) - room), min(high, max(errors) + room)
+        ends = [end for _, row in rows for end in (row.low, row.high, *row.errors) if math.isfinite(end)]
+        low, high = max(min(ends), min(errors) - room), min(max(ends), max(errors) + room)
         axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
