@@ -174,7 +174,7 @@ def lr_schedules_tuned(runs: Runs, quick: bool) -> list[Number]:
     for name, study in named(runs["schedules"], "lr_schedule").items():
         row, edge = confirmed(study), name not in steady  # which wins with a rate that some seeds do not survive
         mean = row.mean if row is not None and math.isfinite(row.mean) else math.nan
-        low, high = (0.0, 0.95) if quick else steady.get(name, (0.18, 0.95))
+        low, high = (0.0, 0.8) if quick else steady.get(name, (0.18, 0.95))
         found.append(Number(f"validation error with fresh seeds, {name}", mean, low, high, may_diverge=edge))
         if not quick:  # of two seeds it says nothing
             half = row.high - row.mean if row is not None and math.isfinite(mean) else math.nan
