@@ -30,10 +30,12 @@ from halving.history import (
     Ladder,
     Resumed,
 )
+from halving.links import create, refuse
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict, plain
 
 VERSION = 1
 FILE = "journal.jsonl"
+LOCK = "journal.lock"
 
 _EVENTS: dict[str, type[Event]] = {
     "header": Header,
@@ -65,21 +67,24 @@ class Journal:
     sets a torn tail aside. `append` only gathers; `flush` writes what was gathered by one write, `sync` makes it
     durable.
 
-    Raises UserError if another process writes it, or it is damaged before its tail.
+    Raises UserError if another process writes it, it is damaged before its tail, or the run directory holds what leads
+    out of it.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / FILE
-        self._lock = _lock(run_dir / "journal.lock")
+        refuse(run_dir)
+        self._lock = _lock(run_dir / LOCK)
         try:
             raw = self.path.read_bytes() if self.path.exists() else b""
             self.events, end = decode(raw, self.path)
         except BaseException:
             _unlock(self._lock)
             raise
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         if end < len(raw):
-            self.path.with_name(f"journal.torn-{end}").write_bytes(raw[end:])
+            with os.fdopen(create(self.path.with_name(f"journal.torn-{end}")), "wb") as torn:
+                torn.write(raw[end:])
             os.ftruncate(self._fd, end)
         os.fsync(self._fd)
         durable(run_dir)
@@ -133,9 +138,10 @@ class Journal:
 def read(run_dir: Path) -> list[tuple[Event, float]]:
     """Return the events of a run directory with their times, leaving out a torn tail; takes no lock.
 
-    Raises UserError without a journal or with damage before its tail.
+    Raises UserError without a journal, with damage before its tail, or with links in the run directory.
     """
     path = run_dir / FILE
+    refuse(run_dir, written=False)
     if not path.is_file():
         raise UserError(f"{run_dir}: no {FILE} there; give the directory that a run printed as its own")
     return decode(path.read_bytes(), path)[0]
@@ -293,10 +299,11 @@ def _refuse_strange(body: dict[str, Any]) -> None:
 
 def owner(run_dir: Path) -> str:
     """Return who holds the lock of a run directory, and so runs its study; nothing where nobody does."""
-    lock = run_dir / "journal.lock"
-    if not lock.is_file():
+    try:
+        fd = os.open(run_dir / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
         return ""
-    with lock.open() as file:
+    with os.fdopen(fd, errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
@@ -306,7 +313,7 @@ def owner(run_dir: Path) -> str:
 
 def _lock(path: Path) -> int:
     """Take the exclusive lock; a dead owner's is free."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     _locks.add(fd)
     try:
         _exclusively(fd)

@@ -14,6 +14,7 @@ import torch
 
 from halving.checkpoints.files import durable, refused
 from halving.errors import StudyError, UserError
+from halving.links import create
 
 _ARRAY = "numpy.ndarray"  # marks a tensor that was one
 _DTYPES = ("bool", *(f"{kind}int{n}" for kind in ("", "u") for n in (8, 16, 32, 64)), "float16", "float32", "float64")
@@ -34,7 +35,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with os.fdopen(create(temporary), "wb") as file:
             file.write(serialised.getbuffer())
             file.flush()
             os.fsync(file.fileno())

@@ -20,19 +20,19 @@ def path(trial: int, resource: int) -> str:
 
 
 def inside(run_dir: Path, name: str) -> Path:
-    """Return the path of a file that a journal names.
+    """Return the path of what has a name below a run directory.
 
     Raises UserError if it lies elsewhere: absolute, above the run directory, or behind a symbolic link.
     """
     path = run_dir / name
     if not path.resolve().is_relative_to(run_dir.resolve()):
-        raise UserError(f"{run_dir}: its journal names {name!r}, which lies outside of it; it is not read")
+        raise UserError(f"{path} lies outside of {run_dir}; it is neither read nor written")
     return path
 
 
 def resources(run_dir: Path, trial: int) -> list[int]:
     """Return the resources at which a trial has checkpoints, the most first."""
-    found = (run_dir / DIRECTORY / str(trial)).glob("*")
+    found = inside(run_dir, f"{DIRECTORY}/{trial}").glob("*")
     return sorted(
         {int(each.stem) for each in found if each.stem.isdecimal() and each.suffix in ("", ".pt")}, reverse=True
     )
@@ -45,7 +45,7 @@ def named(trial: Trial) -> tuple[int, ...]:
 
 def discard(run_dir: Path, trial: int, but: Iterable[int] = ()) -> None:
     """Delete a trial's checkpoints, except those at some resources and what it works in; without these, everything."""
-    directory = run_dir / DIRECTORY / str(trial)
+    directory = inside(run_dir, f"{DIRECTORY}/{trial}")
     kept = {f"{resource}{suffix}" for resource in but for suffix in ("", ".pt")}
     if not kept:
         shutil.rmtree(directory, ignore_errors=True)
@@ -77,7 +77,8 @@ def is_kept(history: History, number: int) -> bool:
 def sweep(run_dir: Path, history: History) -> None:
     """Delete what nobody needs any more: checkpoints of ended trials, replaced ones, and what trainings worked in."""
     best = history.incumbent
-    for directory in (run_dir / DIRECTORY).glob("*"):
+    for found in inside(run_dir, DIRECTORY).glob("*"):
+        directory = inside(run_dir, f"{DIRECTORY}/{found.name}")
         if (number := confirmation(directory.name)) is not None and is_kept(history, number):
             continue
         trial = history.trials.get(int(directory.name)) if directory.name.isdecimal() else None

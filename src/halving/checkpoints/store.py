@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import Any, Protocol
 
 from halving.checkpoints.files import copy, digests, durable, refused, room
-from halving.checkpoints.names import DIRECTORY, WORKING, discard, path, remove, resources
+from halving.checkpoints.names import DIRECTORY, WORKING, discard, inside, path, remove, resources
 from halving.errors import UserError
 from halving.trial import Job, Restarted
 
@@ -55,6 +55,7 @@ class Store:
 
         began = time.perf_counter()
         below = path(trial, resource)
+        inside(self.run_dir, str(Path(below).parent))
         content = {"trial": trial, "resource": resource, "config": config, "state": dict(state.values)}
         if state.files is None:
             write(content, self.run_dir / below)
@@ -75,10 +76,10 @@ class Store:
         """
         from halving.checkpoints.content import read
 
-        directory = self.run_dir / DIRECTORY / str(trial) / str(resource)
+        directory = inside(self.run_dir, f"{DIRECTORY}/{trial}/{resource}")
         files = directory / "files" if directory.is_dir() and not directory.is_symlink() else None
         file = directory.with_suffix(".pt") if files is None else directory / "state.pt"
-        content = read(file)
+        content = read(inside(self.run_dir, str(file.relative_to(self.run_dir))))
         wanted = {"trial": trial, "resource": resource, "config": content.get("config") if config is None else config}
         for name, want in wanted.items():
             if (have := content.get(name)) != want:
@@ -118,7 +119,7 @@ class Store:
 
         Raises StorageError if the disk refuses.
         """
-        directory = self.run_dir / DIRECTORY / str(trial) / f"{WORKING}{token_hex(8)}"
+        directory = inside(self.run_dir, f"{DIRECTORY}/{trial}") / f"{WORKING}{token_hex(8)}"
         with room(lambda: directory):
             try:
                 directory.mkdir(parents=True) if files is None else copy(files, directory)

@@ -103,6 +103,11 @@ def directories(words: Sequence[str]) -> list[str]:
     return found
 
 
+def config_paths(words: Sequence[str]) -> list[str]:
+    """Return the directories that a command line names by Hydra's own options."""
+    return [word for option, word in pairwise(words) if option in _DIRECTORIES]
+
+
 def _override(word: str) -> list[str]:
     if (command := _COMMAND.fullmatch(word)) and _value(word) is None:  # braces and quotes are the command's own
         return [command[1] + QuotedString(command[2], Quote.single).with_quotes()]

@@ -6,8 +6,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -31,11 +31,13 @@ from halving.config.resumption import (
     job_directories,
     sweep_command,
     sweep_words,
+    swept_by,
 )
 from halving.config.secrets import Secrets
 from halving.errors import UserError, noted
 from halving.history import History
 from halving.journal import FILE, owner, read, replay
+from halving.links import refuse
 from halving.report.derived import replace
 from halving.report.jobs import Job
 from halving.report.tables import digits, own_error, summary, uncertainty
@@ -67,14 +69,19 @@ class RememberSweep(Callback):
         self._before, self._began = 0, 0.0
         self._signal = 0
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Look at where Hydra is about to write its log and its own files."""
+        with suppress(OmegaConfBaseException), _insisting(Secrets.of({}, sys.argv[1:])):  # the run will say the same
+            refuse(Path(config.hydra.run.dir))
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.sweep = Path(config.hydra.sweep.dir).resolve()
         secrets = Secrets.of({}, sys.argv[1:])
-        try:
+        with _insisting(secrets):
+            for directory in (self.sweep, *job_directories(self.sweep)):
+                refuse(directory)
             _check(config, self.sweep)
-        except UserError as error:  # Hydra would only warn
-            sys.exit(printable(f"error: {secrets.redact(str(error))}"))
-        self.jobs = [_told(job) for job in _planned(config)]
+        self.jobs = [_told(job) for job in _planned(config.hydra)]
         self.command = secrets.redact(sweep_command(config.hydra, self.sweep))
         excluded = [*config.hydra.job.config.override_dirname.exclude_keys]
         if config.resume is not None and "resume" not in excluded:  # it would be part of the jobs' names
@@ -151,12 +158,21 @@ class RememberSweep(Callback):
         ]
 
 
+@contextmanager
+def _insisting(secrets: Secrets) -> Generator[None]:
+    """End the command at a mistake that a callback finds, of which Hydra would only warn."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(printable(f"error: {secrets.redact(str(error))}"))
+
+
 def note_failure(message: str) -> None:
     """Leave the reason of a job's failure in its directory."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     with suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / _FAILURE).write_text(message + "\n", encoding="utf-8")
+        replace(directory / _FAILURE, message + "\n")
 
 
 def forget_failure() -> None:
@@ -172,7 +188,7 @@ def print_table() -> None:
         if not (rows := sweep.rows()):
             continue
         jobs = (row | {"overrides": shlex.join(row["overrides"])} for row in rows)
-        (sweep.sweep / "jobs.csv").write_text(table(_COLUMNS, jobs), encoding="utf-8", errors="backslashreplace")
+        replace(sweep.sweep / "jobs.csv", table(_COLUMNS, jobs))
         _print(rows, sweep)
         if len(rows) > 1 and not _interrupted(rows):
             problems: list[str] = []
@@ -205,7 +221,7 @@ def compared(directory: Path) -> list[Job]:
     planned: list[list[str]] = []
     if (directory / SWEEP).is_file():
         with suppress(OmegaConfBaseException, OSError):
-            planned = [_told(job) for job in _planned(cast(DictConfig, OmegaConf.load(directory / SWEEP)))]
+            planned = [_told(job) for job in _planned(swept_by(directory))]
     if not jobs and not planned:
         raise UserError(f"{directory}: no {FILE} there or below; give a run directory, or a multirun's directory")
     begun = [set(job.overrides) for job in jobs]
@@ -225,14 +241,14 @@ def _check(config: DictConfig, sweep: Path) -> None:
         raise UserError(f"{sweep} holds a multirun; go on with it by resume={sweep}, or take another hydra.sweep.dir")
 
 
-def _planned(config: DictConfig) -> list[list[str]]:
+def _planned(settings: DictConfig) -> list[list[str]]:
     """Return the overrides of each job, where Hydra's own sweeper makes them."""
-    if not str(config.hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
+    if not str(settings.sweeper["_target_"]).endswith(".BasicSweeper"):
         return []
     hydra = GlobalHydra.instance()
     parser = OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None)
     with suppress(HydraException):  # the sweeper is about to say what is wrong
-        return BasicSweeper.split_arguments(parser.parse_overrides(sweep_words(config.hydra)), None)[0]
+        return BasicSweeper.split_arguments(parser.parse_overrides(sweep_words(settings)), None)[0]
     return []
 
 

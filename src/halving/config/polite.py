@@ -26,13 +26,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from halving.config import commands, multirun, schema, trust
-from halving.config.arguments import directories, placed, read, remember
+from halving.config.arguments import config_paths, directories, placed, read, remember
 from halving.config.checks import first_line
 from halving.config.resumption import register_resolvers, repeat
 from halving.config.secrets import RedactingFilter, Secrets
 from halving.config.suggestions import nearest, nearest_option
 from halving.environment import wait_passively
 from halving.errors import UserError
+from halving.journal import FILE
+from halving.links import refuse
 from halving.terminal import coming, one_line, printable
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,9 @@ def command_line(conf: Path, recorded: Sequence[str] = ()) -> Callable[[Callable
                     remember()
                     sys.argv[1:] = repeat(read([*recorded, *sys.argv[1:]]))
                     _theirs[:] = directories(sys.argv[1:])
+                    for place in map(Path, config_paths(sys.argv[1:])):
+                        if (place / FILE).is_file():  # a study, of which best.yaml will be read
+                            refuse(place, written=False)
                     if "--version" in sys.argv[1:]:
                         print("halving", version("halving"))  # before Hydra's own
                     main()

@@ -22,6 +22,7 @@ from halving.config.secrets import REDACTED, redacted_paths
 from halving.errors import UserError
 from halving.history import Header
 from halving.journal import FILE, decode
+from halving.links import refuse, strays
 
 SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
 _MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "confirm", "notes", "resume", "trusted_packages")
@@ -44,6 +45,7 @@ def repeat(arguments: list[str]) -> list[str]:
     named = [read(item) for item in arguments if item.startswith("resume=")]
     if not named or not isinstance(named[-1], str) or {"-m", "--multirun"}.intersection(arguments):
         return arguments
+    refuse(placed(named[-1]), written=False)
     settings = _recorded_settings(placed(named[-1]) / FILE)
     keys = {key_of(item) for item in arguments}
     replaced = tuple(keys) + tuple(f"{group}." for group in keys.intersection(_MAY_CHANGE))
@@ -139,8 +141,7 @@ def _run_or_new(resume: str | None, new: str) -> str:
         return new
     path = placed(resume)
     if (path / SWEEP).is_file() and not (path / FILE).is_file():
-        hydra = OmegaConf.load(path / SWEEP).hydra
-        raise UserError(f"resume: {resume} is a multirun; repeat it: {sweep_command(hydra, path)}")
+        raise UserError(f"resume: {resume} is a multirun; repeat it: {sweep_command(swept_by(path), path)}")
     if not (path / FILE).is_file():
         raise UserError(f"resume: {resume} holds no study; give the directory that a run printed as its own")
     return str(path)
@@ -192,8 +193,7 @@ def check_sweep(cfg: DictConfig, sweep: Path) -> None:
     if refused and "experiment" not in varied:
         raise UserError(
             "resume: this would be another multirun:\n" + _listed(refused, "multirun") + "\n"
-            "sweep over both values, begin a new multirun, or repeat this one: "
-            + sweep_command(OmegaConf.load(sweep / SWEEP).hydra, sweep)
+            "sweep over both values, begin a new multirun, or repeat this one: " + sweep_command(swept_by(sweep), sweep)
         )
 
 
@@ -204,7 +204,7 @@ def _earlier(sweep: Path, composed: Mapping[str, Any]) -> str | None:
     """
     words = composed["hydra"]["overrides"]["task"]
     keys = [key_of(item) for item in words]
-    swept = _swept(OmegaConf.load(sweep / SWEEP).hydra)
+    swept = _swept(swept_by(sweep))
     alike: list[str] = []
     for directory, (stored, overrides) in _begun(sweep).items():
         differences = _differences(stored, composed, _roots([*words, *overrides]), keys)
@@ -233,6 +233,8 @@ def _begun(sweep: Path) -> dict[str, tuple[Mapping[str, Any], list[str]]]:
 
 def begun_with(directory: Path) -> Mapping[str, Any]:
     """Return the `unresolved` config and the `overrides` of the job that began in a directory, or nothing."""
+    if any(strays(directory, written=False)):
+        return {}
     with suppress(UserError):  # a damaged journal is its own job's affair
         if settings := _recorded_settings(directory / FILE):
             return settings
@@ -241,6 +243,12 @@ def begun_with(directory: Path) -> Mapping[str, Any]:
         return {}
     config, overrides = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
     return {"unresolved": config, "overrides": [item for item in overrides if key_of(item) != "resume"]}
+
+
+def swept_by(sweep: Path) -> DictConfig:
+    """Return Hydra's own settings of the multirun in a directory. Raises UserError where that holds links."""
+    refuse(sweep, written=False)
+    return cast(DictConfig, OmegaConf.load(sweep / SWEEP)).hydra
 
 
 def sweep_words(hydra: DictConfig) -> list[str]:

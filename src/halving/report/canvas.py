@@ -19,6 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from halving.report.derived import replace
 from halving.report.tables import digits, number
 
 ACCENT, INK, MUTED, FAINT, HAIR, PAPER = "#0a66c2", "#1f2429", "#626b74", "#a3abb3", "#dfe3e7", "#ffffff"
@@ -71,7 +72,9 @@ def png(path: Path, width: int, height: int, draw: Callable[[Figure], None]) -> 
     with _style():
         figure = _figure(width, height, draw)
         FigureCanvasAgg(figure)
-        figure.savefig(path, format="png", dpi=144, facecolor=PAPER, metadata={"Software": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=144, facecolor=PAPER, metadata={"Software": None})
+    replace(path, drawn.getvalue())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from halving.report.canvas import FAINT, HAIR, INK, MUTED, Scale, place, png, svg
+from halving.report.derived import replace
 from halving.report.tables import number, time_unit
 from halving.review.comparison import Band, Pair, Run, band, by_method, by_task, grid, ranks
 from halving.tracking.wording import count, cut
@@ -38,7 +39,7 @@ def comparison_figure(runs: Sequence[Run], directory: Path) -> tuple[Path, Path]
     files = directory / "comparison.png", directory / "comparison.svg"
     png(files[0], WIDTH, height, lambda figure: _draw(figure, runs))
     drawn = svg("comparison", "Incumbents of each method at any time", WIDTH, height, lambda f: _draw(f, runs))
-    files[1].write_text(drawn.replace("<svg", '<svg style="background: white"', 1), encoding="utf-8")
+    replace(files[1], drawn.replace("<svg", '<svg style="background: white"', 1))
     return files
 
 

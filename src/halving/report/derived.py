@@ -9,6 +9,7 @@ from pathlib import Path
 
 from halving.errors import noted
 from halving.history import History
+from halving.links import create
 from halving.report.tables import CURVES, RESULTS, curve_rows, header_of, override_text, results_rows, summary
 from halving.spreadsheet import table
 
@@ -73,12 +74,13 @@ def _report(history: History, problems: list[str], run_dir: Path) -> str:
     return report_html(history, problems, run_dir)
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
+def replace(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part. A link is replaced, not followed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # What a path or a message holds that is no text becomes an escape.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with os.fdopen(create(temporary), "wb") as file:
+            # What a path or a message holds that is no text becomes an escape.
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

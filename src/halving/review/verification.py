@@ -11,6 +11,7 @@ from halving.config.secrets import REDACTED
 from halving.errors import UserError
 from halving.history import Header, History, Trial
 from halving.journal import FILE, decode, owner, replay
+from halving.links import strays
 from halving.report.derived import TABLES
 from halving.tracking.wording import count
 from halving.training.own import hashed
@@ -30,8 +31,12 @@ class Finding:
 def verify(run_dir: Path) -> Iterator[Finding]:
     """Yield a finding on each part of a run directory.
 
-    Raises UserError without a journal, and while a study still writes it.
+    Raises UserError without a journal, and while a study still writes it. Where there are links, nothing else is read.
     """
+    if found := list(strays(run_dir)):
+        for stray, what in found:
+            yield Finding(stray.relative_to(run_dir).as_posix(), False, f"is {what}; remove it, nothing here is read")
+        return
     path = run_dir / FILE
     if not path.is_file():
         raise UserError(f"{run_dir}: no {FILE} there; give the directory that a run printed as its own")
