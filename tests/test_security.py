@@ -10,10 +10,13 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import halving
@@ -22,13 +25,13 @@ from halving.checkpoints.store import State, Store
 from halving.config.secrets import REDACTED, RedactingFilter, Secrets, is_secret
 from halving.config.trust import typed
 from halving.errors import UserError
-from halving.history import Ended, Event, Header, History, Ladder
+from halving.history import Chosen, Confirmed, Ended, Event, Header, History, Ladder, Resumed
 from halving.journal import FILE, encode, read
 from halving.report.conclusion import conclusion
 from halving.report.html import report_html
 from halving.terminal import Terminal, printable
 from halving.tracking.progress import Progress
-from halving.trial import Epoch, Finished, Outcome, Resume, Start, Verdict
+from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
 
 SMALL = ("r_max=1", "data.train_samples=60", "executor.threads=1")
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -49,6 +52,9 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
             "AWS_SECRET_ACCESS_KEY",
         ),
         *("password", "passwd", "db.Password", "PASSWORD", "userPassword2", "credential", "db_credentials"),
+        *("pwd", "MYSQL_PWD", "PGPASSWORD", "db_pass", "accesskey", "SharedAccessKey", "AccountKey", "csrftoken"),
+        *("Authorization", "proxy-authorization", "basic_auth", "bearer", "cookie", "jwt"),
+        *("DATABASE_URL", "redis_uri", "SENTRY_DSN", "connectionString"),
     ],
 )
 def test_secret_names(key: str) -> None:
@@ -56,7 +62,12 @@ def test_secret_names(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["monkey", "keys", "keyboard", "tokenizer", "turkey", "keynote", "secretary", "token.size", "compass", ""]
+    "key",
+    [
+        *("monkey", "keys", "keyboard", "tokenizer", "turkey", "keynote", "secretary", "token.size", "compass", ""),
+        *("cwd", "author", "authority", "forbearer", "passenger", "bypass", "first_pass", "base_url", "auth"),
+        *("pad_token", "eos_token", "mask_token", "token_type", "token_embedding"),
+    ],
 )
 def test_other_names(key: str) -> None:
     assert not is_secret(key)
@@ -113,6 +124,101 @@ def test_a_known_secret_is_found_wherever_it_is_repeated(monkeypatch: pytest.Mon
     assert "1" not in secrets.values and "val_error" not in secrets.values
     text = f"cannot log in with {KEY} or correct horse or from shell"
     assert secrets.redact(text) == f"cannot log in with {REDACTED} or {REDACTED} or {REDACTED}"
+
+
+TEXTS = {
+    "postgres://me:hunter2@db.host:5432/x": "postgres://me:<redacted>@db.host:5432/x",
+    "see redis://:a@b?c@h/0, https://x:y@z": "see redis://:<redacted>@h/0, https://x:<redacted>@z",
+    "{'Authorization': 'Bearer abc'}": "{'Authorization': <redacted>}",
+    "> Authorization: token abc\n> Host: x": "> Authorization: token <redacted>\n> Host: x",
+    "> x-api-key: abc123": "> x-api-key: <redacted>",
+    "with bearer abc.DEF-123": "with bearer <redacted>",
+    "with Basic dXNlcjpwYXNz": "with Basic <redacted>",
+    "https://h/x?token=abc&y=1&sig=d%2Fe": "https://h/x?token=<redacted>&y=1&sig=<redacted>",
+    "eta=3,tracker.api_key=abc,x=2": "eta=3,tracker.api_key=<redacted>,x=2",
+    "host=h;Password=12;db=x": "host=h;Password=<redacted>;db=x",
+    "python x.py --api-key abc --lr 0.1": "python x.py --api-key <redacted> --lr 0.1",
+    "Client(token='a b', lr=0.1)": "Client(token=<redacted>, lr=0.1)",
+    'got {"password": "a\\"b", "x": 1}': 'got {"password": <redacted>, "x": 1}',
+    "ran in TOKEN=abc": "ran in TOKEN=<redacted>",
+    **{
+        f"with {token}, which fails": f"with {REDACTED}, which fails"
+        for token in (
+            *(f"{prefix}{KEY}" for prefix in ("ghp_", "github_pat_", "glpat-", "hf_", "sk-", "sk-proj-", "wandb_v1_")),
+            *("AKIAIOSFODNN7EXAMPLE", "xoxb-1234-abcdef", f"AIza{KEY}", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.a-b_c"),
+            "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_secrets_are_known_by_their_shape(text: str) -> None:
+    assert Secrets().redact(text) == TEXTS[text]
+    assert Secrets().redact(TEXTS[text]) == TEXTS[text]
+
+
+def test_what_has_no_secrets_shape_stays(repo: Path) -> None:
+    files = [path for folder in ("conf", "src") for path in (repo / folder).rglob("*.[yp][ay]*")]
+    texts = [path.read_text() for path in files if path.suffix in (".yaml", ".py") and path.name != "secrets.py"]
+    assert len(texts) > 200
+    texts += [
+        *("ssh://git@github.com/a/b", "git@github.com:a/b", "https://me@host/x", "http://host:8080/x@y", "s3://b/key"),
+        *(
+            "postgres://me:${oc.env:PW}@h",
+            "me@x.org",
+            "cwd=/home",
+            "in PWD=/home/x",
+            "use max_tokens=5",
+            "a task-sk-learn",
+        ),
+        *("model.token: must be a text", "login(token=self.token)", "forward(x, tokens=tokens)", "hf_hub_download"),
+        *("basic ResNetModern", "bearer certificates", "the author's compass, a passenger, monkey=1", "--max-tokens 5"),
+        *("-----BEGIN CERTIFICATE-----", "a.eos_token: </s>", "Authorization: denied", f"commit {KEY}"),
+    ]
+    for text in texts:
+        assert Secrets().redact(text) == text
+
+
+@given(st.lists(st.text("ab\\'\n ", min_size=1, max_size=9), min_size=1, max_size=4), st.data())
+def test_no_part_of_a_known_secret_is_left(values: list[str], data: st.DataObject) -> None:
+    """Whatever the order of the values, and wherever one holds, begins or ends another."""
+    words = data.draw(st.lists(st.sampled_from([*values, "-"]), max_size=6))
+    text = "".join(words)
+    expected = list(text)
+    for value in values:
+        for start in range(len(text)):
+            if text.startswith(value, start):
+                expected[start : start + len(value)] = [""] * len(value)
+    for order in (values, values[::-1], data.draw(st.permutations(values))):
+        assert Secrets(tuple(order)).redact(text).replace(REDACTED, "") == "".join(expected)
+
+
+def test_a_known_secret_is_found_however_it_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = "it's \"ä\\\n and more"
+    monkeypatch.setenv("A_SECRET", value)
+    monkeypatch.setenv("A_URL", "redis://:in-a-url@h")
+    monkeypatch.setenv("PWD", "/home/somebody")
+    secrets = Secrets.of({"a": "ftp://x:in-a-config@h"}, ["+b=[ftp://x:in-an-override@h]"])
+    quoted = (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""), " and more")
+    for text in (*quoted, "in-a-url", "in-a-config", "in-an-override"):
+        assert secrets.redact(f"with {text} it failed") == f"with {REDACTED} it failed"
+    assert secrets.redact("in /home/somebody") == "in /home/somebody"
+
+
+def test_no_event_is_written_down_with_a_secret() -> None:
+    texts: list[Event] = [
+        Header("s", "sha", "random", 0, 1, settings={"notes": KEY}),
+        Resumed(settings={"notes": KEY}),
+        Restarted(0, 0, KEY),
+        Finished(Outcome(0, 1, 0.5), cause=KEY),
+        Confirmed(1, 0.5, cause=KEY),
+        Chosen(None, failure=KEY),
+        Ended(None, command=KEY, config={"a": KEY}, failure=KEY),
+    ]
+    for event in texts:
+        line = encode(Secrets((KEY,)).redact_event(event), 0, 0.0).decode()
+        assert KEY not in line and line.count(REDACTED) == encode(event, 0, 0.0).decode().count(KEY)
 
 
 def test_yaml_files_and_logs_lose_secrets(tmp_path: Path) -> None:
@@ -391,29 +497,64 @@ def test_the_environments_key_is_in_no_byte_of_a_run(fork: Callable, tmp_path: P
         assert KEY not in result.stdout + result.stderr
 
 
-def test_secrets_do_not_reach_what_a_study_leaves(run: Callable, tmp_path: Path) -> None:
-    """A function's configuration may hold one: it gets the value, and nothing else does."""
-    (tmp_path / "secretive.py").write_text(
-        "def error(configuration, resource):\n"
-        "    assert len(configuration['api_key']) == 40 and configuration['password'] == 'hunter2 hunter2'\n"
-        "    if configuration['x'] > 0.5:\n"
-        "        raise ValueError('cannot log in with ' + configuration['api_key'])\n"
-        "    return configuration['x']\n"
-    )
-    run_dir = tmp_path / "run"
-    result = run(
+WORD = "3retnuh"[::-1]  # as the difference to the commit, which a journal has, would show it
+SECRETIVE = f"""
+import os
+
+def error(configuration, resource):
+    api_key, headers, pwd, url = (configuration[name] for name in ("api_key", "headers", "pwd", "url"))
+    assert api_key == "{WORD} {WORD}" and pwd == "{WORD}" and url == "redis://me:{WORD}@h/0"
+    if configuration["x"] > 0.5 or configuration["y"]:
+        raise ValueError(f"no {{url}} by {{api_key}}: --password {{pwd}}, {{headers}}, {{os.environ['PGPASSWORD']}}")
+    return configuration["x"]
+"""
+
+
+def test_secrets_do_not_reach_what_a_study_leaves(fork: Callable, tmp_path: Path) -> None:
+    """A function's configuration may hold some: it gets the values, and no file and no terminal does."""
+    (tmp_path / "secretive.py").write_text(SECRETIVE)
+    env = {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PGPASSWORD": f"{WORD} of the database",
+        "DATABASE_URL": f"postgres://me:{WORD}@h/db",
+    }
+    own = f"api_key: '{WORD} {WORD}', pwd: {WORD}, url: 'redis://me:{WORD}@h/0', headers: {{Authorization: {WORD}}}"
+    words = [
         *("fidelity=function", "fidelity.function=secretive.error", "space=none", "scheduler=fifo", "r_max=1"),
-        "scheduler.max_trials=6",
-        "+fidelity.configuration={x: 0.1, api_key: '" + KEY + "', password: 'hunter2 hunter2'}",
+        f"+fidelity.configuration={{x: 0.1, y: 0, {own}}}",
         "+space.fidelity.configuration.x={_target_: scipy.stats.uniform}",
-        *("trusted_packages=[secretive]", f"hydra.run.dir={run_dir}"),
-        PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    )
-    assert result.returncode == 0, result.stderr
-    files = [path for path in run_dir.rglob("*") if path.is_file()]
-    assert {"journal.jsonl", "best.yaml", "report.html", "train.log", "overrides.yaml"} <= {path.name for path in files}
+        "trusted_packages=[secretive]",
+    ]
+    notes = f"notes='as ftp://me:{WORD}@h, token={WORD}'"
+    calls = {
+        (*words, notes, "budget.evaluations=3", "tracker=[wandb,csv,tensorboard]", "hydra.run.dir=run"): 0,
+        ("resume=run", *words, f"{notes[:-1]} again'", "budget.evaluations=4"): 0,
+        (
+            "-m",
+            *words,
+            "fidelity.configuration.y=0,1",
+            "budget.evaluations=3",
+            "tracker=none",
+            "hydra.sweep.dir=all",
+        ): 1,
+        (f"tracker.api_key=[{WORD}",): 1,
+        (f"+model.api_key={WORD}", "tracker=none"): 1,
+    }
+    said = ""
+    for call, status in calls.items():
+        result = fork(*call, cwd=tmp_path, **env)
+        assert result.returncode == status, result.stderr
+        said += result.stdout + result.stderr
+    for text in (
+        "the override 'tracker.api_key=<redacted>'",
+        "no redis://me:<redacted>@h/0 by <redacted>: --password <",
+    ):
+        assert text in said
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and "secretive" not in path.name]
+    names = {path.name for path in files}
+    assert names > {FILE, "best.yaml", "summary.json", "report.html", "train.log", "overrides.yaml", "multirun.yaml"}
+    assert names > {"jobs.csv", "failure.txt", "comparison.html"} and any("tfevents" in name for name in names)
     assert any(path.suffix == ".wandb" for path in files)
     for path in files:
-        assert KEY.encode() not in path.read_bytes() and b"hunter2" not in path.read_bytes(), path
-    assert KEY not in result.stdout + result.stderr
-    assert "cannot log in with <redacted>" in (run_dir / FILE).read_text()
+        assert WORD.encode() not in path.read_bytes(), path
+    assert WORD not in said

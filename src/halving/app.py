@@ -100,7 +100,7 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         _note(console, _other_data(before, header))
         opened.pop_all()  # the conduct sees to them from here on
     first = header if before.header is None else Resumed(header.plan, header.planned_cost, header.settings)
-    told = (*events, (first, before.seconds)) if events else ()
+    told = (*events, (secrets.redact_event(first), before.seconds)) if events else ()
 
     def tell(line: str) -> None:
         seen = Terminal() if console.quiet else console  # also by who looks at a multirun

@@ -103,6 +103,7 @@ class RememberSweep(Callback):
         self._say("begins")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        job_return.overrides = _told(list(job_return.overrides or ()))  # which Hydra prints of one that failed
         if self.sweep is None:
             return
         directory = self._started[-1][0]

@@ -82,14 +82,15 @@ def command_line(conf: Path, recorded: Sequence[str] = ()) -> Callable[[Callable
                     main()
                 except KeyboardInterrupt:
                     sys.exit(130)
-                except (UserError, BrokenPipeError):
+                except BrokenPipeError:
                     raise
                 except Exception as error:
                     if _is_interrupt(error):
                         sys.exit(130)
-                    if _is_ours(error):
+                    if not isinstance(error, UserError) and _is_ours(error):
                         raise
-                    sys.exit(printable(f"error: {_explained(error)}"))
+                    secrets = Secrets.of({}, sys.argv[1:])
+                    sys.exit(printable(f"error: {secrets.redact(_explained(error))}"))
                 finally:
                     if before is None:
                         del os.environ[_FULL_ERROR]
@@ -128,6 +129,7 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
         except OSError as error:
             remedy = _REFUSALS.get(error.errno or 0)
             message = f"cannot write {error.filename or 'to the disk'}: {error.strerror}{remedy or ''}"
+            message = secrets.redact(message)
             if remedy is None or HydraConfig.get().mode != RunMode.RUN:
                 multirun.note_failure(message)
                 raise

@@ -1,12 +1,15 @@
 """What no file, log or service may show: values whose key says that they are secret."""
 
+import json
 import logging
 import os
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import yaml
 from omegaconf import OmegaConf
@@ -18,8 +21,20 @@ from halving.trial import Finished, Restarted
 
 REDACTED = "<redacted>"
 
-_PASSWORD = re.compile(r"\b(passphrase|passwd|passwords?|secrets?)\b")
-_CERTAIN = re.compile(rf"{_PASSWORD.pattern}|\b(api ?keys?|access keys?|(auth|private) key|credentials?|tokens?)\b")
+_PASSWORD = re.compile(
+    r"\b(\w*(passphrase|passwd|password|secret)s?|\w*pwd|sshpass"
+    r"|(admin|database|db|ftp|key|ldap|mail|mysql|pg|postgres|redis|root|smtp|user) ?pass)\b"
+)
+# What a tokenizer calls its own is none, nor is what is said of tokens, such as their number.
+_TOKEN = (
+    r"(?<!\b(?:bos|cls|eos|pad|sep|unk) )(?<!\b(?:mask|stop) )\b(access|auth|bearer|csrf|refresh)?tokens?\b"
+    r"(?! (count|dim|drop|embed|len|level|merg|mix|pool|prun|shift|size|type))"
+)
+_CERTAIN = re.compile(
+    rf"{_PASSWORD.pattern}|{_TOKEN}|\b((access|account|api|auth|encryption|private|signing) ?keys?|authorization"
+    r"|(basic|http|proxy) auth|bearer|connection ?string|cookies?|cred(ential)?s?|dsn|jwt"
+    r"|(amqp|broker|database|db|mongo|mongodb|mysql|postgres|redis|webhook) ?(uri|url))\b"
+)
 _SECRET = re.compile(rf"{_CERTAIN.pattern}|\bkey\b")
 _BOUNDARY = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _OVERRIDE = re.compile(r"([~+]*[\w.@/:-]+)=(.*)", re.DOTALL)
@@ -30,27 +45,65 @@ _NUMBER = re.compile(r"[+-]?(\d[\d_]*)?\.?\d*(e[+-]?\d+)?|null|true|false", re.I
 _REFERENCE = re.compile(r"\$\{[^,}]*\}")  # with a comma it may hold the secret as its default
 _BREAK = re.compile("[\x85\u2028\u2029]")
 _LEAST = 8  # shorter ones, such as 1 or yes, also occur for other reasons
+_DIRECTORIES = ("PWD", "OLDPWD")  # as a shell's environment calls them
+
+_QUOTED = r"""[bru]?(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
+_ASSIGNED = re.compile(
+    rf"""(?P<name>(?P<q>['"])[\w. -]+(?P=q)|(?<![\w.@/-])[\w.@/-]+)(?P<is>\s*[:=]\s*(?={_QUOTED})|=)"""
+    rf"""(?P<value>{_QUOTED}|\$\{{[^}}]*\}}|[^\s,;&'"]+)"""
+)
+_FLAG = re.compile(rf"(?<!\S)(?P<name>--[\w-]+)(?P<is> +)(?P<value>{_QUOTED}|[^\s-]\S*)")
+_URL = re.compile(
+    r"""(?P<before>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://(?:\$\{[^}]*\}|[^\s/?#:@'"])*:)(?!\d+[/?#])"""
+    r"""(?P<password>[^\s/'"]+)@""",
+    re.IGNORECASE,
+)
+_SCHEME = r"(?:basic|bearer|digest|token)\s"
+_CODED = r"(?=\S{6})(?!(?-i:[A-Za-z]?[a-z]{,11})\W?(?:\s|$))"  # is no word such as those of "bearer certificates are"
+_HEADER = re.compile(
+    rf"""(?P<name>\b(?:authorization|x(?:-\w+)*-(?:key|token))['"]?\s*[:=]\s*['"]?(?:{_SCHEME}+|(?!{_SCHEME}){_CODED})"""
+    rf"""|\bbearer\s+{_CODED})[^\s'",;<>]+""",
+    re.IGNORECASE,
+)
+_BASIC = re.compile(r"(\bbasic\s+)([A-Za-z0-9+/]{6,}={0,2})", re.IGNORECASE)
+# What issuers begin their tokens with, signed tokens (JWT), and private keys.
+_TELLING = re.compile(
+    r"""(?<![A-Za-z0-9])(?:
+    gh[a-z]_[A-Za-z0-9]{20,} | github_pat_\w{20,} | glpat-[\w-]{16,} | hf_[A-Za-z0-9]{20,} | npm_[A-Za-z0-9]{30,}
+    | pypi-[\w-]{40,} | sk-(?=[\w-]*(?:[0-9A-Z]|[a-z]{20}))[\w-]{16,} | [rs]k_(?:live|test)_\w{10,} | xapp-[\w-]{10,}
+    | xox[a-z]-[\w-]{8,} | (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[\w-]{30,} | ya29\.[\w-]{20,} | wandb_v\d+_\w{20,}
+    | eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?)
+    | (?<=hooks\.slack\.com/services/)[\w/]+ | (?<=[?&]sig=)[^\s&'"]+ | (?<=-Signature=)[^\s&'"]+
+    | -----BEGIN\ [A-Z\ ]*PRIVATE\ KEY.*?(?:-----END\ [A-Z\ ]*PRIVATE\ KEY[A-Z\ ]*-----|\Z)
+    """,
+    re.DOTALL | re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
 class Secrets:
     """Takes secrets out of plain containers and texts, and puts "<redacted>" in their place.
 
-    Secret is a string below a key with a word such as key, token, secret or password (of passwords a number too), and
-    `values`, wherever they occur. `max_tokens: 5` and `monkey` are none, and a reference such as `${oc.env:X}` stays.
+    Secret by name is a string below a key with a word such as key, token, secret or password (of passwords a number
+    too), and what a text assigns to one; by shape the password of a URL, what follows Bearer or Basic, a signed token,
+    a private key, and what begins as issuers' tokens do; and `values` are, wherever they occur. `max_tokens: 5` and
+    `monkey` are none, and a reference such as `${oc.env:X}` stays.
     """
 
     values: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Any, overrides: Sequence[str] = ()) -> "Secrets":
-        """Know what a plain resolved config, overrides and the environment hold below secret keys.
+        """Know what a plain resolved config, overrides and the environment hold below secret keys, and in URLs.
 
-        What a mere key is called, as in `sort_key: val_error`, is left out: it may be a common word.
+        What a mere key is called, as in `sort_key: val_error`, is left out: it may be a common word. So is what is
+        shorter than 8 characters.
         """
         found = [*_held(config, False), *(value for text in overrides for value in _held_by_override(text))]
-        found += [value for name, value in os.environ.items() if is_secret(name)]
-        kept = {value for value in found if len(value) >= _LEAST and not _REFERENCE.fullmatch(value)}
+        environment = {name: value for name, value in os.environ.items() if name not in _DIRECTORIES}
+        found += [each for name, value in environment.items() for each in _held(value, is_secret(name))]
+        whole = {value for value in found if not _REFERENCE.fullmatch(value)}
+        kept = {form for value in whole for form in _forms(value) if len(form) >= _LEAST}
         return cls(tuple(sorted(kept, key=len, reverse=True)))
 
     def redact(self, value: Any, below: str = "") -> Any:
@@ -112,9 +165,22 @@ class Secrets:
                 path.write_text(yaml_text(clean), encoding="utf-8")
 
     def _text(self, text: str) -> str:
-        for value in self.values:
-            text = text.replace(value, REDACTED)
-        return text
+        """Return a text without the known values, however they overlap, and without what is assigned or has a shape."""
+        done = [found.span() for found in re.finditer(REDACTED, text)]  # of which a value may be a part
+        spans = sorted(
+            (start, stop)
+            for value in filter(None, self.values)
+            for start, stop in ((found.start(), found.start() + len(value)) for found in _overlapping(value, text))
+            if not any(first <= start and stop <= last for first, last in done)
+        )
+        parts, end = list[str](), 0
+        for start, stop in spans:
+            if start >= end:
+                parts += [text[end:start], REDACTED]
+            end = max(end, stop)
+        text = _TELLING.sub(REDACTED, "".join([*parts, text[end:]]))
+        text = _HEADER.sub(rf"\g<name>{REDACTED}", _BASIC.sub(_without_basic, text))
+        return _ASSIGNED.sub(_without_assigned, _FLAG.sub(_without_assigned, _URL.sub(_without_password, text)))
 
 
 class RedactingFilter(logging.Filter):
@@ -165,12 +231,45 @@ def _names(kind: re.Pattern[str], key: str) -> bool:
     return kind.search(_BOUNDARY.sub(" ", key.rpartition(".")[2]).lower()) is not None
 
 
-def _is_secret_text(key: str, value: str) -> bool:
+def _is_secret_text(key: str, value: str, kind: re.Pattern[str] = _SECRET) -> bool:
     """Say whether an override's value is secret; a number is one only below a password."""
     bare = value.strip().strip("'\"")
-    if not is_secret(key) or not bare or _REFERENCE.fullmatch(bare):
+    if not _names(kind, key) or not bare or _REFERENCE.fullmatch(bare):
         return False
     return _names(_PASSWORD, key) or _NUMBER.fullmatch(bare) is None
+
+
+def _without_assigned(found: re.Match[str]) -> str:
+    """Take out what a text assigns to a name that is certain to be a secret's; what code passes on is no value."""
+    name, value = found["name"].strip("'\""), found["value"]
+    line = found.string[: found.start()].rpartition("\n")[2]
+    call = found["is"] == "=" and line.count("(") > line.count(")")
+    passed = call and not (value[-1] in "'\"" or _names(_PASSWORD, name))
+    if name in _DIRECTORIES or passed or not _is_secret_text(name, value, _CERTAIN):
+        return f"{found['name']}{found['is']}{_ASSIGNED.sub(_without_assigned, value)}"
+    return f"{found['name']}{found['is']}{REDACTED}"
+
+
+def _without_password(found: re.Match[str]) -> str:
+    password = found["password"]
+    return found[0] if _REFERENCE.fullmatch(password) else f"{found['before']}{REDACTED}@"
+
+
+def _without_basic(found: re.Match[str]) -> str:
+    """Take out what HTTP's Basic goes before: a name and a password, which a colon parts."""
+    try:
+        return f"{found[1]}{REDACTED}" if b":" in b64decode(found[2]) else found[0]
+    except ValueError:
+        return found[0]
+
+
+def _overlapping(value: str, text: str) -> Iterator[re.Match[str]]:
+    return re.finditer(f"(?={re.escape(value)})", text)
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield a secret as it may stand in a text: as it is, quoted by Python, JSON or a URL, and line by line."""
+    yield from (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""), *value.splitlines())
 
 
 def _held(node: Any, secret: bool) -> Iterator[str]:
@@ -183,11 +282,14 @@ def _held(node: Any, secret: bool) -> Iterator[str]:
                 yield from _held(item, secret)
         case str() if secret:
             yield node
+        case str():
+            yield from (found["password"] for found in _URL.finditer(node))
         case _:
             pass
 
 
 def _held_by_override(text: str) -> Iterator[str]:
+    yield from _held(text, False)
     if found := _OVERRIDE.fullmatch(text):
         for key, value in (found.groups(), *((m[1], m[3]) for m in _NESTED.finditer(found[2]))):
             if _is_secret_text(key, value) and _names(_CERTAIN, key):
