@@ -22,7 +22,10 @@ from halving.config import trials
 from halving.config.polite import register
 from halving.data import Data, digits
 from halving.targets import instantiate
+from halving.training.dropout import Dropout
 from halving.training.fidelities.base import Setting
+from halving.training.recipe import Recipe
+from halving.training.trainer import Trainer
 from halving.trial import Epoch, Finished, Job
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -97,7 +100,8 @@ def train(overrides: list[str], run_dir: Path, since: int, until: int) -> Finish
 
 def trained(config: dict[str, Any], run_dir: Path, since: int, until: int) -> Finished:
     fidelity, setting = built(config, run_dir)
-    *_, finished = fidelity.run(setting, Job(0, {}, since, until))
+    *steps, finished = fidelity.run(setting, Job(0, {}, since, until))
+    assert [getattr(step, "epoch", step) for step in steps] == [*range(since + 1, until + 1)], "nothing is restarted"
     return finished
 
 
@@ -109,9 +113,14 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def go_on(root: Path) -> None:
-    """Be the other process: train every paused combination from 2 to 4."""
+    """Be the other process: train every paused combination from 2 to 4, and no epoch that was trained before."""
+    epochs: list[int] = []
+    train = Trainer.epoch
+    Trainer.epoch = lambda self, epoch: (epochs.append(epoch), train(self, epoch))[1]  # type: ignore
     for name, config in json.loads((root / "configs.json").read_text()).items():
         trained(config, root / name / "paused", 2, 4)
+        assert epochs == [3, 4], (name, epochs)
+        epochs.clear()
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +165,76 @@ def test_the_same_seed_gives_the_same_errors_whatever_was_drawn_before(tmp_path:
         assert (random.random(), np.random.rand()) == expected
         assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(before))
     assert outcomes[0] == outcomes[1]
+
+
+class Probe(nn.Module):
+    """Notes what every stream draws: in building, and in the first batches of training and evaluation."""
+
+    def __init__(self, shape: list[int], outputs: int) -> None:
+        super().__init__()
+        self.net = nn.Linear(shape[1] * shape[2], outputs)
+        self.dropouts = nn.ModuleList([Dropout(0.5), Dropout(0.5)])
+        self.noted: dict[str, Any] = {"weights": draw()}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.noted.setdefault("order", tuple(inputs.flatten(1).sum(1).tolist()))
+            self.noted.setdefault("training", draw())
+            for i, layer in enumerate(self.dropouts):
+                self.noted.setdefault(f"dropout {i}", tuple(layer(torch.ones(64)).tolist()))
+        else:
+            self.noted.setdefault("evaluation", draw())
+        return self.net(inputs.flatten(1))
+
+
+def probed(**settings: Any) -> Data:
+    noted: list[float] = []
+
+    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+        noted.append(float(torch.rand((), generator=generator)))
+        return images
+
+    augment.noted = noted  # type: ignore[attr-defined]
+    return replace(digits(**settings), augment=augment, metrics={f"built_{draw()}": lambda outputs, targets: 0.0})
+
+
+def streams(*overrides: str) -> dict[str, Any]:
+    """Return what each random stream of two epochs and a test draws."""
+    own = ("model=softmax", "model._target_=test_exact_resume.Probe", "data._target_=test_exact_resume.probed")
+    recipe = Recipe.from_config(composed(*own, *overrides))
+    trainer, data = Trainer(recipe), recipe.data
+    noted: dict[str, Any] = trainer.model.noted  # type: ignore[assignment]
+    drawn = {"weights": noted["weights"], "built": next(iter(data.metrics))}
+    for name, part in (("split", data), ("subset", data.subset(40)), ("folds", data.fold(1, 4))):
+        drawn[name] = tuple(part.train.inputs.flatten(1).sum(1).tolist())
+    for epoch in (1, 2):
+        noted.clear()
+        data.augment.noted.clear()  # type: ignore[union-attr]
+        trainer.epoch(epoch)
+        drawn |= {f"{name} of epoch {epoch}": value for name, value in noted.items()}
+        drawn[f"augmentation of epoch {epoch}"] = data.augment.noted[0]  # type: ignore[union-attr]
+    noted.clear()
+    trainer.test()
+    return drawn | {"test": noted["evaluation"]}
+
+
+def test_every_random_stream_follows_from_its_own_seeds_and_from_no_other() -> None:
+    drawn = streams()
+    assert len(drawn) == 18 and len(set(drawn.values())) == 18, "no two are one"
+
+    def changed(*overrides: str) -> set[str]:
+        other = streams(*overrides)
+        return {name for name in drawn if other[name] != drawn[name]}
+
+    def of_epochs(*names: str) -> set[str]:
+        return {f"{name} of epoch {epoch}" for name in names for epoch in (1, 2)}
+
+    of_the_order = of_epochs("order", "augmentation")
+    of_a_trial = {"weights", "test", *of_epochs("training", "dropout 0", "dropout 1", "evaluation")}
+    assert changed() == set()
+    assert changed("trial=1") == of_a_trial
+    assert changed("order_seed=1") == of_the_order
+    assert changed("seed=1") == {*drawn}
 
 
 def noise(configuration: dict[str, Any], resource: int) -> float:
