@@ -26,6 +26,7 @@ from halving.targets import instantiate
 from halving.training.fidelities.base import Setting
 from halving.training.loop import evaluate
 from halving.training.recipe import Recipe
+from halving.training.trainer import Trainer
 from halving.trial import Epoch, Finished, Job
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -154,9 +155,14 @@ def test_a_warm_start_begins_with_the_paused_weights(warm_start: bool, tmp_path:
     begun = state(tmp_path, 1)["model"]
     paused = {name: weight + 0.125 for name, weight in begun.items()}
     _, setting = build(tmp_path, *still)
-    setting.store.save(0, 1, setting.recipe().config, State({"model": paused}))
-    train(tmp_path, 1, 3, *still)
-    assert equal(state(tmp_path, 3)["model"], paused if warm_start else begun)
+    for again in (False, True):  # where it was interrupted before the journal knew of its end, the same
+        setting.store.save(0, 1, setting.recipe().config, State({"model": paused}))
+        if again:
+            setting.store.save(
+                0, 3, setting.recipe().config, State({"model": {name: weight + 1 for name, weight in paused.items()}})
+            )
+        train(tmp_path, 1, 3, *still)
+        assert equal(state(tmp_path, 3)["model"], paused if warm_start else begun)
 
 
 def test_folds_resumed_equal_folds_evaluated_straight(tmp_path: Path) -> None:
@@ -192,6 +198,15 @@ def test_the_test_of_folds_is_the_mean_over_their_models(tmp_path: Path) -> None
     found = fidelity.test(setting, Job(0, {}, 0, 3))
     assert found["test_error"] == pytest.approx(fmean(errors))
     assert (found["val_samples"], found["test_samples"]) == (90, len(made.data.test))  # 3 folds of 4 of 90 + 30
+
+
+@pytest.mark.parametrize("name", ["epochs", "samples", "width", "folds"])
+def test_an_assignment_comes_to_its_last_error_not_to_its_least(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "epoch", lambda trainer, epoch: {"train_loss": 1.0, "val_error": epoch / 8})
+    epochs, finished = train(tmp_path, 0, 3, f"fidelity={name}", "r_max=3")
+    assert finished.outcome.error == epochs[-1].metrics["val_error"] > epochs[0].metrics["val_error"]
 
 
 @pytest.mark.parametrize(("name", "resource"), [("samples", 9), ("width", 9), ("folds", 1)])

@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy.stats import uniform
@@ -360,19 +362,47 @@ def test_a_wall_clock_that_jumps_changes_no_duration_and_no_budget(
     assert tuner.history.halted == "budget.seconds=0.2 reached"
 
 
-def test_a_resumed_study_counts_the_seconds_before(tmp_path: Path) -> None:
-    def study(seconds: float) -> History:
-        journal = Journal(tmp_path)
+class Killed(Virtual):
+    """Dies with the jobs that run when it waits for the n-th time; its clock has gone on before the study began."""
+
+    def __init__(self, waits: int, workers: int) -> None:
+        super().__init__(falling, workers)
+        self.waits, self.clock = waits, 1000.0
+
+    def wait(self) -> Iterator[Epoch | Finished]:
+        if not self.waits:
+            raise ConnectionResetError
+        self.waits -= 1
+        return super().wait()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("budget", [Budget(evaluations=8), Budget(resource=14.0), Budget(seconds=540.0)])
+def test_killed_at_any_time_a_study_spends_what_its_budget_says(budget: Budget, workers: int, tmp_path: Path) -> None:
+    """What ran then counts, and the time before."""
+
+    def study(run_dir: Path, waits: int = -1) -> History:
+        journal = Journal(run_dir)
         events = tuple(journal.events)
-        virtual = Virtual(falling, checkpoints=tmp_path)
-        budget = Budget(seconds=seconds)
-        tuner = Tuner(FIFO(Numbers(), 1), virtual, cost=resuming, journal=journal, budget=budget)
+        executor, scheduler = Killed(waits, workers), SuccessiveHalving(Numbers(), 3, 1, 9, rounds=3)
+        tuner = Tuner(scheduler, executor, cost=resuming, journal=journal, budget=budget)
         tuner.replay(events)
-        tuner.run()
+        if not events:
+            tuner.record(Header("s", "x", "numbers", 0, 9))
+        with suppress(ConnectionResetError):
+            tuner.run()
         journal.close()
         return tuner.history
 
-    first = study(180.0)
-    second = study(300.0)
-    assert 0 < len(first.finished) < len(second.finished)
-    assert second.seconds >= 300 > first.seconds >= 180
+    def came_to(history: History) -> Any:
+        ended = [(trial.trial, evaluation.until, evaluation.ended) for trial, evaluation in history.finished]
+        return ended, history.spent, history.halted, history.seconds
+
+    (tmp_path / "undisturbed").mkdir()
+    expected = study(tmp_path / "undisturbed")
+    assert expected.halted and expected.finished
+    for waits in range(len(expected.finished)):
+        run_dir = tmp_path / str(waits)
+        run_dir.mkdir()
+        study(run_dir, waits)
+        assert came_to(study(run_dir)) == came_to(expected), waits
