@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from faults.objectives import Chaotic, FullDisk, Hanging, Hungry, Killed, Patient, Plain
+from faults.objectives import Chaotic, FullDisk, Hanging, Hungry, Killed, Patient, Plain, Unlucky
 from hydra import compose, initialize_config_dir
 
 import halving
@@ -140,9 +140,17 @@ def test_a_worker_out_of_memory_is_retried_and_then_fails() -> None:
     assert "out of memory" in found[1].cause
 
 
+def test_every_trial_has_all_retries_and_every_slot_a_gpu_of_its_own(tmp_path: Path) -> None:
+    found = finished(collect(Process(Unlucky(tmp_path), 2, retries=1, devices=["3", "7"]), jobs(3)))
+    assert not any(step.outcome.failed for step in found.values()), found
+    assert {step.checkpoint for step in found.values()} == {"3", "7"}
+
+
 def test_a_hanging_trial_is_killed_and_its_place_is_free() -> None:
+    """Even the first trial of a worker, whose start takes longer than a trial may and is not counted."""
     began = time.monotonic()
-    found = finished(collect(Process(Hanging(), 1, trial_timeout=1.0), jobs(3)))
+    order = [Job(trial, {}, 0, 4) for trial in (1, 0)]
+    found = finished(collect(Process(Hanging(starting=1.3), 1, trial_timeout=1.0), order))
     assert time.monotonic() - began < 20
     assert [trial for trial in sorted(found) if found[trial].outcome.failed] == [1]
     assert found[1].cause.startswith("timeout: ") and "executor.trial_timeout=1 s" in found[1].cause

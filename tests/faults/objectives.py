@@ -71,8 +71,28 @@ class Hungry:
 
 
 @dataclass(frozen=True)
+class Unlucky:
+    """Every trial's first worker is killed; the next one tells which GPU it sees."""
+
+    directory: Path
+
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
+        if not (died := self.directory / str(job.trial)).exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield Finished(Outcome(job.trial, job.until, quality(job)), checkpoint=os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+@dataclass(frozen=True)
 class Hanging:
-    """Trial 1 sleeps and ignores every polite request to end."""
+    """Trial 1 sleeps and ignores every polite request to end; a worker takes `starting` seconds for its imports."""
+
+    starting: float = 0.0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        time.sleep(self.starting)
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
         (job,) = jobs
