@@ -12,10 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults.unsynced import Disk
 
-from halving.history import History
-from halving.journal import read, replay
-from halving.trial import Finished, Restarted, Resume, Start, Verdict
+from halving.checkpoints.store import Store
+from halving.executors import Serial
+from halving.history import Header, History
+from halving.journal import FILE, Journal, read, replay
+from halving.schedulers import SuccessiveHalving
+from halving.searchers import RandomSearcher
+from halving.space import Space
+from halving.training.own import Running, Trainings
+from halving.trial import Finished, Job, Restarted, Resume, Start, Verdict
+from halving.tuner import Tuner
 
 Play = Callable[..., dict[str, Any]]
 
@@ -103,13 +111,19 @@ def content(checkpoint: Path) -> dict[str, bytes]:
     return {str(file.relative_to(files)): file.read_bytes() for file in files.rglob("*") if file.is_file()}
 
 
+def trained(run_dir: Path) -> int:
+    """Return how many epochs were trained to their end."""
+    return run_dir.with_suffix(".trained").stat().st_size
+
+
 def test_points_lie_around_every_write(undisturbed: tuple[Path, list[str]]) -> None:
     # 7 evaluations, one of which passes an epoch between two rungs: 8 checkpoints; then two tables.
     points = undisturbed[1]
     assert points.count("fsync .tmp") == 8
     assert points.count("rename .tmp") == 8 + 2
     assert points.count("fsync journal.jsonl") == 1 + 7 + 1 + 1  # opened, before each assignment, at the end, closed
-    assert {"write journal.jsonl", "write .tmp", "fsync directory", "delete .pt", "delete directory"} <= set(points)
+    assert points.count("fsync directory") == 1 + 8  # for the journal's name and each checkpoint's
+    assert {"write journal.jsonl", "write .tmp", "delete .pt", "delete directory"} <= set(points)
 
 
 @pytest.mark.slow
@@ -123,6 +137,7 @@ def test_killed_at_any_write_a_study_resumes_to_the_same_end(
             assert play(run_dir, at, when)["status"] == 137, (at, name, when)
             assert play(run_dir)["status"] == 0, (at, name, when)
             assert_equal(run_dir, expected)
+            assert trained(run_dir) - trained(expected) in (0, 1), "none but the one that had no checkpoint yet"
 
 
 @pytest.mark.slow
@@ -201,6 +216,7 @@ def test_killed_at_any_write_a_study_of_directories_resumes_to_the_same_end(
             assert own(run_dir, at, when)["status"] == 137, (at, name, when)
             assert own(run_dir)["status"] == 0, (at, name, when)
             assert_equal(run_dir, expected)
+            assert trained(run_dir) - trained(expected) in (0, 1), (at, name, when)
 
 
 @pytest.mark.slow
@@ -265,6 +281,78 @@ def test_a_damaged_directory_is_noticed_and_an_older_one_serves(
         assert restarted.since == 2 - depth
         assert str(newest / named) in restarted.reason, restarted.reason
         assert_equal(run_dir, expected)
+
+
+def drawing(trial: Running) -> Iterator[float]:
+    """Train by drawing from a generator that is kept."""
+    generator = np.random.default_rng(trial.seed)
+    trial.keep(generator=generator)
+    while True:
+        yield float(generator.random())
+
+
+def drawing_and_leaving(trial: Running) -> Iterator[float]:
+    """The same, with a file in a directory besides."""
+    for error in drawing(trial):
+        (trial.directory / "sub").mkdir(exist_ok=True)
+        (trial.directory / "sub" / "file").write_text(f"{error}")
+        yield error
+
+
+class Handing(Serial):
+    """Counts the jobs that it was given."""
+
+    given = 0
+
+    def submit(self, job: Job) -> None:
+        self.given += 1
+        super().submit(job)
+
+
+@pytest.mark.parametrize("training", [drawing, drawing_and_leaving])
+def test_a_study_goes_on_from_what_a_failing_power_leaves(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was not made durable by then is lost: no decision that was acted on, and no checkpoint, may be."""
+
+    def begin(run_dir: Path) -> tuple[Handing, Callable[[], None]]:
+        executor = Handing(Trainings(training, Store(run_dir), 0, "error", 2))
+
+        def go_on() -> None:
+            journal = Journal(run_dir)
+            searcher = RandomSearcher(Space.from_config({"x": [1, 2, 3, 4]}))
+            tuner = Tuner(
+                SuccessiveHalving(searcher, eta=2, r_max=2),
+                executor,
+                cost=lambda since, until: until - since,
+                journal=journal,
+                root=run_dir,
+            )
+            tuner.replay(events := tuple(journal.events))
+            if not events:
+                tuner.record(Header("s", "sha", "random", 0, 2))
+            tuner.run()
+            journal.close()
+
+        return executor, go_on
+
+    (undisturbed := tmp_path / "undisturbed").mkdir()
+    executor, go_on = begin(undisturbed)
+    disk = Disk(undisturbed, lambda: executor.given)
+    with monkeypatch.context() as patch:
+        disk.install(patch)
+        go_on()
+    expected = decisions(undisturbed)
+    assert executor.given == 3 and len(disk.left) > 3 * 4
+    monkeypatch.setattr("os.fsync", lambda fd: None)  # the power does not fail twice
+    for state, (_, _, given) in enumerate(disk.left):
+        disk.restore(state, run_dir := tmp_path / str(state))
+        found = decisions(run_dir) if (run_dir / FILE).exists() else []
+        assert sum(isinstance(event, Start | Resume) for event in found) >= given, "it is known what was begun"
+        begin(run_dir)[1]()
+        assert not [event for event, _ in read(run_dir) if isinstance(event, Restarted)], "each checkpoint is there"
+        assert decisions(run_dir) == expected
+    disk.close()
 
 
 def confirmed(run_dir: Path) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from halving.errors import UserError
+from halving.errors import StorageError, UserError
 from halving.executors import Serial
 from halving.history import Confirm, Confirmed, Ended, Event, Halted, Header, History, Ladder, Resumed
 from halving.journal import FILE, Journal, decode, encode, read, replay
@@ -262,6 +262,27 @@ def test_a_full_disk_leaves_a_whole_journal(tmp_path: Path, monkeypatch: pytest.
     journal.append(WRITTEN[2], 1.0)
     journal.close()
     assert repr([event for event, _ in read(tmp_path)]) == repr(WRITTEN[:3]), "once there is room, all of it"
+
+
+def test_what_the_disk_refused_to_make_durable_is_made_so_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    calls: list[int] = []
+
+    def fsync(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError("input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    journal.append(WRITTEN[0], 0.0)
+    with pytest.raises(StorageError, match="durable: input/output error"):
+        journal.sync()
+    for _ in range(2):  # the second time there is nothing left to do
+        journal.sync()
+    assert len(calls) == 2
+    journal.close()
 
 
 def test_a_second_writer_is_refused_with_the_owner_and_a_dead_owner_blocks_nobody(tmp_path: Path) -> None:
