@@ -16,13 +16,13 @@ from faults.unsynced import Disk
 
 from halving.checkpoints.store import Store
 from halving.executors import Serial
-from halving.history import Header, History
+from halving.history import Header, History, Resumed
 from halving.journal import FILE, Journal, read, replay
 from halving.schedulers import SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.space import Space
 from halving.training.own import Running, Trainings
-from halving.trial import Finished, Job, Restarted, Resume, Start, Verdict
+from halving.trial import Epoch, Finished, Job, Restarted, Resume, Start, Verdict
 from halving.tuner import Tuner
 
 Play = Callable[..., dict[str, Any]]
@@ -309,39 +309,38 @@ class Handing(Serial):
         super().submit(job)
 
 
+def prepared(run_dir: Path, executor: Serial, r_max: int) -> tuple[Tuner, Callable[[], None]]:
+    """Return what goes on with the study in a run directory, or begins one, and a call that does."""
+    journal = Journal(run_dir)
+    searcher = RandomSearcher(Space.from_config({"x": [1, 2, 3, 4]}))
+    scheduler, events = SuccessiveHalving(searcher, eta=2, r_max=r_max), tuple(journal.events)
+    cost: Callable[[int, int], float] = lambda since, until: until - since  # noqa: E731
+    tuner = Tuner(scheduler, executor, cost=cost, journal=journal, root=run_dir)
+    tuner.replay(events)
+
+    def go_on() -> None:
+        tuner.record(Header("s", "sha", "random", 0, r_max) if not events else Resumed())
+        tuner.run()
+        journal.close()
+
+    return tuner, go_on
+
+
 @pytest.mark.parametrize("training", [drawing, drawing_and_leaving])
 def test_a_study_goes_on_from_what_a_failing_power_leaves(
     training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever was not made durable by then is lost: no decision that was acted on, and no checkpoint, may be."""
 
-    def begin(run_dir: Path) -> tuple[Handing, Callable[[], None]]:
-        executor = Handing(Trainings(training, Store(run_dir), 0, "error", 2))
-
-        def go_on() -> None:
-            journal = Journal(run_dir)
-            searcher = RandomSearcher(Space.from_config({"x": [1, 2, 3, 4]}))
-            tuner = Tuner(
-                SuccessiveHalving(searcher, eta=2, r_max=2),
-                executor,
-                cost=lambda since, until: until - since,
-                journal=journal,
-                root=run_dir,
-            )
-            tuner.replay(events := tuple(journal.events))
-            if not events:
-                tuner.record(Header("s", "sha", "random", 0, 2))
-            tuner.run()
-            journal.close()
-
-        return executor, go_on
+    def handing(run_dir: Path) -> Handing:
+        return Handing(Trainings(training, Store(run_dir), 0, "error", 2))
 
     (undisturbed := tmp_path / "undisturbed").mkdir()
-    executor, go_on = begin(undisturbed)
+    executor = handing(undisturbed)
     disk = Disk(undisturbed, lambda: executor.given)
     with monkeypatch.context() as patch:
         disk.install(patch)
-        go_on()
+        prepared(undisturbed, executor, 2)[1]()
     expected = decisions(undisturbed)
     assert executor.given == 3 and len(disk.left) > 3 * 4
     monkeypatch.setattr("os.fsync", lambda fd: None)  # the power does not fail twice
@@ -349,10 +348,29 @@ def test_a_study_goes_on_from_what_a_failing_power_leaves(
         disk.restore(state, run_dir := tmp_path / str(state))
         found = decisions(run_dir) if (run_dir / FILE).exists() else []
         assert sum(isinstance(event, Start | Resume) for event in found) >= given, "it is known what was begun"
-        begin(run_dir)[1]()
+        prepared(run_dir, handing(run_dir), 2)[1]()
         assert not [event for event, _ in read(run_dir) if isinstance(event, Restarted)], "each checkpoint is there"
         assert decisions(run_dir) == expected
     disk.close()
+
+
+def test_no_epoch_is_trained_twice_where_a_study_stops_after_each(tmp_path: Path) -> None:
+    epochs: list[tuple[int, int]] = []
+    stopped = True
+
+    def counting(trial: Running) -> Iterator[float]:
+        nonlocal stopped
+        for epoch, error in enumerate(drawing(trial), trial.since + 1):
+            epochs.append((trial.number, epoch))
+            tuner.stop, stopped = "interrupted", True
+            yield error
+
+    while stopped:
+        stopped = False
+        tuner, go_on = prepared(tmp_path, Serial(Trainings(counting, Store(tmp_path), 0, "error", 4)), 4)
+        go_on()
+    assert len(epochs) == len({*epochs}) == 4 * 1 + 2 * 1 + 1 * 2
+    assert len([event for event, _ in read(tmp_path) if isinstance(event, Epoch)]) == len(epochs)
 
 
 def confirmed(run_dir: Path) -> Any:
