@@ -327,6 +327,12 @@ RETRAINED = {
 }
 
 
+def recorded_threads(run_dir: Path) -> int:
+    header = halving.load(run_dir).history.header
+    assert header is not None
+    return header.settings["environment"]["threads"]
+
+
 @pytest.mark.parametrize("case", RETRAINED)
 def test_a_winner_comes_to_the_same_error_again(case: str, fork: Callable, repo: Path, tmp_path: Path) -> None:
     """At the resource that it had, of what was typed, and from the files that were meant."""
@@ -346,9 +352,10 @@ def test_a_winner_comes_to_the_same_error_again(case: str, fork: Callable, repo:
     best = (study.run_dir / "best.yaml").read_text().partition("\n")[0]
     for retrained in {study.summary["command"], best.removeprefix("# ")}:
         run_dir = tmp_path / f"again {len(retrained)}"
-        again = fork(*shlex.split(retrained)[2:], f"hydra.run.dir={run_dir}", cwd=tmp_path)
+        again = fork(*shlex.split(retrained)[2:], f"hydra.run.dir={run_dir}", cwd=tmp_path, OMP_NUM_THREADS="2")
         assert again.returncode == 0, again.stderr
         assert_same(Finished(run_dir, "").summary, study.summary)
+        assert recorded_threads(run_dir) == recorded_threads(study.run_dir) == 1, "others give other bits"
 
 
 def test_a_winner_that_was_ended_early_can_be_trained_in_full(fork: Callable, tmp_path: Path) -> None:

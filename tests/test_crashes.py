@@ -300,13 +300,16 @@ def drawing_and_leaving(trial: Running) -> Iterator[float]:
 
 
 class Handing(Serial):
-    """Counts the jobs that it was given."""
+    """Counts the jobs that it was given, and notes the moment."""
 
     given = 0
 
     def submit(self, job: Job) -> None:
         self.given += 1
+        self.note()
         super().submit(job)
+
+    def note(self) -> None: ...
 
 
 def prepared(run_dir: Path, executor: Serial, r_max: int) -> tuple[Tuner, Callable[[], None]]:
@@ -338,6 +341,7 @@ def test_a_study_goes_on_from_what_a_failing_power_leaves(
     (undisturbed := tmp_path / "undisturbed").mkdir()
     executor = handing(undisturbed)
     disk = Disk(undisturbed, lambda: executor.given)
+    executor.note = disk.note
     with monkeypatch.context() as patch:
         disk.install(patch)
         prepared(undisturbed, executor, 2)[1]()

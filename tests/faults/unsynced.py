@@ -13,7 +13,8 @@ import pytest
 
 @dataclass
 class Disk:
-    """Knows of the files below `root` what would be left now: `left` after every call that changes that.
+    """Knows of the files below `root` what would be left now: `left` after every call that changes that, and whenever
+    it is told to `note` it.
 
     What a file holds is durable once it was synced, and its name once its directory was, as POSIX has it, here with the
     names of the directories above; deletions are at once. `watch` is asked, at each of these moments, what had been
@@ -37,6 +38,11 @@ class Disk:
             "rmtree",
             lambda path, *rest, **options: (rmtree(path, *rest, **options), self._forget(Path(path)))[0],
         )
+
+    def note(self) -> None:
+        """Remember what would be left now."""
+        names = {number: dict(each) for number, each in self._names.items()}
+        self.left.append((dict(self._contents), names, self.watch()))
 
     def restore(self, state: int, target: Path) -> None:
         """Make a directory as it would be found after the power had failed in a state of `left`."""
@@ -66,18 +72,14 @@ class Disk:
                     self._names.setdefault(self._number(each.parent), {})[each.name] = self._number(each)
         else:
             self._contents[number] = path.read_bytes()
-        self._note()
+        self.note()
 
     def _forget(self, path: Path) -> None:
         if path.parent.is_dir() and self._names.get(self._number(path.parent), {}).pop(path.name, None) is not None:
-            self._note()
+            self.note()
 
     def _number(self, path: Path) -> int:
         number = path.stat().st_ino
         if number not in self._held:
             self._held[number] = os.open(path, os.O_RDONLY)
         return number
-
-    def _note(self) -> None:
-        names = {number: dict(each) for number, each in self._names.items()}
-        self.left.append((dict(self._contents), names, self.watch()))
