@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 from conftest import Forked, Forks
-from test_exact_resume import DAMAGE
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from test_exact_resume import CONF, DAMAGE
 from test_process import alive
 
 import halving
 from halving.config.commands import override
+from halving.config.polite import register
+from halving.config.resumption import merged
+from halving.errors import UserError
 from halving.history import Resumed
 from halving.journal import read
 from halving.trial import Restarted, Resume, Start, Verdict
@@ -109,6 +114,23 @@ def test_a_finished_study_gets_another_round(fork: Forks, tmp_path: Path) -> Non
     result = fork("resume=one", "scheduler.rounds=2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [
+        ("scheduler=sha", "scheduler.rounds"),
+        ("scheduler=asha", "scheduler.max_trials"),
+        ("searcher=one_at_a_time", "searcher.seeds"),
+    ],
+)
+def test_what_may_grow_does_not_shrink(option: str, path: str) -> None:
+    register(CONF)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        fewer, begun, more = (compose("config", [option, f"{path}={n}"]) for n in (3, 4, 5))
+    assert OmegaConf.select(merged(begun, more, [option, f"{path}=5"]), path) == 5
+    with pytest.raises(UserError, match=f"another study:\n  {path}: 4 in the study, 3 on the command line\n"):
+        merged(begun, fewer, [option, f"{path}=3"])
 
 
 @pytest.mark.parametrize(
