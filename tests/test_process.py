@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -263,10 +264,10 @@ def test_a_graceful_end_lets_what_runs_leave_a_checkpoint(tmp_path: Path) -> Non
     seen: list[Step] = []
     while len({step.trial for step in seen if isinstance(step, Epoch)}) < 2:
         seen += executor.wait()
-    pids = [worker.process.pid or 0 for worker in executor._workers]
+    pids = [child.pid or 0 for child in active_children()]
     executor.shutdown()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
-    assert not any(alive(pid) for pid in pids)
+    assert len(pids) == 2 and not any(alive(pid) for pid in pids)
 
 
 def test_workers_heed_no_signals_of_their_own(tmp_path: Path) -> None:
@@ -275,8 +276,9 @@ def test_workers_heed_no_signals_of_their_own(tmp_path: Path) -> None:
     steps = list(executor.wait())
     while not steps:
         steps += executor.wait()
+    (worker,) = active_children()
     for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(executor._workers[0].process.pid or 0, number)
+        os.kill(worker.pid or 0, number)
     steps += collect(executor, [])
     assert [step.epoch for step in steps if isinstance(step, Epoch)] == list(range(1, 11))
     assert not any(isinstance(step, Restarted) for step in steps)

@@ -242,12 +242,16 @@ def _is_secret_text(key: str, value: str, kind: re.Pattern[str] = _SECRET) -> bo
 def _without_assigned(found: re.Match[str]) -> str:
     """Take out what a text assigns to a name that is certain to be a secret's; what code passes on is no value."""
     name, value = found["name"].strip("'\""), found["value"]
-    line = found.string[: found.start()].rpartition("\n")[2]
-    call = found["is"] == "=" and line.count("(") > line.count(")")
-    passed = call and not (value[-1] in "'\"" or _names(_PASSWORD, name))
-    if name in _DIRECTORIES or passed or not _is_secret_text(name, value, _CERTAIN):
+    if name in _DIRECTORIES or not _is_secret_text(name, value, _CERTAIN) or _is_passed_on(found, name):
         return f"{found['name']}{found['is']}{_ASSIGNED.sub(_without_assigned, value)}"
     return f"{found['name']}{found['is']}{REDACTED}"
+
+
+def _is_passed_on(found: re.Match[str], name: str) -> bool:
+    """Say whether code passes a variable on in a call, as by `login(token=self.token)`; of passwords nobody knows."""
+    line = found.string[: found.start()].rpartition("\n")[2]
+    literal = found["is"] != "=" or found["value"][-1] in "'\""
+    return not literal and line.count("(") > line.count(")") and not _names(_PASSWORD, name)
 
 
 def _without_password(found: re.Match[str]) -> str:
@@ -280,9 +284,8 @@ def _held(node: Any, secret: bool) -> Iterator[str]:
         case list() | tuple():
             for item in cast(Iterable[Any], node):
                 yield from _held(item, secret)
-        case str() if secret:
-            yield node
         case str():
+            yield from (node,) if secret else ()
             yield from (found["password"] for found in _URL.finditer(node))
         case _:
             pass
