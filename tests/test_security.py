@@ -508,6 +508,16 @@ def error(configuration, resource):
     if configuration["x"] > 0.5 or configuration["y"]:
         raise ValueError(f"no {{url}} by {{api_key}}: --password {{pwd}}, {{headers}}, {{os.environ['PGPASSWORD']}}")
     return configuration["x"]
+
+class Told:
+    def resume(self, history):
+        self.record(history.header, history)
+
+    def record(self, event, history):
+        with open("told.txt", "a") as file:
+            print(event, dict(history.header.settings), file=file)
+
+    def close(self, history): ...
 """
 
 
@@ -526,9 +536,10 @@ def test_secrets_do_not_reach_what_a_study_leaves(fork: Callable, tmp_path: Path
         "+space.fidelity.configuration.x={_target_: scipy.stats.uniform}",
         "trusted_packages=[secretive]",
     ]
+    trackers = ("tracker=[wandb,csv,tensorboard]", "+tracker.told._target_=secretive.Told")
     notes = f"notes='as ftp://me:{WORD}@h, token={WORD}'"
     calls = {
-        (*words, notes, "budget.evaluations=3", "tracker=[wandb,csv,tensorboard]", "hydra.run.dir=run"): 0,
+        (*words, notes, *trackers, "budget.evaluations=3", "hydra.run.dir=run"): 0,
         ("resume=run", *words, f"{notes[:-1]} again'", "budget.evaluations=4"): 0,
         (
             "-m",
@@ -554,7 +565,9 @@ def test_secrets_do_not_reach_what_a_study_leaves(fork: Callable, tmp_path: Path
     files = [path for path in tmp_path.rglob("*") if path.is_file() and "secretive" not in path.name]
     names = {path.name for path in files}
     assert names > {FILE, "best.yaml", "summary.json", "report.html", "train.log", "overrides.yaml", "multirun.yaml"}
-    assert names > {"jobs.csv", "failure.txt", "comparison.html"} and any("tfevents" in name for name in names)
+    assert names > {"jobs.csv", "failure.txt", "comparison.html", "told.txt"} and any(
+        "tfevents" in name for name in names
+    )
     assert any(path.suffix == ".wandb" for path in files)
     for path in files:
         assert WORD.encode() not in path.read_bytes(), path
