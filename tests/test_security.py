@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import shlex
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -178,6 +179,16 @@ def test_what_has_no_secrets_shape_stays(repo: Path) -> None:
     ]
     for text in texts:
         assert Secrets().redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["x=", "token=", "f(token=a, ", "--token ", "'a ", '\\"', "a://${", "a://b:", "x-", "eyJaaaaaa.", "-----BEGIN "],
+)
+def test_a_text_is_looked_through_in_time_that_grows_as_it_does(part: str) -> None:
+    began = time.process_time()
+    Secrets((KEY,)).redact("of " + part * (200_000 // len(part)))
+    assert time.process_time() - began < 5
 
 
 @given(st.lists(st.text("ab\\'\n ", min_size=1, max_size=9), min_size=1, max_size=4), st.data())

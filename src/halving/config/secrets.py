@@ -45,24 +45,26 @@ _NUMBER = re.compile(r"[+-]?(\d[\d_]*)?\.?\d*(e[+-]?\d+)?|null|true|false", re.I
 _REFERENCE = re.compile(r"\$\{[^,}]*\}")  # with a comma it may hold the secret as its default
 _BREAK = re.compile("[\x85\u2028\u2029]")
 _LEAST = 8  # shorter ones, such as 1 or yes, also occur for other reasons
+_CALL = 200  # characters of a line before an argument, among which its call begins
 _DIRECTORIES = ("PWD", "OLDPWD")  # as a shell's environment calls them
 
 _QUOTED = r"""[bru]?(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
-_ASSIGNED = re.compile(
-    rf"""(?P<name>(?P<q>['"])[\w. -]+(?P=q)|(?<![\w.@/-])[\w.@/-]+)(?P<is>\s*[:=]\s*(?={_QUOTED})|=)"""
-    rf"""(?P<value>{_QUOTED}|\$\{{[^}}]*\}}|[^\s,;&'"]+)"""
+# What assigns, each with what the value is that follows.
+_ASSIGNED = (
+    re.compile(rf"""(?P<name>(?P<q>['"])[\w. -]+(?P=q)|(?<![\w.@/-])[\w.@/-]+)(?P<is>\s*[:=]\s*(?={_QUOTED})|=)"""),
+    re.compile(rf"""{_QUOTED}|\$\{{[^}}]{{,200}}\}}|[^\s,;&'"]+"""),
 )
-_FLAG = re.compile(rf"(?<!\S)(?P<name>--[\w-]+)(?P<is> +)(?P<value>{_QUOTED}|[^\s-]\S*)")
+_FLAG = re.compile(r"(?<!\S)(?P<name>--[\w-]+)(?P<is> +(?!-))"), re.compile(rf"{_QUOTED}|\S+")
 _URL = re.compile(
-    r"""(?P<before>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://(?:\$\{[^}]*\}|[^\s/?#:@'"])*:)(?!\d+[/?#])"""
+    r"""(?P<before>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://(?:\$\{[^}]{,200}\}|[^\s/?#:@'"])*:)(?!\d+[/?#])"""
     r"""(?P<password>[^\s/'"]+)@""",
     re.IGNORECASE,
 )
 _SCHEME = r"(?:basic|bearer|digest|token)\s"
 _CODED = r"(?=\S{6})(?!(?-i:[A-Za-z]?[a-z]{,11})\W?(?:\s|$))"  # is no word such as those of "bearer certificates are"
 _HEADER = re.compile(
-    rf"""(?P<name>\b(?:authorization|x(?:-\w+)*-(?:key|token))['"]?\s*[:=]\s*['"]?(?:{_SCHEME}+|(?!{_SCHEME}){_CODED})"""
-    rf"""|\bbearer\s+{_CODED})[^\s'",;<>]+""",
+    rf"""(?P<name>(?<![\w-])(?:(?:proxy-)?authorization|x(?:-\w+){{,4}}-(?:key|token))['"]?\s*[:=]\s*['"]?"""
+    rf"""(?:{_SCHEME}+|(?!{_SCHEME}){_CODED})|\bbearer\s+{_CODED})[^\s'",;<>]+""",
     re.IGNORECASE,
 )
 _BASIC = re.compile(r"(\bbasic\s+)([A-Za-z0-9+/]{6,}={0,2})", re.IGNORECASE)
@@ -180,7 +182,7 @@ class Secrets:
             end = max(end, stop)
         text = _TELLING.sub(REDACTED, "".join([*parts, text[end:]]))
         text = _HEADER.sub(rf"\g<name>{REDACTED}", _BASIC.sub(_without_basic, text))
-        return _ASSIGNED.sub(_without_assigned, _FLAG.sub(_without_assigned, _URL.sub(_without_password, text)))
+        return _without_assigned(*_ASSIGNED, _without_assigned(*_FLAG, _URL.sub(_without_password, text)))
 
 
 class RedactingFilter(logging.Filter):
@@ -231,26 +233,31 @@ def _names(kind: re.Pattern[str], key: str) -> bool:
     return kind.search(_BOUNDARY.sub(" ", key.rpartition(".")[2]).lower()) is not None
 
 
-def _is_secret_text(key: str, value: str, kind: re.Pattern[str] = _SECRET) -> bool:
+def _is_secret_text(key: str, value: str) -> bool:
     """Say whether an override's value is secret; a number is one only below a password."""
     bare = value.strip().strip("'\"")
-    if not _names(kind, key) or not bare or _REFERENCE.fullmatch(bare):
+    if not is_secret(key) or not bare or _REFERENCE.fullmatch(bare):
         return False
     return _names(_PASSWORD, key) or _NUMBER.fullmatch(bare) is None
 
 
-def _without_assigned(found: re.Match[str]) -> str:
-    """Take out what a text assigns to a name that is certain to be a secret's; what code passes on is no value."""
-    name, value = found["name"].strip("'\""), found["value"]
-    if name in _DIRECTORIES or not _is_secret_text(name, value, _CERTAIN) or _is_passed_on(found, name):
-        return f"{found['name']}{found['is']}{_ASSIGNED.sub(_without_assigned, value)}"
-    return f"{found['name']}{found['is']}{REDACTED}"
+def _without_assigned(assigning: re.Pattern[str], values: re.Pattern[str], text: str) -> str:
+    """Take out what a text assigns to names that are certain to be a secret's; what code passes on is no value."""
+    parts, end, at = list[str](), 0, 0
+    while found := assigning.search(text, at):
+        at, name = found.end(), found["name"].strip("'\"")
+        if name in _DIRECTORIES or not _names(_CERTAIN, name) or (value := values.match(text, at)) is None:
+            continue
+        if _is_secret_text(name, value[0]) and not _is_passed_on(text, found, name, value[0]):
+            parts += [text[end:at], REDACTED]
+            at = end = value.end()
+    return "".join([*parts, text[end:]])
 
 
-def _is_passed_on(found: re.Match[str], name: str) -> bool:
+def _is_passed_on(text: str, found: re.Match[str], name: str, value: str) -> bool:
     """Say whether code passes a variable on in a call, as by `login(token=self.token)`; of passwords nobody knows."""
-    line = found.string[: found.start()].rpartition("\n")[2]
-    literal = found["is"] != "=" or found["value"][-1] in "'\""
+    line = text[max(0, found.start() - _CALL) : found.start()].rpartition("\n")[2]
+    literal = found["is"] != "=" or value[-1] in "'\""
     return not literal and line.count("(") > line.count(")") and not _names(_PASSWORD, name)
 
 
