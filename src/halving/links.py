@@ -40,8 +40,12 @@ def refuse(run_dir: Path, written: bool = True) -> None:
 
 def create(path: Path) -> int:
     """Return a descriptor of a new file to write; what had this name before is removed, and not followed."""
-    path.unlink(missing_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        path.unlink()
+        return os.open(path, flags, 0o666)
 
 
 def _strays(root: Path, directory: Path, written: bool) -> Iterator[tuple[Path, str]]:

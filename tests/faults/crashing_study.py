@@ -160,7 +160,7 @@ class Faults:
             def write(inner, data: Any) -> int:
                 half = memoryview(data)[: len(memoryview(data)) // 2]
                 plain = super().write
-                return self(f"write {kind(inner.name)}", lambda: plain(data), lambda: plain(half))
+                return self(f"write {name(inner.fileno())}", lambda: plain(data), lambda: plain(half))
 
         def open_binary(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
             return File(path, "w") if mode == "wb" else opened(path, mode, *args, **kwargs)

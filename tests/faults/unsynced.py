@@ -16,9 +16,8 @@ class Disk:
     """Knows of the files below `root` what would be left now: `left` after every call that changes that, and whenever
     it is told to `note` it.
 
-    What a file holds is durable once it was synced, and its name once its directory was, as POSIX has it, here with the
-    names of the directories above; deletions are at once. `watch` is asked, at each of these moments, what had been
-    done by then.
+    What a file holds is durable once it was synced, and its name once its directory was, as POSIX has it; deletions are
+    at once. `watch` is asked, at each of these moments, what had been done by then.
     """
 
     root: Path
@@ -67,9 +66,6 @@ class Disk:
         number = self._number(path)
         if path.is_dir():
             self._names[number] = {each.name: self._number(each) for each in path.iterdir()}
-            for each in (path, *path.parents):
-                if each != self.root and each.is_relative_to(self.root):
-                    self._names.setdefault(self._number(each.parent), {})[each.name] = self._number(each)
         else:
             self._contents[number] = path.read_bytes()
         self.note()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from halving.checkpoints.files import durable, refused
+from halving.checkpoints.files import durable, make, refused
 from halving.errors import StudyError, UserError
 from halving.links import create
 
@@ -34,7 +34,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     torch.save({**content, "digest": digest(content)}, serialised)
     temporary = path.with_suffix(".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path.parent)
         with os.fdopen(create(temporary), "wb") as file:
             file.write(serialised.getbuffer())
             file.flush()

@@ -52,6 +52,14 @@ def durable(directory: Path) -> None:
         os.close(fd)
 
 
+def make(directory: Path) -> None:
+    """Make a directory, and those above it that are not there yet, so that their names are durable."""
+    if not directory.is_dir():
+        make(directory.parent)
+        directory.mkdir(exist_ok=True)
+        durable(directory.parent)
+
+
 def _copy_file(source: Path, target: Path, sync: bool) -> None:
     with source.open("rb") as read, target.open("wb") as write:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
 
-from halving.checkpoints.files import copy, digests, durable, refused, room
+from halving.checkpoints.files import copy, digests, durable, make, refused, room
 from halving.checkpoints.names import DIRECTORY, WORKING, discard, inside, path, remove, resources
 from halving.errors import UserError
 from halving.trial import Job, Restarted
@@ -122,7 +122,8 @@ class Store:
         directory = inside(self.run_dir, f"{DIRECTORY}/{trial}") / f"{WORKING}{token_hex(8)}"
         with room(lambda: directory):
             try:
-                directory.mkdir(parents=True) if files is None else copy(files, directory)
+                make(directory.parent)
+                directory.mkdir() if files is None else copy(files, directory)
             except OSError:
                 remove(directory)
                 raise
@@ -153,9 +154,8 @@ def _drafted(path: Path) -> Iterator[Path]:
     draft = path.with_suffix(".tmp")
     try:
         remove(draft)
-        draft.mkdir(parents=True)
+        make(draft)
         yield draft
-        durable(draft)
         remove(path)
         draft.replace(path)
         durable(path.parent)

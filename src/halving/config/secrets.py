@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from halving.history import Chosen, Confirmed, Ended, Event, Header, Resumed
+from halving.report.derived import replace as replace_text
 from halving.terminal import printable
 from halving.trial import Finished, Restarted
 
@@ -164,7 +165,7 @@ class Secrets:
         for path in folder.glob("*.yaml"):
             content = OmegaConf.to_container(OmegaConf.load(path))
             if (clean := self.redact(content)) != content:
-                path.write_text(yaml_text(clean), encoding="utf-8")
+                replace_text(path, yaml_text(clean))
 
     def _text(self, text: str) -> str:
         """Return a text without the known values, however they overlap, and without what is assigned or has a shape."""
