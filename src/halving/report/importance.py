@@ -1,5 +1,6 @@
 """Which dimensions mattered: permutation importance under a random forest (Breiman 2001)."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,14 +54,14 @@ class Importances:
 def importances(history: History, resource: int | None = None, samples: int = 10, seed: int = 0) -> Importances:
     """Estimate each dimension's importance for the rank of a trial's error at one resource.
 
-    By default at the one that the most trials have reached, and of several the highest: higher rungs hold only the
-    selected. Failures rank last.
+    By default at the one that the most trials have reached without failing, and of several the highest: higher rungs
+    hold only the selected. Failures rank last.
 
     Raises UserError for fewer than 8 trials there, and for a study that searched no dimension.
     """
     from sklearn.ensemble import RandomForestRegressor  # pyright: ignore
 
-    counts = Counter(evaluation.resource for _, evaluation in history.finished)
+    counts = Counter(each.resource for _, each in history.finished if math.isfinite(each.error))
     if resource is None:
         resource = max(counts, key=lambda r: (counts[r], r), default=0)
     errors = {trial.trial: each.error for trial, each in history.finished if each.resource == resource}

@@ -2,11 +2,13 @@
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize  # pyright: ignore
+from threadpoolctl import ThreadpoolController
 
 Array = NDArray[np.float64]
 
@@ -53,14 +55,15 @@ class GaussianProcess:
         self._model = self._process(self._kernel, None, inputs, errors)
 
     def predict(self, inputs: Array) -> tuple[Array, Array]:
-        mean, deviation = cast(tuple[Array, Array], self._model.predict(inputs, return_std=True))
+        with _one_thread():
+            mean, deviation = cast(tuple[Array, Array], self._model.predict(inputs, return_std=True))
         noise = float(self._kernel.k2.noise_level)
         return mean, np.sqrt(np.maximum(deviation**2 - noise, 1e-12))
 
     def _process(self, kernel: Any, optimizer: Any, inputs: Array, errors: Array) -> Any:
         from sklearn.gaussian_process import GaussianProcessRegressor  # pyright: ignore
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _one_thread():
             warnings.simplefilter("ignore")
             process: Any = GaussianProcessRegressor(kernel, optimizer=optimizer, random_state=self._seed)
             return process.fit(inputs, errors)
@@ -119,6 +122,19 @@ class Forest:
         counts = np.bincount(leaves.ravel(), weights.ravel(), self._nodes)
         sums = np.bincount(leaves.ravel(), (weights * errors).ravel(), self._nodes)
         self._means = sums / np.maximum(counts, 1)
+
+
+def _one_thread() -> Any:
+    """Let no more than one thread multiply matrices this small: several wait for each other, the longer the less idle.
+
+    It also makes a proposal the same on any number of cores.
+    """
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+@cache
+def _libraries() -> Any:
+    return ThreadpoolController()
 
 
 def _ascend(loss: Callable[..., Any], start: Array, bounds: Array) -> tuple[Array, float]:
