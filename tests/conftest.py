@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from halving.environment import wait_passively
@@ -180,6 +181,15 @@ def fork(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks
     assert forks.server.stdin is not None
     forks.server.stdin.close()
     forks.server.wait(timeout=60)
+
+
+def colours(picture: Path) -> dict[str, int]:
+    """Return how many pixels of a PNG have each colour, such as #0a66c2."""
+    from matplotlib.image import imread
+
+    pixels = (imread(picture)[..., :3] * 255).round().astype(int).reshape(-1, 3)
+    found, counts = np.unique(pixels, axis=0, return_counts=True)
+    return {"#" + bytes(colour.tolist()).hex(): int(count) for colour, count in zip(found, counts, strict=True)}
 
 
 def environment(**more: str) -> dict[str, str]:

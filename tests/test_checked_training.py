@@ -127,10 +127,12 @@ def unchanging(trial: Any) -> Iterator[dict[str, float]]:
         yield {"error": 1.0, "seconds": random.SystemRandom().random()}
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the other processes, which take seconds to begin."""
-    monkeypatch.setattr("halving.conformance.training._travels", lambda function: False)
+def here(training: Any) -> Any:
+    """Return the same training where no other process finds it: these take seconds to begin."""
+    return lambda trial: training(trial)
+
+
+counting_here = here(counting)
 
 
 @pytest.mark.parametrize("training", [filing, generating])
@@ -140,10 +142,9 @@ def test_what_forgets_nothing_is_exact(training: Any, caplog: pytest.LogCaptureF
     assert not report.notes and not caplog.records  # not of the kill that is part of it, either
 
 
-@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("training", [reporting, moody])
 def test_what_forgets_nothing_is_exact_here(training: Any) -> None:
-    assert halving.check(training, CONFIGURATION).exact
+    assert halving.check(here(training), CONFIGURATION).exact
 
 
 FORGETFUL: dict[str, tuple[Any, str, str]] = {
@@ -162,20 +163,18 @@ FORGETFUL: dict[str, tuple[Any, str, str]] = {
 
 
 @pytest.mark.parametrize("name", FORGETFUL)
-def test_what_is_forgotten_is_said(name: str, request: pytest.FixtureRequest) -> None:
-    if name not in ("seed", "module", "process", "hash"):
-        request.getfixturevalue("here")
+def test_what_is_forgotten_is_said(name: str) -> None:
     training, first, said = FORGETFUL[name]
+    travels = name in ("seed", "module", "process", "hash")
     with pytest.raises(UserError) as caught:
-        halving.check(training, CONFIGURATION)
+        halving.check(training if travels else here(training), CONFIGURATION)
     failed = [line for line in str(caught.value).splitlines() if line.startswith("FAILED")]
     assert failed[0].startswith(f"FAILED  {first}: epoch "), failed
     assert re.search(said, failed[0]), failed
 
 
-@pytest.mark.usefixtures("here")
 def test_what_was_of_no_matter_is_noted_and_time_is_not_compared() -> None:
-    report = halving.check(unchanging)
+    report = halving.check(here(unchanging))
     assert "note    schedule (StepLR) changes in training and is not kept" in str(report)
 
 
@@ -198,11 +197,10 @@ def test_what_cannot_be_checked_is_refused() -> None:
 
 
 def test_the_command_line_checks_a_training(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     assert main(["test_own_training:keeping", "--configuration", "lr=0.1", "--epochs=3"]) == 0
     assert capsys.readouterr().out.count("ok ") == 6
-    request.getfixturevalue("here")
-    assert main(["test_checked_training:counting"]) == 1
+    assert main(["test_checked_training:counting_here"]) == 1
     assert "FAILED  goes on from the disk: epoch 2 comes to error=" in capsys.readouterr().out

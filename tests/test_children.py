@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Struck:
 
     @staticmethod
     def by_a_kill(executor: Process) -> None:
-        os.kill(executor._workers[0].process.pid or 0, signal.SIGKILL)
+        os.kill(active_children()[0].pid or 0, signal.SIGKILL)
         began = time.monotonic()
         while not executor.idle():
             list(executor.wait())

@@ -2,13 +2,15 @@
 
 import csv
 import math
+import re
 import subprocess
-import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from conftest import Forks, colours
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -17,12 +19,27 @@ import halving
 from halving.curves import Curves, load
 from halving.curves.recording import record
 from halving.curves.simulation import simulate
-from halving.curves.what_if import Setting, deadline, replay_all, settings, trust
+from halving.curves.what_if import Setting, deadline, half_width, replay_all, settings, trust
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.history import Header, History
-from halving.review.comparison import Run, band, by_method, common_end, holm, labelled, paired, pairs, ranks, run_of
+from halving.report.comparison import COLOURS, styles_of, task_figures
+from halving.report.methods import mean_and_error
+from halving.review.comparison import (
+    Run,
+    band,
+    by_method,
+    common_end,
+    grid,
+    holm,
+    labelled,
+    paired,
+    pairs,
+    ranks,
+    run_of,
+)
 from halving.schedulers import FIFO, SuccessiveHalving
+from halving.searchers.table import RandomRows
 from halving.trial import Configuration, Epoch, Finished, Job, Outcome, Step
 from halving.tuner import Tuner
 
@@ -49,6 +66,35 @@ def test_a_band_is_mean_standard_error_and_quartiles_once_all_seeds_have_an_incu
     assert (b.n, b.mean[1], b.median[1]) == (3, pytest.approx(0.3), pytest.approx(0.2))
     assert b.standard_error[1] == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2 / 3))
     assert (b.lower[1], b.upper[1]) == (pytest.approx(0.15), pytest.approx(0.4))
+
+
+def test_over_seconds_whoever_is_quick_wins_though_it_spends_more() -> None:
+    """A unit takes half a second or four: after 10 units slow is better, after 5 s, which is its first unit, fast."""
+    runs = [
+        Run("t", method, seed, resource, pace * resource, error + seed / 100, 10.0, 10.0 * pace)
+        for seed in range(6)
+        for method, pace, resource, error in (
+            ("fast", 0.5, np.array([2.0, 8.0]), np.array([0.5, 0.3])),
+            ("slow", 4.0, np.array([1.0, 4.0]), np.array([0.4, 0.2])),
+        )
+    ]
+    assert [(common_end(runs, axis), *grid(runs, axis, 2)) for axis in ("resource", "seconds")] == [
+        (10.0, 5.0, 10.0), (5.0, 20.0, 40.0),
+    ]  # fmt: skip
+    for axis, wins, difference in (("resource", 0, 0.1), ("seconds", 6, -0.1)):
+        (pair,) = pairs(runs, axis)
+        assert (pair.wins, pair.losses) == (wins, 6 - wins) and pair.difference == pytest.approx(difference)
+    x = np.array([3.9, 4.0, 15.9, 16.0])
+    np.testing.assert_allclose(band("slow", runs[1::2], x, "seconds").mean, [nan, 0.425, 0.425, 0.225])
+    drawn = [figure for figure, _ in task_figures("t", runs, styles_of(runs))]
+    words = [[*filter(None, map(str.strip, ElementTree.fromstring(figure).itertext()))] for figure in drawn]
+    units = ["0", "5", "10", "units spent by all trials"]
+    assert [each[1 : each.index("0.2")] for each in words] == [units, ["0", "10", "20", "30", "40", "seconds"], units]
+    begun = [re.search(rf'd="M ([\d.]+) [^>]*stroke: [^;]*{COLOURS[0]}', figure) for figure in drawn]
+    # The axes are 304 wide from 44 on, and end a hundredth beyond the last study: fast has an incumbent after 2 or 1.
+    assert [float(each[1]) for each in begun if each] == pytest.approx(
+        [44 + 304 * x / 1.01 for x in (2 / 10, 1 / 40, 2 / 10)], abs=304 / 400
+    )
 
 
 def test_ranks_are_averaged_over_seeds_and_then_over_tasks() -> None:
@@ -98,7 +144,7 @@ def test_swapping_the_methods_flips_the_effect_and_keeps_p(errors: list[tuple[in
     first, second = np.array(errors, dtype=float).T
     there, back = paired(first, second), paired(second, first)
     assert (there.effect, there.difference) == (pytest.approx(-back.effect), pytest.approx(-back.difference))
-    assert there.p == pytest.approx(back.p) and 0 <= there.p <= 1 and abs(there.effect) <= 1 + 1e-12
+    assert there.p == pytest.approx(back.p) and (there.wins, there.losses) == (back.losses, back.wins)
 
 
 def test_holm_by_hand_and_only_within_a_task() -> None:
@@ -153,6 +199,42 @@ def test_rungs_that_order_trials_are_trusted_and_misleading_ones_are_not() -> No
     assert all(pair.trusted and pair.tau == 1.0 and pair.recall == 1.0 for pair in good)
     bad = {(pair.low, pair.high): pair for pair in trust(ordered(misleading=True), eta=3, draws=40)}
     assert bad[1, 9].tau == -1.0 and bad[1, 9].recall == 0.0 and not bad[1, 9].kept and not bad[1, 9].trusted
+
+
+def test_a_trial_that_diverged_is_the_worst_of_its_rung_and_no_best_row() -> None:
+    """Of nine rows in order the first, the best at 1, diverges: of 36 pairs with it 8 turn over, of its third one."""
+    error = np.arange(9.0)[:, None] + [3.0, 2.0, 1.0]
+    error[0, 1:] = nan
+    curves = Curves(error, np.array([1, 3, 9]))
+    assert curves.final.tolist() == [9, 2, 3, 4, 5, 6, 7, 8, 9] and curves.optimum == 2.0
+    found = [(pair.low, pair.high, pair.tau, pair.recall, pair.kept) for pair in trust(curves, eta=3, draws=20)]
+    assert found == [
+        (1, 3, pytest.approx(20 / 36), pytest.approx(2 / 3), True),
+        (1, 9, pytest.approx(20 / 36), pytest.approx(2 / 3), True),
+        (3, 9, pytest.approx(1.0), 1.0, True),
+    ]
+
+
+def test_what_if_counts_no_trial_that_ends_after_the_deadline() -> None:
+    """A training takes 9 s: in 13.5 s one ends, in 4.5 s none does, and the regret is the most that there is."""
+    curves, seeds = ordered(misleading=False), range(12)
+    drawn = [[RandomRows(curves, seed, reuse=True).propose(trial) or {} for trial in (0, 1)] for seed in seeds]
+    first, second = (curves.final[[int(str(rows[i]["row"])) for rows in drawn]] for i in (0, 1))
+    assert (second < first).any()
+    for resource, expected in (
+        (13.5, first),
+        (4.5, np.full(12, curves.final.max())),
+        (18.0, np.minimum(first, second)),
+    ):
+        (result,) = replay_all(curves, [Setting("fifo")], seeds, resource, processes=1)
+        np.testing.assert_allclose(result.regret, expected - curves.optimum)
+
+
+def test_errors_of_means_are_those_of_samples() -> None:
+    """Of 1, 2 and 6 the standard deviation is sqrt(7), with n - 1; t is 4.303 with two degrees of freedom."""
+    assert half_width(np.array([1.0, 2.0, 6.0])) == pytest.approx(4.302653 * math.sqrt(7 / 3))
+    assert math.isnan(half_width(np.array([1.0])))
+    assert mean_and_error([0.1, 0.2, 0.6]) == "0.30 ± 0.15" and mean_and_error([0.3]) == "0.3"
 
 
 def test_what_if_prefers_halving_where_early_errors_tell_and_full_training_where_they_mislead() -> None:
@@ -233,9 +315,8 @@ def test_a_simulated_study_is_not_recorded() -> None:
         record([simulate(ordered(misleading=False), FIFO, r_max=9, max_trials=2)])
 
 
-def script(repo: Path, name: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(repo / "scripts" / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+def script(fork: Forks, name: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return fork(*map(str, arguments), program=f"scripts/{name}", cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -259,29 +340,38 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_compare_prints_the_tests_and_writes_figures_and_tables(repo: Path, studies: Path) -> None:
-    result = script(repo, "compare.py", studies)
+def test_compare_prints_the_tests_and_writes_figures_and_tables(fork: Forks, studies: Path) -> None:
+    result = script(fork, "compare.py", studies)
     assert result.returncode == 0, result.stderr
     assert "| FIFO | SuccessiveHalving | 6 |" in result.stdout and "after 27 units" in result.stdout
-    assert (studies / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (studies / "comparison.svg").read_text()
+    drawn, svg = colours(studies / "comparison.png"), (studies / "comparison.svg").read_text()
+    for method, colour in (("FIFO", COLOURS[0]), ("SuccessiveHalving", COLOURS[1])):
+        assert drawn[colour] > 500 and f">{method}</text>" in svg
+        assert len(re.findall(f"<path [^>]*fill: none; stroke: [^;]*{colour}", svg)) == 4, (
+            "a line a panel, and one named"
+        )
     rows = list(csv.DictReader((studies / "comparison.csv").open()))
     last = {row["method"]: row for row in rows if row["axis"] == "resource"}
+    late = {row["method"]: row for row in rows if row["axis"] == "seconds"}
+    histories = {p: halving.load(p).history for p in studies.iterdir() if p.is_dir()}
+    assert {row["spent"] for row in late.values()} == {f"{max(each.seconds for each in histories.values()):.6g}"}
+    assert [late[name]["mean"] for name in late] == [last[name]["mean"] for name in late]
     best = [min(t.last.error for t in halving.load(studies / f"fifo{seed}").trials) for seed in range(6)]
     assert float(last["FIFO"]["mean"]) == pytest.approx(np.mean(best), rel=1e-5)
     (test,) = csv.DictReader((studies / "tests.csv").open())
-    assert (test["pairs"], int(test["wins"]) + int(test["losses"]) <= 6) == ("6", True)
-    histories = {p: halving.load(p).history for p in studies.iterdir() if p.is_dir()}
-    assert set(by_method(labelled(histories))) == {"FIFO", "SuccessiveHalving"}
+    of = by_method(labelled(histories))
+    errors = [[float(own[seed].at(27.0)) for seed in range(6)] for own in (of["FIFO"], of["SuccessiveHalving"])]
+    won, lost = (sum(a < b for a, b in zip(*pair, strict=True)) for pair in (errors, errors[::-1]))
+    assert (test["pairs"], test["wins"], test["losses"]) == ("6", str(won), str(lost)) and won + lost > 0
 
 
-def test_record_writes_a_table_that_what_if_replays(repo: Path, studies: Path, tmp_path: Path) -> None:
-    result = script(repo, "record_curves.py", studies, "--out", tmp_path / "mine.npz")
+def test_record_writes_a_table_that_what_if_replays(fork: Forks, studies: Path, tmp_path: Path) -> None:
+    result = script(fork, "record_curves.py", studies, "--out", tmp_path / "mine.npz")
     assert result.returncode == 0, result.stderr
     assert "left out" in result.stdout and "stopped before 9" in result.stdout
     curves = load(tmp_path / "mine.npz")
     assert curves.resource.tolist() == [9] and len(curves) == 6 * 3 + 6 and set(curves.columns) == {"x"}
-    what = script(repo, "compare.py", "--what-if", tmp_path / "mine.npz", "--seeds", 2, "--processes", 1)
+    what = script(fork, "compare.py", "--what-if", tmp_path / "mine.npz", "--seeds", 2, "--processes", 1)
     assert what.returncode == 0, what.stderr
     assert "Recommended: scheduler=" in what.stdout
 
@@ -294,12 +384,12 @@ def test_record_writes_a_table_that_what_if_replays(repo: Path, studies: Path, t
         (["--what-if", "nowhere.npz"], "error: nowhere.npz: no such file"),
     ],
 )
-def test_mistakes_are_one_message(repo: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
-    result = script(repo, "compare.py", *arguments, cwd=tmp_path)
+def test_mistakes_are_one_message(fork: Forks, tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = script(fork, "compare.py", *arguments, cwd=tmp_path)
     assert result.returncode != 0 and message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_figures_that_cannot_be_written_are_one_message(repo: Path, studies: Path) -> None:
-    result = script(repo, "compare.py", studies, "--out", "/dev/null/figures")
+def test_figures_that_cannot_be_written_are_one_message(fork: Forks, studies: Path) -> None:
+    result = script(fork, "compare.py", studies, "--out", "/dev/null/figures")
     assert result.returncode == 1 and result.stderr.startswith("error: cannot write into /dev/null/figures (")
     assert "--out" in result.stderr and "Traceback" not in result.stderr

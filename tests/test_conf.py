@@ -1,6 +1,7 @@
 """Every option of every group composes and instantiates, and the command at the head of its file uses it."""
 
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
-from halving.composition import _executor
-from halving.config import checks, trials
+from halving import composition
+from halving.config import arguments, checks, trials
 from halving.config.polite import register
 from halving.config.schema import GROUPS, ROOT_KEYS
 from halving.curves import Curves, save
 from halving.data.base import Data
+from halving.history import History
 from halving.space import Space
 from halving.targets import instantiate
 from halving.training.recipe import Recipe
@@ -66,7 +68,7 @@ def needed(group: str, option: str, tmp_path: Path) -> list[str]:
         return ["fidelity.command=true"]
     if option in ("simulated", "compare_on_curves", "table"):
         save(Curves(np.full((4, 27), 0.5), np.arange(1, 28)), tmp_path / "curves.npz")
-        return ["executor=simulated", f"executor.curves={tmp_path / 'curves.npz'}"]
+        return ["experiment=simulated", f"executor.curves={tmp_path / 'curves.npz'}"]
     return []
 
 
@@ -89,7 +91,10 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
             parameter = nn.Parameter(torch.ones(3))
             assert instantiate(config["optimizer"], "optimizer")([parameter]).param_groups[0]["lr"] > 0
         case "lr_schedule":
-            assert 0 <= instantiate(config["lr_schedule"], "lr_schedule")(0.0) <= 1
+            schedule = instantiate(config["lr_schedule"], "lr_schedule")
+            rates = [schedule(epoch / 10) for epoch in range(10 * config["epochs"] + 1)]
+            assert min(rates) >= 0 and max(rates) == pytest.approx(1, abs=1e-3)
+            assert rates[-1] == schedule(config["epochs"] + 9.0), "beyond the end the last value holds"
         case "averaging":
             averaging = instantiate(config["averaging"], "averaging")
             assert averaging == {} if option == "none" else averaging.takes(config["epochs"] * 1.0)
@@ -105,10 +110,9 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
         case "fidelity":
             assert instantiate(config["fidelity"], "fidelity").cost(0, 3) == 3
         case "executor":
-            if option == "simulated":
-                return  # it needs a table of curves: see test_simulated.py
-            settings, _ = _executor(config["executor"], "cpu", "cpu", None)
-            executor = instantiate(settings, "executor", objective=print)
+            cfg = compose("config", [f"executor={option}", "model=softmax", "device=cpu", *extra])
+            executor = composition.compose(cfg, OmegaConf.create(), tmp_path, History()).executor
+            assert type(executor).__name__.lower() == option
             assert executor.idle() and executor.has_room()
             executor.shutdown()
         case "tracker":
@@ -122,14 +126,20 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_command_at_its_head_uses_it(file: str) -> None:
+def test_the_command_at_its_head_uses_it(file: str, tmp_path: Path) -> None:
+    """What stands in angle brackets there is a table, a program, or a config directory of one's own."""
     lines = [line for line in (CONF / file).read_text().splitlines() if not line.startswith("# @package")]
     assert lines[0].startswith("# python train.py")
-    overrides = [word for word in shlex.split(lines[0])[3:] if not word.startswith("--")]
-    if "<" in lines[0] or file == "base.yaml":
-        return
+    group, option = Path(file).parent.as_posix(), Path(file).stem
+    own = tmp_path / "experiment" / "mine.yaml"
+    own.parent.mkdir()
+    own.write_text(
+        f"# @package _global_\ndefaults: [override /fidelity: {option}]\nfidelity: {{function: mine.train}}\n"
+    )
+    typed = lines[0].partition(", which")[0].replace("<your conf>", str(tmp_path)).replace("<yours>", "mine")
+    words = arguments.read(shlex.split(re.sub("[<>]", "", typed))[3:])
+    overrides = [*(word for word in words if "=" in word), f"hydra.searchpath=[{tmp_path.as_uri()}]"]
     cfg = compose("config", overrides, return_hydra_config=True)
     if "/" in file:
-        group, option = Path(file).parent.as_posix(), Path(file).stem
         chosen = cfg.hydra.runtime.choices[group]
         assert option in (chosen if OmegaConf.is_list(chosen) else str(chosen))

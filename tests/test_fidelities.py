@@ -227,7 +227,11 @@ def test_width_multiplies_channels(model: str, widths: dict[int, int], tmp_path:
         assert len(first) == width == kept["arguments"]["width"]
         assert (finished.outcome.error, finished.outcome.curve) == (epochs[0].metrics["val_error"], ())
         fidelity, setting = build(tmp_path, *wide)
-        assert 0 <= fidelity.test(setting, Job(0, {}, 0, resource))["test_error"] <= 1
+        made = setting.recipe()
+        narrow = made.model(width=width)
+        narrow.load_state_dict(kept["model"])
+        tested = fidelity.test(setting, Job(0, {}, 0, resource))
+        assert tested["test_error"] == evaluate(narrow, made.data, made.data.test)[1]
 
 
 def test_a_model_without_width_is_refused_and_those_with_one_are_named(tmp_path: Path) -> None:

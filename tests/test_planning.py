@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from halving.composition import _fitted
+from halving import composition
 from halving.config.polite import register
 from halving.errors import UserError
-from halving.history import Ladder
+from halving.history import History, Ladder
 from halving.objective import Objective
 from halving.planning import Simulation, Unsearched, fit, simulated_costs
 from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Hyperband, Median, Scheduler
@@ -145,7 +146,7 @@ def test_without_cohorts_a_few_trials_are_enough() -> None:
     assert "r_min" not in plan.reason
 
 
-def test_what_is_timed_is_trained_each_time(tmp_path: Path) -> None:
+def test_what_is_timed_is_trained_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places: list[Path] = []
 
     class Noting(Objective):
@@ -157,8 +158,8 @@ def test_what_is_timed_is_trained_each_time(tmp_path: Path) -> None:
     conf = Path(__file__).resolve().parents[1] / "conf"
     register(conf)
     with initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = compose("config", ["scheduler=sha", "budget.seconds=60", "model=softmax", "data.train_samples=60"])
-    cfg.device = "cpu"
-    objective = Noting(cfg, tmp_path, 1)
-    plan = _fitted(cfg, objective, objective.prepare({}), {})
-    assert plan.cost > 0 and len(set(places)) == 2
+        small = ["model=softmax", "data.train_samples=60", "device=cpu", "executor.threads=1"]
+        cfg = compose("config", ["scheduler=sha", "plan=auto", "budget.seconds=60", *small])
+    monkeypatch.setattr(composition, "Objective", Noting)
+    parts = composition.compose(cfg, OmegaConf.create(), tmp_path, History())
+    assert [note.partition(":")[0] for note in parts.notes] == ["plan"] and len(set(places)) == 2

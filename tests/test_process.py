@@ -25,7 +25,7 @@ from halving.config.polite import register
 from halving.errors import StorageError, UserError
 from halving.executors import Executor, Process, Serial
 from halving.history import History
-from halving.journal import Journal, read, replay
+from halving.journal import Journal, read
 from halving.objective import Objective
 from halving.schedulers import ASHA, FIFO, Hyperband, Scheduler, SuccessiveHalving
 from halving.training.trainer import Trainer
@@ -92,11 +92,6 @@ def test_synchronous_methods_decide_the_same_with_any_number_of_workers(schedule
     final = {row[:4] for row in alone}
     for workers in (2, 5):
         assert {row[:4] for row in decisions(Process(Plain(), workers))} == final
-
-
-def test_the_journal_keeps_the_order_of_arrival(tmp_path: Path) -> None:
-    history = tune(Process(Plain(), 3), ASHA(Numbers(), max_trials=30), tmp_path)
-    assert [t.trial for t, _ in replay(read(tmp_path)).finished] == [t.trial for t, _ in history.finished]
 
 
 def test_a_trial_goes_back_to_the_worker_that_has_it_in_memory() -> None:

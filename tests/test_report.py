@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from conftest import colours
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -27,6 +28,7 @@ from halving.environment import environment
 from halving.errors import UserError
 from halving.history import Chosen, Confirm, Confirmed, Ended, Halted, Header, History, Ladder
 from halving.report import derived, figures, tables
+from halving.report.canvas import ACCENT
 from halving.report.conclusion import conclusion
 from halving.report.dimensions import draw_dimensions
 from halving.report.explanation import explanation
@@ -380,9 +382,10 @@ def test_curves_come_from_the_objective_where_no_epochs_were_recorded() -> None:
 
 def test_the_picture_is_twice_its_size_in_pixels(tmp_path: Path) -> None:
     figures.figure_png(study(), tmp_path / "study.png")
-    data = (tmp_path / "study.png").read_bytes()
-    assert data.startswith(b"\x89PNG")
-    assert int.from_bytes(data[16:20]) == 4 * figures.WIDTH
+    figures.figure_png(alone(math.nan), tmp_path / "lost.png")
+    drawn, lost = colours(tmp_path / "study.png"), colours(tmp_path / "lost.png")
+    assert sum(drawn.values()) == sum(lost.values()) == 4 * 2 * figures.WIDTH * figures.HEIGHT
+    assert drawn[ACCENT] > 500 and ACCENT not in lost, "the winner's line"
 
 
 def test_a_study_without_a_survivor_says_so() -> None:

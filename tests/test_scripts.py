@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import colours
 
 import halving
 from halving.checkpoints.content import write
 from halving.errors import UserError
 from halving.journal import encode
+from halving.report.canvas import ACCENT, INK, PAPER
 from halving.review.rebuilding import rebuild
 from halving.review.verification import verify
 
@@ -278,7 +280,14 @@ def test_picture_is_drawn(fork: Callable, run_dir: Path, tmp_path: Path) -> None
     assert call(fork, "picture", run_dir, tmp_path / "study.png").returncode == 0
     nowhere = call(fork, "picture", run_dir, tmp_path / "none" / "study.png")
     assert nowhere.returncode == 1 and nowhere.stderr.startswith("error: ") and nowhere.stderr.count("\n") == 1
-    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    drawn = colours(tmp_path / "study.png")
+    assert drawn[ACCENT] > 100 and drawn[PAPER] > sum(drawn.values()) / 2, "the winner's curve, on white paper"
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    journal = (run_dir / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (lost / "journal.jsonl").write_bytes(journal[0])
+    assert call(fork, "picture", lost, tmp_path / "lost.png").returncode == 0
+    assert ACCENT not in colours(tmp_path / "lost.png"), "nothing has finished"
 
 
 def test_no_journal_is_one_line(fork: Callable, tmp_path: Path) -> None:
@@ -319,7 +328,8 @@ def test_four_ways_to_one_matrix_product_are_timed(fork: Callable, repo: Path, t
     for row in rows:
         seconds, rate, slowest, fastest, _ = map(float, row[24:].split())
         assert rate == pytest.approx(2e-9 * 12**3 / seconds, rel=0.02) and slowest <= rate <= fastest
-    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    area = colours(tmp_path / "rates.png")
+    assert 4 * 0.62 * 40 * 20 < area[ACCENT] / 4 < 4 * 0.62 * 40 * 430 and area[INK] > 100, "a bar a way, and words"
     wrong = {
         "--size=0": "--size=0: must be an integer of at least 1",
         "--block=13": "--block=13: must be at most 12",

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from halving.curves import Curves
 from halving.errors import UserError
 from halving.history import Header, History
 from halving.report.importance import importances
@@ -24,6 +25,7 @@ from halving.searchers import (
     EvolutionSearcher,
     GridSearcher,
     LocalSearcher,
+    OneAtATimeSearcher,
     OptunaSearcher,
     PriorSearcher,
     RandomSearcher,
@@ -32,6 +34,8 @@ from halving.searchers import (
 )
 from halving.searchers.bayesian import comparable, log_expected_improvement
 from halving.searchers.density import Density, category_counts, varied
+from halving.searchers.surrogate import Forest
+from halving.searchers.table import NearestRow
 from halving.searchers.transfer import transferred
 from halving.space import Space
 from halving.training.models.cnn import CNN
@@ -78,10 +82,10 @@ def error(configuration: Configuration) -> float:
     return far + 0.1 * abs(c["depth"] - 2) + 0.3 * (c["activation"] != "tanh")
 
 
-def study(searcher: Searcher, trials: int, resource: int = 1) -> list[Configuration]:
+def study(searcher: Searcher, trials: int, first: int = 0, resource: int = 1) -> list[Configuration]:
     """Run trials one after the other; return their configurations."""
     proposed: list[Configuration] = []
-    for trial in range(trials):
+    for trial in range(first, first + trials):
         if (configuration := searcher.propose(trial)) is None:
             break
         proposed.append(configuration)
@@ -123,6 +127,18 @@ def test_a_finite_space_is_gone_through_once(name: str) -> None:
     assert proposed[0] == initial, "the defaults come first, wherever they lie"
     assert len(proposed) == 19 and len({repr(each) for each in proposed}) == 19, "True and 1 are two values"
     assert searcher.propose(19) is None
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHERS if name != "grid"])
+def test_what_a_trial_did_not_run_after_all_is_proposed_again(name: str) -> None:
+    """A table answers the first six proposals with other values: of a finite space all else is gone through once."""
+    searcher, outside = build(name, FINITE, seed=2), {"a": 9, "b": "elsewhere", "c": 0}
+    first = [searcher.propose(trial) for trial in range(6)]
+    for trial in range(6):
+        searcher.recall(trial, outside | {"c": trial})
+        searcher.observe(trial, outside | {"c": trial}, 1, 0.1)
+    later = [repr(each) for each in study(searcher, 30, first=6)]
+    assert len(later) == len(set(later)) == 18 and {repr(each) for each in first} <= set(later)
 
 
 OUTSIDE: list[Configuration] = [
@@ -220,6 +236,20 @@ def test_prior_stays_near_the_defaults_until_something_better_is_known() -> None
     assert sum(abs(float(each["x"]) - 0.9) < 0.15 for each in late) >= 40  # type: ignore
 
 
+def test_evolution_lets_only_its_youngest_have_children() -> None:
+    """Six of an older population are better by far; a child is the best of the younger but for one dimension."""
+    space = Space.from_config({f"x{i}": stats.uniform(0, 1) for i in range(5)})
+    searcher = EvolutionSearcher(space, seed=0, population=6, tournament=6, crossover=0.0)
+    for trial in range(12):
+        old = trial < 6
+        searcher.observe(
+            trial, space.decode([0.1 if old else 0.7 + trial / 100] * 5), 1, trial if old else 100.0 - trial
+        )
+    for trial in range(12, 20):
+        child = space.encode(searcher.propose(trial) or {})
+        assert (np.abs(child - 0.81) < 1e-9).sum() == 4, child
+
+
 def test_annealing_leaves_a_better_point_while_hot_and_never_when_cold() -> None:
     space = Space.from_config({"x": stats.uniform(0, 1)})
 
@@ -248,6 +278,17 @@ def test_densities_sum_to_one(count: int, seed: int) -> None:
     assert np.exp(density.log(grid)).mean() == pytest.approx(1, abs=2e-3)
     drawn = density.sample(50, np.random.default_rng(seed))
     assert ((drawn >= 0) & (drawn <= 1)).all()
+
+
+def test_each_dimension_of_a_density_has_its_own_width() -> None:
+    """With d = 3 and n = 2 the rule shrinks by 2^(-1/7); a category of three has another value in 2/3 of all cases."""
+    space = Space.from_config({"x": stats.uniform(0, 1), "y": stats.uniform(0, 1), "kind": ["a", "b", "c"]})
+    points = np.array([[0.1, 0.3, 1 / 6], [0.9, 0.5, 5 / 6]])
+    found = Density.estimate(points, category_counts(space))
+    assert found.widths / 2 ** (-1 / 7) == pytest.approx([1.06 * 0.4, 1.06 * 0.1, 2 / 3])
+    assert Density.estimate(points[:1], category_counts(space)).widths == pytest.approx([0.02, 0.02, 2 / 3])
+    drawn = found.sample(4000, np.random.default_rng(0))
+    assert np.abs(drawn[:, 0] - 0.5).mean() > 1.8 * np.abs(drawn[:, 1] - 0.4).mean()
 
 
 def test_errors_compare_between_resources() -> None:
@@ -290,7 +331,7 @@ def test_a_promotion_that_fails_takes_no_error_away() -> None:
     resumed.recall(24, asked.propose(24) or {})
     for searcher in (asked, resumed):
         searcher.observe(3, searcher.propose(3) or {}, 1, math.inf)
-        assert searcher.failed(3) and searcher._errors[3] == {1: error(searcher.propose(3) or {})}
+        assert searcher.standing(3) == (True, -1, error(searcher.propose(3) or {}), 3)
     assert asked.propose(25) == resumed.propose(25)
 
 
@@ -309,8 +350,8 @@ def test_bohb_has_no_failed_trial_among_the_good_ones() -> None:
     few = BOHBSearcher(space, seed=0, fraction=0.0, good=0.9)
     for trial, x in enumerate(np.linspace(0.02, 0.98, 20)):
         few.observe(trial, {"x": float(x)}, 1, math.inf if x > 0.3 else float(x))
-    good, _ = few._densities() or pytest.fail("there are enough errors")
-    assert good.points.max() < 0.3
+    xs = [float((few.propose(trial) or {})["x"]) for trial in range(20, 40)]  # type: ignore
+    assert max(xs) < 0.5
 
 
 OPTIONS = Space.from_config(
@@ -335,6 +376,7 @@ def test_what_lies_where_nothing_exists_earns_no_score(name: str) -> None:
 
 
 def test_scores_do_not_depend_on_inactive_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forest is asked of one point, as far as these go; the densities rank as they did when they are others."""
     rng = np.random.default_rng(3)
     points = rng.random((50, len(OPTIONS.dimensions)))
     points[:, 0] = 0.75
@@ -346,9 +388,12 @@ def test_scores_do_not_depend_on_inactive_coordinates(monkeypatch: pytest.Monkey
         configuration = OPTIONS.sample(rng)
         for searcher in (forest, bohb):
             searcher.observe(trial, configuration, 1, float(rng.random()))
-    trials, resources, errors = (np.array(column) for column in zip(*forest._observed, strict=True))
-    model = forest._fitted(trials, resources, errors, 1, 0)
-    assert (forest._improvement(model, points, 0.0, 1) == forest._improvement(model, moved, 0.0, 1)).all()
+    predict, asked = Forest.predict, list[np.ndarray]()
+    monkeypatch.setattr(Forest, "predict", lambda self, inputs: (asked.append(inputs), predict(self, inputs))[1])
+    forest.propose(30)
+    inputs = np.vstack(asked)  # x0 to x5, lr, whether the kind is a, whether it is b, and the resource
+    without = inputs[inputs[:, 8] > 0, :6]
+    assert len(without) > 100 and len(np.unique(without, axis=0)) == 1
     ranked: list[np.ndarray] = []
     for drawn in (points, moved):
         monkeypatch.setattr(Density, "sample", lambda *_, drawn=drawn: drawn)
@@ -477,13 +522,15 @@ def test_learns_of_the_configuration_that_was_run(name: str) -> None:
     assert told.propose(12) == recalled.propose(12)
 
 
-def history_of(errors: list[float], configurations: list[Configuration], dimensions: tuple[str, ...]) -> History:
+def history_of(
+    errors: list[float], configurations: list[Configuration], dimensions: tuple[str, ...], failing_at: int = 1
+) -> History:
     history = History()
     history.apply(Header("name", "sha", "random", 0, 9, dimensions=dimensions), 0.0)
     for trial, (configuration, value) in enumerate(zip(configurations, errors, strict=True)):
         history.apply(Start(trial, configuration, 1), 0.0)
         failed = math.isinf(value)
-        history.apply(Finished(Outcome(trial, 1, value, failed=failed)), 1.0)
+        history.apply(Finished(Outcome(trial, failing_at if failed else 1, value, failed=failed)), 1.0)
         history.apply(Verdict(trial, "failed" if failed else "paused"), 1.0)
     return history
 
@@ -502,6 +549,17 @@ def test_importances_name_what_mattered() -> None:
     assert [row.dimension for row in found.dimensions] == ["lr", "kind", "noise"]
     lr, kind, noise = found.dimensions
     assert lr.share - lr.deviation > kind.share > 3 * kind.deviation / 2 > abs(noise.share)
+
+
+def test_importances_count_trials_that_failed_before_they_were_measured() -> None:
+    """Above 0.5 all fail, without an epoch, and they are most: what decides that matters, and nothing else."""
+    rng = np.random.default_rng(0)
+    drawn: list[Configuration] = [{"lr": float(rng.random()), "noise": float(rng.random())} for _ in range(80)]
+    errors = [math.inf if float(c["lr"]) > 0.5 else float(rng.random()) for c in drawn]  # type: ignore
+    found = importances(history_of(errors, drawn, ("noise", "lr"), failing_at=0))
+    assert found.trials == 80 and found.telling
+    lr, noise = found.dimensions
+    assert lr.dimension == "lr" and lr.share > 0.5 > 0.2 > noise.share
 
 
 def test_importances_of_chance_say_so() -> None:
@@ -572,3 +630,22 @@ def test_transferred_configurations_are_clipped_and_completed() -> None:
     assert transferred({"lr": None, "units": "many"}, MIXED, DEFAULT | {"units": None}) == DEFAULT | {"units": 36}
     assert transferred({"lr": 0.0123}, MIXED, DEFAULT) == DEFAULT | {"lr": 0.0123}, "nothing is rounded"
     assert RandomSearcher(MIXED, initial=[DEFAULT, found]).propose(1) == found
+
+
+def test_what_counts_as_false_is_a_value_like_any_other() -> None:
+    """0, 0.0, False, an empty text and None come from the earlier study; what that lacks, from the defaults."""
+    lists = {"off": [True, False], "text": ["a", ""], "none": [1, None], "zero": [0.5, 0.0]}
+    space = Space.from_config({**lists, "n": stats.randint(0, 5), "x": stats.uniform(-1, 2), "u": stats.uniform(0, 1)})
+    false: Configuration = {"off": False, "text": "", "none": None, "zero": 0.0, "n": 0, "x": 0.0, "u": 0.0}
+    true: Configuration = {"off": True, "text": "a", "none": 1, "zero": 0.5, "n": 3, "x": 0.5, "u": 0.5}
+    for earlier, defaults, expected in ((false, true, false), (true, false, true), ({}, false, false)):
+        found = transferred(earlier, space, defaults)
+        assert found == pytest.approx(expected, abs=1e-5) and [*map(type, found.values())] == [
+            type(expected[name]) for name in found
+        ]
+    for searcher in (RandomSearcher(space, initial=[true, false]), OneAtATimeSearcher(space, initial=false, seeds=1)):
+        assert false in [searcher.propose(trial) for trial in range(2)]
+    row = NearestRow(
+        RandomSearcher(space, initial=[false]), Curves(np.zeros((2, 1)), np.array([1]), None, [true, false]), space
+    )
+    assert row.propose(0) == {"row": 1, **false}

@@ -445,14 +445,14 @@ def test_the_report_shows_what_is_evil_as_text() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_terminal_obeys_nobody_but_us(terminal: bool) -> None:
-    events = evil_study()
+def test_the_terminal_obeys_nobody_but_us(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    events, second = evil_study(), 0
+    monkeypatch.setattr("time.monotonic", lambda: 100.0 * second)  # so late is every event that it is shown
     text = io.StringIO()
     console = Terminal(file=text, width=250, force_terminal=terminal, force_interactive=terminal, color_system=None)
     progress, history = Progress(console), History()
     for second, event in enumerate(events):
         history.apply(event, float(second))
-        progress._next = 0.0
         progress.record(event, history)
     progress.close(history)
     console.print(conclusion(history, Path("run")), soft_wrap=True, highlight=False, markup=False)

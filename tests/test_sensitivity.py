@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Forks
+from conftest import Forks, colours
 from scipy import stats
 
 import halving
 from halving.config.recorded import recorded
 from halving.config.sensitivity import directory
 from halving.history import Header, History
+from halving.report.canvas import ACCENT, INK, PAPER
 from halving.report.html import report_html
 from halving.report.sensitivity import lines, sensitivity, verdict
 from halving.searchers import OneAtATimeSearcher
@@ -198,7 +199,8 @@ def test_the_command_begins_goes_on_and_draws(fork: Forks, study: Path, tmp_path
     )
     table = [line for line in done.stdout.splitlines() if line.startswith(("optimizer.lr ", "data.batch_size "))]
     assert len(table) == 2 and all("matters" in line or "within noise" in line for line in table)
-    assert (there / "sensitivity.png").read_bytes()[:4] == b"\x89PNG"
+    drawn = colours(there / "sensitivity.png")
+    assert drawn[ACCENT] > 500 and drawn[INK] > 100 and drawn[PAPER] > sum(drawn.values()) / 2
     assert "What matters around the base" in (there / "report.html").read_text("utf-8")
 
     # Interrupted and then killed in the middle, it goes on by the same command, and comes to the same.
@@ -219,7 +221,7 @@ def test_the_command_begins_goes_on_and_draws(fork: Forks, study: Path, tmp_path
     again = fork("sensitivity", str(copy), *words, **script)
     assert (again.returncode, (killed / "journal.jsonl").read_bytes()) == (0, journal), again.stderr
     assert table == [line for line in again.stdout.splitlines() if line.startswith(("optimizer.lr ", "data.batch_"))]
-    assert (killed / "sensitivity.png").is_file()
+    assert colours(killed / "sensitivity.png") == drawn, "the same study, the same picture"
     for other in ("--points=3", "--seeds=1"):
         refused = fork("sensitivity", str(copy), other, **script)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1) and "was begun with" in refused.stderr

@@ -1,9 +1,11 @@
 """The loop: budgets, the order of writing and acting, checkpoints, failures."""
 
 import math
+import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from halving.journal import Journal, read, replay
 from halving.schedulers import ASHA, FIFO, Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.space import Space
-from halving.trial import Configuration, Done, Epoch, Finished, Job, Outcome, Start, Step, Verdict, Wait
+from halving.trial import Configuration, Done, Epoch, Finished, Job, Outcome, Resume, Start, Step, Verdict, Wait
 from halving.tuner import Budget, Tuner
 
 Error = Callable[[int, int], float]
@@ -32,12 +34,22 @@ class Numbers:
 
 
 class Virtual:
-    """`workers` jobs at a time, first in first out, each a minute of virtual time a unit of resource."""
+    """`workers` jobs at a time, each a minute of virtual time a unit of resource.
 
-    def __init__(self, error: Error, workers: int = 1, checkpoints: Path | None = None) -> None:
+    `pick` says which of so many ends next: by default the oldest.
+    """
+
+    def __init__(
+        self,
+        error: Error,
+        workers: int = 1,
+        checkpoints: Path | None = None,
+        pick: Callable[[int], int] = lambda running: 0,
+    ) -> None:
         self.error = error
         self.workers = workers
         self.checkpoints = checkpoints
+        self.pick = pick
         self.clock = 0.0
         self.running: list[Job] = []
         self.submitted: list[Job] = []
@@ -48,7 +60,7 @@ class Virtual:
         self.submitted.append(job)
 
     def wait(self) -> Iterator[Epoch | Finished]:
-        job = self.running.pop(0)
+        job = self.running.pop(self.pick(len(self.running)))
         self.clock += 60.0 * (job.until - job.since)
         error = self.error(job.trial, job.until)
         yield Epoch(job.trial, job.until, {"val_error": error})
@@ -101,6 +113,37 @@ def tuned(
 
 def falling(trial: int, resource: int) -> float:
     return 1 / (1 + trial)
+
+
+class Told(ASHA):
+    """Notes in which order it hears of outcomes."""
+
+    def __init__(self) -> None:
+        super().__init__(Numbers(), eta=2, r_max=8, max_trials=20)
+        self.told: list[tuple[int, int]] = []
+
+    def update(self, outcome: Outcome) -> tuple[Verdict, ...]:
+        self.told.append((outcome.trial, outcome.resource))
+        return super().update(outcome)
+
+
+def test_replay_takes_the_decisions_that_the_order_of_arrival_led_to(tmp_path: Path) -> None:
+    """Of four jobs the oldest, the newest or any ends first, which ASHA answers otherwise, live as in a replay."""
+    picks: dict[str, Callable[[int], int]] = {
+        "oldest": lambda running: 0, "newest": lambda running: running - 1, "any": random.Random(0).randrange,
+    }  # fmt: skip
+    decided: list[list[tuple[int, int]]] = []
+    for name, pick in picks.items():
+        live, again = Told(), Told()
+        (tmp_path / name).mkdir()
+        history = tuned(live, Virtual(falling, 4, pick=pick), run_dir=tmp_path / name)
+        events = read(tmp_path / name)
+        tuner = Tuner(again, Virtual(falling), cost=resuming)
+        tuner.replay(events)
+        assert again.told == live.told and repr(tuner.history) == repr(history)
+        assert [(trial.trial, each.resource) for trial, each in replay(events).finished] == live.told
+        decided.append([(event.trial, event.until) for event, _ in events if isinstance(event, Start | Resume)])
+    assert not any(first == second for first, second in combinations(decided, 2))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
