@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from halving.environment import wait_passively
 
@@ -185,11 +185,8 @@ def fork(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks
 
 def colours(picture: Path) -> dict[str, int]:
     """Return how many pixels of a PNG have each colour, such as #0a66c2."""
-    from matplotlib.image import imread
-
-    pixels = (imread(picture)[..., :3] * 255).round().astype(int).reshape(-1, 3)
-    found, counts = np.unique(pixels, axis=0, return_counts=True)
-    return {"#" + bytes(colour.tolist()).hex(): int(count) for colour, count in zip(found, counts, strict=True)}
+    found = Image.open(picture).convert("RGB").getcolors(2**24) or []
+    return {"#" + bytes(colour).hex(): count for count, colour in found}
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ from conftest import Forks, colours
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from scipy.stats import uniform
 
 import halving
 from halving.curves import Curves, load
@@ -23,6 +25,7 @@ from halving.curves.what_if import Setting, deadline, half_width, replay_all, se
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.history import Header, History
+from halving.journal import Journal
 from halving.report.comparison import COLOURS, styles_of, task_figures
 from halving.report.methods import mean_and_error
 from halving.review.comparison import (
@@ -39,7 +42,9 @@ from halving.review.comparison import (
     run_of,
 )
 from halving.schedulers import FIFO, SuccessiveHalving
+from halving.searchers import RandomSearcher
 from halving.searchers.table import RandomRows
+from halving.space import Space
 from halving.trial import Configuration, Epoch, Finished, Job, Outcome, Step
 from halving.tuner import Tuner
 
@@ -321,22 +326,22 @@ def script(fork: Forks, name: str, *arguments: object, cwd: Path | None = None) 
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six seeds of two methods, whose winner at 9 is known: x near 0."""
-    directory = tmp_path_factory.mktemp("studies")
+    """The journals of six seeds of two methods, whose winner at 9 is known: x near 0."""
+    directory, space = tmp_path_factory.mktemp("studies"), Space.from_config({"x": uniform(0, 1)})
+
+    def squares(jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
+        yield Finished(Outcome(job.trial, job.until, float(job.configuration["x"] or 0) ** 2 + 1 / job.until), 0.1)
+
     for seed in range(6):
-        for name, scheduler, options in (
-            ("fifo", halving.FIFO, {"max_trials": 3}),
-            ("sha", halving.SuccessiveHalving, {"n": 9}),
-        ):
-            halving.tune(
-                lambda configuration, resource: configuration["x"] ** 2 + 1 / resource,
-                {"x": {"_target_": "scipy.stats.uniform"}},
-                scheduler,
-                seed=seed,
-                r_max=9,
-                run_dir=directory / f"{name}{seed}",
-                **options,
-            )
+        searcher = RandomSearcher(space, seed)
+        for name, scheduler in (("fifo", FIFO(searcher, 9, 3)), ("sha", SuccessiveHalving(searcher, 3, 1, 9, n=9))):
+            (directory / f"{name}{seed}").mkdir()
+            method = type(scheduler).__name__
+            with closing(Journal(directory / f"{name}{seed}")) as journal:
+                tuner = Tuner(scheduler, Serial(squares), cost=lambda since, until: until, journal=journal)
+                tuner.record(Header("squares", method, "RandomSearcher", seed, 9, unit="units", dimensions=("x",)))
+                tuner.run()
     return directory
 
 

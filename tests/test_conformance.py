@@ -250,20 +250,18 @@ class Mine(SuccessiveHalving):
 """
 
 
-def test_command_line_for_a_users_module(tmp_path: Path) -> None:
+def test_command_line_for_a_users_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mine.py").write_text(MODULE)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "halving.conformance", *arguments, "--schedules=6"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    sound = run("mine:Mine", "--option", "r_max=27")
+    command = [sys.executable, "-m", "halving.conformance", "mine:Mine", "--option", "r_max=27", "--schedules=6"]
+    sound = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert sound.returncode == 0, sound.stdout + sound.stderr
     assert {line[:4].strip() for line in sound.stdout.splitlines()} == {"ok"}
 
-    greedy = run("mine.Mine", "--option", "mode=greedy")
-    assert greedy.returncode == 1
-    (line,) = [line for line in greedy.stdout.splitlines() if not line.startswith("ok")]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["mine.Mine", "--option", "mode=greedy", "--schedules=6"]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok")]
     assert line.startswith("FAILED  resource grows up to r max: r_max is 9; trial")
 
 

@@ -305,16 +305,14 @@ def test_what_a_user_has_set_for_matplotlib_is_no_matter(draw) -> None:
         assert matplotlib.rcParams["text.usetex"], "theirs are as they were"
 
 
-@pytest.mark.parametrize(
-    "settings", [b"\xff\xfe", b"text.usetex: True\nfont.family: Nowhere\nbackend: none at all\nfigure.dpi: 1e9\n"]
-)
-def test_a_study_is_told_where_matplotlib_cannot_read_its_settings(settings: bytes, repo: Path, tmp_path: Path) -> None:
+def test_a_study_is_told_where_matplotlib_cannot_read_its_settings(repo: Path, tmp_path: Path) -> None:
     halving.tune(lambda c, r: c["x"] / r, {"x": [1.0, 2.0, 3.0]}, r_max=3, run_dir=tmp_path / "run")
     (tmp_path / "run/report.html").unlink()
-    (tmp_path / "mine").write_bytes(settings)
-    (tmp_path / "matplotlibrc").write_bytes(settings)  # where one types it comes first
     broken = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path / "mine")}
-    for words in (("rebuild", "run"), ("picture", "run", "figure.png")):
+    wrong = b"text.usetex: True\nfont.family: Nowhere\nbackend: none at all\nfigure.dpi: 1e9\n"
+    for settings, words in ((b"\xff\xfe", ("rebuild", "run")), (wrong, ("picture", "run", "figure.png"))):
+        (tmp_path / "mine").write_bytes(settings)
+        (tmp_path / "matplotlibrc").write_bytes(settings)  # where one types it comes first
         command = [sys.executable, str(repo / "scripts/study.py"), *words]
         result = subprocess.run(command, cwd=tmp_path, env={**os.environ, **broken}, capture_output=True, text=True)
         assert (result.returncode, result.stderr) == (0, ""), result.stderr

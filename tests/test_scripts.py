@@ -282,12 +282,6 @@ def test_picture_is_drawn(fork: Callable, run_dir: Path, tmp_path: Path) -> None
     assert nowhere.returncode == 1 and nowhere.stderr.startswith("error: ") and nowhere.stderr.count("\n") == 1
     drawn = colours(tmp_path / "study.png")
     assert drawn[ACCENT] > 100 and drawn[PAPER] > sum(drawn.values()) / 2, "the winner's curve, on white paper"
-    lost = tmp_path / "lost"
-    lost.mkdir()
-    journal = (run_dir / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    (lost / "journal.jsonl").write_bytes(journal[0])
-    assert call(fork, "picture", lost, tmp_path / "lost.png").returncode == 0
-    assert ACCENT not in colours(tmp_path / "lost.png"), "nothing has finished"
 
 
 def test_no_journal_is_one_line(fork: Callable, tmp_path: Path) -> None:
