@@ -77,6 +77,8 @@ def test_the_review_is_as_worked_by_hand() -> None:
 def test_how_many_seeds_tell_two_apart() -> None:
     # t(.975; 17) = 2.1098: 2.1098 * 2 / sqrt(18) = .9946 < 1, and 2.1199 * 2 / sqrt(17) = 1.028 > 1.
     assert seeds_needed(1.0, 2.0, 5) == 18
+    review = reviewed(told({4: [0.0] * 5, 7: [-1.0, -1.0, 1.0, 3.0, 3.0]}, {4: 0.1, 7: 0.2}))
+    assert review is not None and review.difference is not None and review.difference.seeds_needed == 18
     assert seeds_needed(10.0, 2.0, 5) is None, "these do"
     assert seeds_needed(0.0, 2.0, 5) is None, "nothing would"
     assert math.isnan(half_width([0.1]))

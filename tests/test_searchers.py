@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from halving.searchers import (
 )
 from halving.searchers.bayesian import comparable, log_expected_improvement
 from halving.searchers.density import Density, category_counts, varied
-from halving.searchers.surrogate import Forest
+from halving.searchers.surrogate import Forest, GaussianProcess
 from halving.searchers.table import NearestRow
 from halving.searchers.transfer import transferred
 from halving.space import Space
@@ -216,6 +216,27 @@ def test_bayesian_expects_improvement_at_the_highest_resource() -> None:
         if trial % 3 == 0:
             searcher.observe(trial, {"x": float(x)}, 9, 1 - float(x))
     assert [(searcher.propose(trial) or {})["x"] > 0.5 for trial in range(12, 15)] == [True] * 3  # type: ignore
+
+
+def test_bayesian_keeps_away_from_what_runs() -> None:
+    """Of five proposals without an outcome between: a trial that runs counts with its mean, so others lie elsewhere."""
+    space = Space.from_config({"x": stats.uniform(0, 1), "y": stats.uniform(0, 1)})
+    searcher, rng = BayesianSearcher(space, seed=3, startup=6), np.random.default_rng(3)
+    for trial in range(6):
+        x, y = rng.random(2).tolist()
+        searcher.observe(trial, {"x": x, "y": y}, 1, (x - 0.43) ** 2 + (y - 0.3) ** 2)
+    points = [space.encode(searcher.propose(trial) or {}) for trial in range(6, 11)]
+    assert min(np.abs(first - second).max() for first, second in combinations(points, 2)) > 0.05
+
+
+def test_a_gaussian_process_has_a_length_for_each_input() -> None:
+    """One input of three matters: fifteen points are enough to know it, and with one length for all they are not."""
+    rng = np.random.default_rng(0)
+    inputs, asked = rng.random((15, 3)), rng.random((200, 3))
+    process = GaussianProcess(0)
+    process.fit(inputs, np.sin(9 * inputs[:, 0]))
+    mean, _ = process.predict(asked)
+    assert np.abs(mean - np.sin(9 * asked[:, 0])).mean() < 0.1
 
 
 def test_bohb_learns_from_the_highest_resource_with_enough_errors() -> None:

@@ -344,7 +344,10 @@ def test_a_scale_of_ones_own_replaces_a_columns_values() -> None:
 
 
 def test_a_table_survives_being_written_and_read(tmp_path: Path) -> None:
-    configurations: list[Configuration] = [{"a": 0.1, "b": True, "c": None, "d": "x,y"}, {"a": 3, "d": "null?"}]
+    configurations: list[Configuration] = [
+        {"a": 0.1, "b": True, "c": None, "d": "x,y"},
+        {"a": 0, "b": False, "d": "0?"},
+    ]
     curves = Curves(
         np.array([[0.5, 0.25], [1.0, nan]]), np.array([1, 3]), np.array([[1.0, 2.0], [1.5, nan]]), configurations,
         {"source": "here"},
