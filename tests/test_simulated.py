@@ -310,6 +310,13 @@ class Asks:
         self.seen.append((trial, configuration))
 
 
+class Recalls(Asks):
+    """Notes what it is told to have proposed, too."""
+
+    def recall(self, trial: int, configuration: Configuration) -> None:
+        self.seen.append((trial, configuration))
+
+
 GRID: list[Configuration] = [{"lr": 0.1, "kind": "a"}, {"lr": 0.2, "kind": "a"}, {"lr": 0.3, "kind": "b"}, {"lr": 0.4}]
 
 
@@ -325,6 +332,9 @@ def test_a_proposal_gets_the_nearest_row_not_yet_used() -> None:
     assert [c["row"] for t in range(5) if (c := rows.propose(t))] == [1, 0, 3, 2, 1]
     rows.observe(1, {"row": 1, **GRID[1]}, 1, 0.5)
     assert searcher.seen == [(1, GRID[1])], "it learns of the row, not of what it asked for"
+    waits = Recalls({"lr": 0.4, "kind": "a"})
+    assert NearestRow(waits, curves, space_of(curves)).propose(7) == {"row": 1, **GRID[1]}
+    assert waits.seen == [(7, GRID[1])], "and what it waits for is the row, too"
     assert NearestRow(Asks(GRID[2]), curves, space_of(curves)).propose(0) == {"row": 2, **GRID[2]}
 
 
