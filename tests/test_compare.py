@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,7 +22,7 @@ import halving
 from halving.curves import Curves, load
 from halving.curves.recording import record
 from halving.curves.simulation import simulate
-from halving.curves.what_if import Setting, deadline, half_width, replay_all, settings, trust
+from halving.curves.what_if import Setting, Trust, deadline, half_width, replay_all, settings, trust
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.history import Header, History
@@ -203,6 +204,10 @@ def test_rungs_that_order_trials_are_trusted_and_misleading_ones_are_not() -> No
     assert [(pair.low, pair.high) for pair in good] == [(1, 3), (1, 9), (3, 9)]
     assert all(pair.trusted and pair.tau == 1.0 and pair.recall == 1.0 for pair in good)
     bad = {(pair.low, pair.high): pair for pair in trust(ordered(misleading=True), eta=3, draws=40)}
+    sure = Trust(1, 3, 0.5, (0.1, 0.9), 0.7, (0.5, 0.9), kept=True)
+    assert [sure.trusted, replace(sure, recall_interval=(0.4, 0.9)).trusted, replace(sure, kept=False).trusted] == [
+        True, False, False,
+    ]  # fmt: skip
     assert bad[1, 9].tau == -1.0 and bad[1, 9].recall == 0.0 and not bad[1, 9].kept and not bad[1, 9].trusted
 
 
@@ -210,7 +215,8 @@ def test_a_trial_that_diverged_is_the_worst_of_its_rung_and_no_best_row() -> Non
     """Of nine rows in order the first, the best at 1, diverges: of 36 pairs with it 8 turn over, of its third one."""
     error = np.arange(9.0)[:, None] + [3.0, 2.0, 1.0]
     error[0, 1:] = nan
-    curves = Curves(error, np.array([1, 3, 9]))
+    curves = Curves(error, np.array([1, 3, 9]), np.where(np.isnan(error), nan, [2.0, 6.0, 18.0]))
+    assert deadline(curves, 9, 1) == 18.0, "what it took until it diverged is no full training"
     assert curves.final.tolist() == [9, 2, 3, 4, 5, 6, 7, 8, 9] and curves.optimum == 2.0
     found = [(pair.low, pair.high, pair.tau, pair.recall, pair.kept) for pair in trust(curves, eta=3, draws=20)]
     assert found == [

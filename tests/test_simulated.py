@@ -457,26 +457,27 @@ def test_the_default_end_has_an_answer(tmp_path: Path, scheduler: str, workers: 
     """
     conf = Path(__file__).resolve().parents[1] / "conf"
     register(conf)
+    curves = random_table(n=600, levels=40, diverging=0.0)
+    save(curves, tmp_path / "forty.npz")
+    typed = [f"scheduler={scheduler}", f"executor.curves={tmp_path / 'forty.npz'}", f"executor.workers={workers}"]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        cfg = compose_config("config", ["experiment=simulated", *typed])
 
-    def study(curves: Curves) -> tuple[History, list[str]]:
-        save(curves, tmp_path / "forty.npz")
-        typed = [f"scheduler={scheduler}", f"executor.curves={tmp_path / 'forty.npz'}", f"executor.workers={workers}"]
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            cfg = compose_config("config", ["experiment=simulated", *typed])
-        parts = compose(cfg, OmegaConf.create(), tmp_path, History())
+    def study() -> tuple[History, list[str]]:
+        parts = compose(cfg.copy(), OmegaConf.create(), tmp_path, History())
         tuner = Tuner(parts.scheduler, parts.executor, cost=parts.fidelity.cost, budget=parts.budget)
         tuner.run()
         return tuner.history, parts.notes
 
-    curves = random_table(n=600, levels=40, diverging=0.0)
-    history, notes = study(curves)
+    history, notes = study()
     assert history.incumbent is not None and history.incumbent[1].resource >= (3 if scheduler == "pasha" else 40)
     assert history.halted == "the default budget.resource=256 reached" and history.spent >= 256
     assert [note.startswith(f"note: {workers} workers may spend the default budget") for note in notes] == (
         [True] if workers == 60 and scheduler not in ("fifo", "pasha") else []
     )
     error = np.where(curves.resource > 8, nan, curves.error)
-    history, _ = study(Curves(error, curves.resource, configurations=curves.configurations))
+    save(Curves(error, curves.resource, configurations=curves.configurations), tmp_path / "forty.npz")
+    history, _ = study()
     assert 256 <= history.spent < 2 * (256 + workers * 40) + 40 * workers
 
 
