@@ -75,13 +75,13 @@ def test_a_band_is_mean_standard_error_and_quartiles_once_all_seeds_have_an_incu
 
 
 def test_over_seconds_whoever_is_quick_wins_though_it_spends_more() -> None:
-    """A unit takes half a second or four: after 10 units slow is better, after 5 s, which is its first unit, fast."""
+    """A unit takes half a second or four: after 10 units, or 10 s, slow is better, after the 5 s that all took fast."""
     runs = [
         Run("t", method, seed, resource, pace * resource, error + seed / 100, 10.0, 10.0 * pace)
         for seed in range(6)
         for method, pace, resource, error in (
             ("fast", 0.5, np.array([2.0, 8.0]), np.array([0.5, 0.3])),
-            ("slow", 4.0, np.array([1.0, 4.0]), np.array([0.4, 0.2])),
+            ("slow", 4.0, np.array([1.0, 2.0]), np.array([0.4, 0.2])),
         )
     ]
     assert [(common_end(runs, axis), *grid(runs, axis, 2)) for axis in ("resource", "seconds")] == [
@@ -90,7 +90,7 @@ def test_over_seconds_whoever_is_quick_wins_though_it_spends_more() -> None:
     for axis, wins, difference in (("resource", 0, 0.1), ("seconds", 6, -0.1)):
         (pair,) = pairs(runs, axis)
         assert (pair.wins, pair.losses) == (wins, 6 - wins) and pair.difference == pytest.approx(difference)
-    x = np.array([3.9, 4.0, 15.9, 16.0])
+    x = np.array([3.9, 4.0, 7.9, 8.0])
     np.testing.assert_allclose(band("slow", runs[1::2], x, "seconds").mean, [nan, 0.425, 0.425, 0.225])
     drawn = [figure for figure, _ in task_figures("t", runs, styles_of(runs))]
     words = [[*filter(None, map(str.strip, ElementTree.fromstring(figure).itertext()))] for figure in drawn]
@@ -197,6 +197,8 @@ def test_the_regret_is_the_winners_at_the_end_of_a_full_training() -> None:
     rows = [int(str(trial.configuration["row"])) for trial in study.trials.values()]
     assert run_of(study, "t", "m", curves).regret == pytest.approx(min(curves.final[rows]) - 1.0)
     assert curves.optimum == 1.0
+    found = run_of(study, "t", "m", curves)
+    assert (found.resource[0], found.seconds[0], found.spent, found.elapsed) == (9, 9, 45, 45), "a second a unit"
 
 
 def test_rungs_that_order_trials_are_trusted_and_misleading_ones_are_not() -> None:

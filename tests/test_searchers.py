@@ -117,6 +117,8 @@ def test_sobol_is_more_even_than_chance() -> None:
     points = np.array([space.encode(searcher.propose(trial) or {}) for trial in range(64)])
     cells = Counter((int(x * 8), int(y * 8)) for x, y in points)
     assert len(cells) == 64, "one point in each of 64 squares"
+    after = SobolSearcher(space, seed=5, initial={"x": 0.5, "y": 0.5})
+    assert (space.encode(after.propose(1) or {}) == points[0]).all(), "what is given takes no point away"
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHERS if name != "grid"])
@@ -248,6 +250,14 @@ def test_bohb_learns_from_the_highest_resource_with_enough_errors() -> None:
             searcher.observe(trial, {"x": float(x)}, 9, 1 - float(x))
     xs = [(searcher.propose(trial) or {})["x"] for trial in range(20, 40)]
     assert np.mean(np.array(xs) > 0.5) > 0.8
+    few, known = BOHBSearcher(space, seed=0, fraction=0.0, widening=1e-6), np.linspace(0.02, 0.98, 20)
+    for trial, x in enumerate(known):
+        few.observe(trial, {"x": float(x)}, 1, float(x))
+        if trial % 7 == 0:
+            few.observe(trial, {"x": float(x)}, 9, 1 - float(x))
+    found = np.array([(few.propose(trial) or {})["x"] for trial in range(20, 30)], dtype=float)
+    assert np.mean(found) < 0.35, "three at the higher resource are too few, with one dimension"
+    assert np.abs(found[:, None] - known).min(axis=1).max() < 1e-5, "as near to the good ones as they are wide"
 
 
 def test_prior_stays_near_the_defaults_until_something_better_is_known() -> None:
@@ -260,6 +270,20 @@ def test_prior_stays_near_the_defaults_until_something_better_is_known() -> None
         searcher.observe(trial, each, 1, abs(float(each["x"]) - 0.9))  # type: ignore
     late = [(searcher.propose(trial) or {}) for trial in range(100, 200)]
     assert sum(abs(float(each["x"]) - 0.9) < 0.15 for each in late) >= 40  # type: ignore
+    assert sum(abs(float(each["x"]) - 0.1) < 0.1 for each in late) <= 20, "no longer, as the best lie elsewhere"  # type: ignore
+
+
+def test_the_more_levels_lie_below_its_bracket_the_less_a_prior_leaves_to_chance() -> None:
+    """With eta = 3 half at first, and a tenth where the newest trial began at the third level."""
+    space = Space.from_config({"x": stats.uniform(0, 1)})
+    searcher = PriorSearcher(space, seed=0, initial={"x": 0.1}, width=0.02)
+    far: list[int] = []
+    for first, begun in ((1, None), (101, 1), (201, 3), (301, 9)):
+        if begun is not None:
+            searcher.observe(first - 1, {"x": 0.1}, begun, 0.5)
+        proposed = [searcher.propose(trial) or {} for trial in range(first, first + 100)]
+        far.append(sum(float(each["x"]) > 0.2 for each in proposed))  # type: ignore
+    assert far == pytest.approx([40, 40, 20, 8], abs=8), "of a hundred each, as 4/5 of the space lie there"
 
 
 def test_evolution_lets_only_its_youngest_have_children() -> None:
@@ -279,16 +303,16 @@ def test_evolution_lets_only_its_youngest_have_children() -> None:
 def test_annealing_leaves_a_better_point_while_hot_and_never_when_cold() -> None:
     space = Space.from_config({"x": stats.uniform(0, 1)})
 
-    def moved(temperature: float) -> int:
+    def moved(temperature: float, scale: float = 1.0) -> int:
         moves = 0
         for seed in range(40):
             searcher = AnnealingSearcher(space, seed=seed, temperature=temperature)
             for trial, (x, e) in enumerate([(0.1, 0.0), (0.2, 1.0), (0.9, 1.0)]):
-                searcher.observe(trial, {"x": x}, 1, e)
+                searcher.observe(trial, {"x": x}, 1, scale * e)
             moves += abs(float((searcher.propose(3) or {})["x"]) - 0.1) > 0.5  # type: ignore
         return moves
 
-    assert moved(1e-6) <= 2 < 5 <= moved(5.0)
+    assert moved(1e-6) <= 2 < 5 <= moved(5.0) == moved(5.0, scale=1000.0), "in standard deviations of the errors"
 
 
 @settings(max_examples=50)
