@@ -183,9 +183,9 @@ def fork(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks
     forks.server.wait(timeout=60)
 
 
-def colours(picture: Path) -> dict[str, int]:
-    """Return how many pixels of a PNG have each colour, such as #0a66c2."""
-    found = Image.open(picture).convert("RGB").getcolors(2**24) or []
+def colours(picture: Path, box: tuple[int, int, int, int] | None = None) -> dict[str, int]:
+    """Return how many pixels of a PNG, or of a box (left, top, right, bottom) in it, have each colour: #0a66c2, say."""
+    found = Image.open(picture).convert("RGB").crop(box).getcolors(2**24) or []
     return {"#" + bytes(colour).hex(): count for count, colour in found}
 
 

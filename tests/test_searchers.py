@@ -298,6 +298,12 @@ def test_evolution_lets_only_its_youngest_have_children() -> None:
     for trial in range(12, 20):
         child = space.encode(searcher.propose(trial) or {})
         assert (np.abs(child - 0.81) < 1e-9).sum() == 4, child
+    mixing = EvolutionSearcher(space, seed=0, population=2, tournament=1, crossover=1.0)
+    for trial, u in enumerate((0.2, 0.8)):
+        mixing.observe(trial, space.decode([u] * 5), 1, 0.5)
+    children = np.array([space.encode(mixing.propose(trial) or {}) for trial in range(2, 12)])
+    of_each = [(np.abs(children - u) < 1e-9).sum(axis=1) >= 2 for u in (0.2, 0.8)]
+    assert (of_each[0] & of_each[1]).any(), "of two parents"
 
 
 def test_annealing_leaves_a_better_point_while_hot_and_never_when_cold() -> None:
