@@ -5,8 +5,8 @@ Or ask which settings would be best on recorded curves: `python scripts/compare.
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from halving import UserError, load
@@ -44,11 +44,7 @@ TESTS = ("task", "first", "second", "pairs", "wins", "losses", "median_differenc
 def studies(paths: Sequence[Path]) -> dict[Path, History]:
     """Return the studies in directories, or anywhere below them."""
     found = {directory: load(directory).history for directory in run_directories(paths)}
-    for directory, history in found.items():
-        if not history.incumbents:
-            print(f"left out, as no trial has survived: {directory}", file=sys.stderr)
-    found = {directory: history for directory, history in found.items() if history.incumbents}
-    if not found:
+    if not any(history.incumbents for history in found.values()):
         raise UserError("no study has a surviving trial: there is nothing to compare")
     return found
 
@@ -160,7 +156,8 @@ def print_trust(found: Sequence[Trust], eta: int) -> None:
         words = ["no", "yes"]
         print_row([str(pair.low), str(pair.high), tau, recall, words[pair.kept], words[pair.trusted]])
     last = [pair for pair in found if pair.high == found[-1].high]
-    first = next((pair.low for pair in last if pair.trusted), None)
+    on = list(takewhile(lambda pair: pair.trusted, reversed(last)))  # a rung is as good as all that follow it
+    first = on[-1].low if on else None
     if first is None:
         print("\nNo cheap rung tells the best from the others: train in full, or hedge with Hyperband.")
     else:

@@ -41,12 +41,10 @@ def build(paths: Sequence[Path], out: Path) -> tuple[Report, list[Mirrored], lis
     if len(histories) == 1:
         ((directory, history),) = histories.items()
         return of_study(history, directory, names[directory], project, entity), runs, problems
-    survived = {directory: history for directory, history in histories.items() if history.incumbents}
-    problems += [f"{each}: left out, as no trial has survived" for each in histories if each not in survived]
-    if not survived:
+    if not any(history.incumbents for history in histories.values()):
         raise UserError("no study has a surviving trial: there is nothing to compare")
-    figure, _ = drawing("comparison").comparison_figure(labelled(survived), out)
-    report = of_studies(survived, names, project, entity, str(figure))
+    figure, _ = drawing("comparison").comparison_figure(labelled(histories), out)
+    report = of_studies(histories, names, project, entity, str(figure))
     return report, with_figure(report, runs), problems
 
 

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -28,7 +29,7 @@ from halving.executors import Serial
 from halving.history import Header, History
 from halving.journal import Journal
 from halving.report.comparison import COLOURS, styles_of, task_figures
-from halving.report.methods import mean_and_error
+from halving.report.methods import mean_and_error, methods_table, notes
 from halving.review.comparison import (
     Run,
     band,
@@ -41,6 +42,7 @@ from halving.review.comparison import (
     pairs,
     ranks,
     run_of,
+    untested,
 )
 from halving.schedulers import FIFO, SuccessiveHalving
 from halving.searchers import RandomSearcher
@@ -158,6 +160,55 @@ def test_holm_by_hand_and_only_within_a_task() -> None:
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     runs = [run(t, m, s, (1, s + i)) for t in "tu" for i, m in enumerate("abc") for s in range(6)]
     assert [pair.p_holm for pair in pairs(runs)] == [pytest.approx(3 * 2 / 2**6)] * 6
+
+
+def climbed(method: str, seed: int, error: float, level: int, spent: float = 10.0, **more: Any) -> Run:
+    """A study whose incumbent was trained to a level."""
+    return replace(run("t", method, seed, (1, error), spent=spent), level=np.array([level]), **more)
+
+
+def test_winners_trained_to_different_resources_are_not_tested_but_by_what_they_come_to() -> None:
+    """Those that stop early have the worse errors at their end, and the better regrets."""
+    short = [climbed("short", seed, 0.5 + seed / 100, 3) for seed in range(8)]
+    long = [climbed("long", seed, 0.2 + seed / 100, 27) for seed in range(8)]
+    assert pairs([*short, *long]) == [] and untested([*short, *long]) == [("short", "long")]
+    (note,) = (text for text in notes([*short, *long]) if text.startswith("Not tested"))
+    assert "short and long" in note and "confirm.top=1" in note
+    same = [replace(each, level=np.array([27])) for each in short]
+    (pair,) = pairs([*same, *long])
+    assert (pair.wins, pair.losses, pair.basis) == (0, 8, "error at 27 units after 10 units")
+    known = [replace(each, regret=0.1) for each in short] + [replace(each, regret=0.2) for each in long]
+    (pair,) = pairs(known)
+    assert (pair.wins, pair.losses, pair.basis) == (8, 0, "regret at the end")
+    again = [replace(each, confirmed=0.3, until=27) for each in short]
+    again += [replace(each, confirmed=0.4, until=27) for each in long]
+    (pair,) = pairs(again)
+    assert (pair.wins, pair.losses, pair.basis) == (8, 0, "error of fresh seeds at 27 units")
+    assert pairs([*again[:8], *(replace(each, until=9) for each in again[8:])]) == []
+
+
+def test_a_pair_is_compared_at_the_end_of_its_own_two() -> None:
+    """A third method's short study changes nothing: at 9 units b is better, at 2 it was not."""
+    a = [run("t", "a", seed, (1, 0.5)) for seed in range(6)]
+    b = [run("t", "b", seed, (1, 0.6), (5, 0.4 - seed / 100), spent=9.0) for seed in range(6)]
+    c = [run("t", "c", seed, (1, 0.7), spent=2.0) for seed in range(6)]
+    alone = pairs([*a, *b])[0]
+    among = next(pair for pair in pairs([*a, *b, *c]) if (pair.first, pair.second) == ("a", "b"))
+    assert (alone.wins, alone.losses) == (among.wins, among.losses) == (0, 6)
+    assert alone.basis == among.basis == "error after 9 units" and alone.p == among.p
+
+
+def test_a_method_that_loses_whole_seeds_is_worst_with_these() -> None:
+    """It is not averaged over its good ones: neither in the table, nor in tests, ranks and figures."""
+    good = [run("t", "steady", seed, (1, 0.3 + seed / 100)) for seed in range(6)]
+    lost = [run("t", "reckless", seed, *([(1, 0.1)] if seed < 3 else [])) for seed in range(6)]
+    (pair,) = pairs([*good, *lost])
+    assert (pair.n, pair.wins, pair.losses) == (6, 3, 3)
+    table = methods_table([*good, *lost])
+    cells = dict(zip(table.heads, table.rows[1], strict=True))
+    assert cells["seeds"] == "6" and cells["mean error"] == "-" and cells["mean rank"] == "1.50"
+    assert "reckless: no trial survived with 3 of 6 seeds, which count as worst." in notes([*good, *lost])
+    assert run_of(history("sha", 0), "t", "m", ordered(False)).regret == math.inf
 
 
 def history(scheduler: str, seed: int, *overrides: str, name: str = "s", searcher: str = "random") -> History:
@@ -356,7 +407,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_compare_prints_the_tests_and_writes_figures_and_tables(fork: Forks, studies: Path) -> None:
     result = script(fork, "compare.py", studies)
     assert result.returncode == 0, result.stderr
-    assert "| FIFO | SuccessiveHalving | 6 |" in result.stdout and "after 27 units" in result.stdout
+    assert "| FIFO | SuccessiveHalving | error at 9 units after 27 units | 6 |" in result.stdout and "after 27 units" in result.stdout
     drawn, svg = colours(studies / "comparison.png"), (studies / "comparison.svg").read_text()
     for method, colour in (("FIFO", COLOURS[0]), ("SuccessiveHalving", COLOURS[1])):
         assert drawn[colour] > 500 and f">{method}</text>" in svg
@@ -365,9 +416,10 @@ def test_compare_prints_the_tests_and_writes_figures_and_tables(fork: Forks, stu
         )
     rows = list(csv.DictReader((studies / "comparison.csv").open()))
     last = {row["method"]: row for row in rows if row["axis"] == "resource"}
-    late = {row["method"]: row for row in rows if row["axis"] == "seconds"}
+    timed = [row for row in rows if row["axis"] == "seconds"]
+    late = {row["method"]: row for row in timed if row["mean"]}  # the quicker one's line has ended before
     histories = {p: halving.load(p).history for p in studies.iterdir() if p.is_dir()}
-    assert {row["spent"] for row in late.values()} == {f"{max(each.seconds for each in histories.values()):.6g}"}
+    assert {row["spent"] for row in (timed[-1], timed[len(timed) // 2 - 1])} == {f"{max(each.seconds for each in histories.values()):.6g}"}
     assert [late[name]["mean"] for name in late] == [last[name]["mean"] for name in late]
     best = [min(t.last.error for t in halving.load(studies / f"fifo{seed}").trials) for seed in range(6)]
     assert float(last["FIFO"]["mean"]) == pytest.approx(np.mean(best), rel=1e-5)

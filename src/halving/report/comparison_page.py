@@ -149,7 +149,7 @@ def _of_one_task(
 
 def _runs(histories: Mapping[Path, History], curves: Mapping[str, Curves]) -> tuple[list[Run], str]:
     """Return what can be compared, or why nothing can."""
-    if not histories:
+    if not any(history.incumbents for history in histories.values()):
         return [], "No study has ended with a winner yet: there is nothing to compare."
     try:
         return labelled(histories, curves), ""
@@ -159,13 +159,13 @@ def _runs(histories: Mapping[Path, History], curves: Mapping[str, Curves]) -> tu
 
 def _paired(name: str, runs: Sequence[Run], tested: Sequence[Pair], draw: _Drawing) -> dict[str, Any]:
     if not tested:
-        return {"pairs": None, "differences": [], "too_few": "", "basis": ""}
+        return {"pairs": None, "differences": [], "too_few": ""}
     sign = -1 if runs[0].maximize else 1
+    measure = "regret" if all(pair.basis.startswith("regret") for pair in tested) else runs[0].metric
     return {
         "pairs": pairs_table(tested, sign),
-        "differences": draw("differences_figure", name, tested, sign, runs[0].metric),
+        "differences": draw("differences_figure", name, tested, sign, measure),
         "too_few": too_few(tested),
-        "basis": f"{runs[0].metric} of the incumbents after {count(common_end(runs), runs[0].unit)}, the same seeds",
     }
 
 

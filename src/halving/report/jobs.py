@@ -22,5 +22,7 @@ class Job:
 
     @property
     def compared(self) -> bool:
-        """Whether it came to an end with a winner."""
-        return self.state == "finished" and self.history is not None and bool(self.history.incumbents)
+        """Whether it came to its end: with a winner, or without any trial that survived, which counts as worst."""
+        if self.history is None or self.history.ended is None:
+            return False
+        return self.state == "finished" or not self.history.incumbents

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halving.report.tables import digits, number
-from halving.review.comparison import Pair, Run, by_method, common_end, ranks
+from halving.review.comparison import Pair, Run, by_method, common_end, ranks, untested
 from halving.tracking.wording import count, duration
 
 
@@ -26,7 +26,7 @@ def methods_table(runs: Sequence[Run]) -> Table:
     """Return how each method of a task did after the most that all have spent."""
     end, sign = common_end(runs), -1 if runs[0].maximize else 1
     rank = ranks(runs, np.array([1.0]))
-    regret = any(math.isfinite(run.regret) for run in runs)
+    regret = not all(math.isnan(run.regret) for run in runs)
     heads = [
         "method",
         "seeds",
@@ -40,7 +40,7 @@ def methods_table(runs: Sequence[Run]) -> Table:
     for method, own in by_method(runs).items():
         of_method = list(own.values())
         errors = sign * np.array([float(run.at(end)) for run in of_method])
-        low, middle, high = (digits(value, _error(errors)) for value in np.quantile(errors, (0.25, 0.5, 0.75)))
+        low, middle, high = (digits(value, _error(errors)) for value in _quartiles(errors, sign))
         cells = [method, str(len(own)), mean_and_error(errors), f"{middle} ({low} to {high})", _levels(of_method, end)]
         cells += [f"{rank[method][0][0]:.2f}" if method in rank else ""]
         cells += [number(float(np.mean([run.spent for run in of_method])))]
@@ -62,21 +62,43 @@ def notes(runs: Sequence[Run]) -> list[str]:
             f"Errors are those of the incumbents at that time, which had been trained to {min(levels)} to "
             f"{count(max(levels), unit)}: one trained for longer may be better for that reason alone."
         )
+    for method, own in by_method(runs).items():
+        if lost := sum(not len(run.error) for run in own.values()):
+            said.append(f"{method}: no trial survived with {lost} of {count(len(own), 'seeds')}, which count as worst.")
+    if apart := untested(runs):
+        names = "; ".join(f"{first} and {second}" for first, second in apart)
+        said.append(
+            f"Not tested, as their winners were not trained to the same {unit}: {names}. confirm.top=1 trains each "
+            "winner again, to r_max."
+        )
     return said
 
 
 def pairs_table(tested: Sequence[Pair], sign: int) -> Table:
     """Return the paired tests of a task's methods; `sign` is -1 where the metric is maximised."""
-    heads = ("first", "second", "pairs", "wins", "losses", "median difference", "effect", "p", "p (Holm)")
+    heads = (
+        "first",
+        "second",
+        "what",
+        "pairs",
+        "wins",
+        "losses",
+        "ties",
+        "median difference",
+        "effect",
+        "p",
+        "p (Holm)",
+    )
     rows = (
         (
-            *(pair.first, pair.second, str(pair.n), str(pair.wins), str(pair.losses)),
+            *(pair.first, pair.second, pair.basis, str(pair.n), str(pair.wins), str(pair.losses)),
+            str(pair.n - pair.wins - pair.losses),
             digits(sign * pair.difference, _error(np.array(pair.differences))) if abs(pair.difference) < 1e300 else "-",
             *(f"{pair.effect:+.2f}", f"{pair.p:.2g}", f"{pair.p_holm:.2g}"),
         )
         for pair in tested
     )
-    return Table(heads, tuple(rows), 2)
+    return Table(heads, tuple(rows), 3)
 
 
 def too_few(tested: Sequence[Pair]) -> str:
@@ -109,6 +131,12 @@ def _error(values: NDArray[Any]) -> float | None:
     if len(values) < 2 or not np.isfinite(values).all():
         return None
     return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _quartiles(errors: NDArray[Any], sign: int) -> NDArray[Any]:
+    """Return the quartiles, not finite where they lie at or beside a study without an incumbent, which is worst."""
+    with np.errstate(invalid="ignore"):
+        return np.quantile(np.where(np.isnan(errors), sign * np.inf, errors), (0.25, 0.5, 0.75))
 
 
 def _time(seconds: float) -> str:

@@ -15,6 +15,7 @@ from halving.history import Header, History, Trial
 from halving.report.conclusion import conclusion, confirmed, doubts, in_full
 from halving.report.confirmation import half_width
 from halving.report.html import plan_rows
+from halving.report.methods import notes
 from halving.report.tables import digits, header_of, metric_label, number, real, winner
 from halving.review.comparison import Run, by_method, by_task, common_end, labelled, pairs
 from halving.tracking.runs import FIGURE, fitted, metric_name, notes_text, run_id
@@ -372,21 +373,23 @@ def _compared(runs: Sequence[Run]) -> str:
         rows: list[list[str]] = []
         for method, own in by_method(of_task).items():
             errors = [sign * float(run.at(end)) for run in own.values()]
-            known = [error for error in errors if math.isfinite(error)]
+            known = errors if all(map(math.isfinite, errors)) else []  # the others alone would flatter the method
             half = half_width(known)
             error = stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
-            mean = digits(fmean(known), error) if known else ""
+            mean = digits(fmean(known), error) if known else "-"
             interval = f"± {digits(half, error)}" if math.isfinite(half) else ""
             spent = number(fmean(run.spent for run in own.values()))
             rows.append([method, str(len(own)), mean, interval, spent])
         names = ("method", "seeds", f"mean {of_task[0].metric}", "95 % t interval", f"mean {of_task[0].unit}")
         lines += [f"{task}: after {count(end, of_task[0].unit)}, which every study has spent", markdown(names, rows)]
         tested = [
-            f"- {pair.first} against {pair.second}: better with {pair.wins} of {count(pair.n, 'shared seeds')}, "
-            f"worse with {pair.losses} (p {pair.p_holm:.2g}, Wilcoxon, corrected by Holm)"
+            f"- {pair.first} against {pair.second}, {pair.basis}: better with {pair.wins} of "
+            f"{count(pair.n, 'shared seeds')}, worse with {pair.losses} "
+            f"(p {pair.p_holm:.2g}, Wilcoxon, corrected by Holm)"
             for pair in pairs(of_task)
         ]
         lines += ["\n".join(tested)] if tested else []
+        lines += notes(of_task)
     return "\n\n".join(lines)
 
 

@@ -1,9 +1,9 @@
 """Methods compared over tasks and seeds: incumbents at any time, ranks, paired tests, regret."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from scipy.stats import rankdata, wilcoxon
 from halving.curves.table import Curves, load, row_of
 from halving.errors import UserError
 from halving.history import Header, History
+from halving.tracking.wording import count
 
 Axis = Literal["resource", "seconds"]
 Array = NDArray[np.float64]
@@ -33,7 +34,8 @@ class Run:
     From `resource[i]` units spent and `seconds[i]` on, `error[i]` is the error of the incumbent: of the trial that is
     best at the highest resource that any has reached, which is `level[i]`. `spent` and `elapsed` are what the whole
     study took. `regret` is what the winner's error at the end of a full training exceeds the least possible one by,
-    where that is known.
+    where that is known: infinite if no trial survived. `confirmed` is the winner's mean error over fresh seeds, all
+    trained to `until`.
     """
 
     task: str
@@ -49,6 +51,8 @@ class Run:
     maximize: bool = False
     regret: float = math.nan
     level: NDArray[np.int64] | None = None
+    confirmed: float = math.nan
+    until: int = 0
 
     def at(self, x: Array | float, axis: Axis = "resource") -> Array:
         """Return the incumbent's error when `x` had been spent, NaN before there was one."""
@@ -56,9 +60,10 @@ class Run:
         found = np.searchsorted(steps, x, side="right")
         return np.concatenate(([math.nan], self.error))[found]
 
-    def level_at(self, spent: float) -> int | None:
-        """Return to which resource the incumbent had been trained when so much had been spent, where that is known."""
-        found = int(np.searchsorted(self.resource, spent, side="right"))
+    def level_at(self, x: float, axis: Axis = "resource") -> int | None:
+        """Return to which resource the incumbent had been trained when `x` had been spent, where that is known."""
+        steps = self.resource if axis == "resource" else self.seconds
+        found = int(np.searchsorted(steps, x, side="right"))
         return int(self.level[found - 1]) if self.level is not None and found else None
 
     def end(self, axis: Axis) -> float:
@@ -82,7 +87,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Pair:
-    """The paired test of two methods on the same seeds.
+    """The paired test of two methods on the same seeds; `basis` says of what.
 
     `difference` is the median of first - second, negative where the first is better. `effect` is the matched-pairs
     rank-biserial correlation: the share of rank sums in favour of the first minus that of the second, from -1 to 1.
@@ -101,6 +106,7 @@ class Pair:
     p: float
     p_holm: float = math.nan
     differences: tuple[float, ...] = ()
+    basis: str = ""
 
 
 def run_of(history: History, task: str, method: str, curves: Curves | None = None) -> Run:
@@ -112,8 +118,9 @@ def run_of(history: History, task: str, method: str, curves: Curves | None = Non
         spent[id(evaluation)] = total
     found = history.incumbents
     regret = math.nan
-    if curves is not None and found:
-        regret = float(curves.final[row_of(found[-1][0].configuration)]) - curves.optimum
+    if curves is not None:
+        regret = float(curves.final[row_of(found[-1][0].configuration)]) - curves.optimum if found else math.inf
+    confirmed, until = _confirmed(history)
     return Run(
         task,
         method,
@@ -128,6 +135,8 @@ def run_of(history: History, task: str, method: str, curves: Curves | None = Non
         header.maximize,
         regret,
         np.array([evaluation.resource for _, evaluation in found], dtype=np.int64),
+        confirmed,
+        until,
     )
 
 
@@ -200,8 +209,9 @@ def grid(runs: Iterable[Run], axis: Axis, points: int = 400) -> Array:
 
 
 def band(method: str, runs: Sequence[Run], x: Array, axis: Axis) -> Band:
-    """Return mean, standard error, median and quartiles of a method's incumbents over its seeds."""
-    errors = np.array([run.at(x, axis) for run in runs])
+    """Return mean, standard error, median and quartiles of a method's incumbents over its seeds, as long as any runs."""
+    over = x > max(run.end(axis) for run in runs) * (1 + 1e-9)
+    errors = np.array([np.where(over, math.nan, run.at(x, axis)) for run in runs])
     n = len(runs)
     deviation = errors.std(axis=0, ddof=1) if n > 1 else np.full_like(x, math.nan)
     lower, median, upper = np.quantile(errors, (0.25, 0.5, 0.75), axis=0)
@@ -232,22 +242,59 @@ def ranks(runs: Sequence[Run], fractions: Array) -> dict[str, tuple[Array, Array
 
 
 def pairs(runs: Sequence[Run], axis: Axis = "resource") -> list[Pair]:
-    """Test every two methods of each task on the seeds they share, at the most that every run of the task has spent."""
+    """Test every two methods of each task on the seeds they share, where what they came to can be compared.
+
+    That is the regret of their winners, where a table knows it; else the error of their incumbents at the most that
+    each of both has spent, if all had been trained to the same resource by then; else that of winners which were
+    trained again to the same resource. Other pairs are `untested`.
+    """
     tested: list[Pair] = []
     for task, of_task in by_task(runs).items():
-        methods, x = by_method(of_task), common_end(of_task, axis)
         found: list[Pair] = []
-        for first, second in combinations(methods, 2):
-            seeds = sorted(methods[first].keys() & methods[second].keys())
-            if seeds:
-                errors = [np.array([float(methods[m][s].at(x, axis)) for s in seeds]) for m in (first, second)]
-                found.append(paired(errors[0], errors[1], task, first, second))
+        for first, second, own in _shared(of_task):
+            if (measured := _measured(own, axis)) is not None:
+                value, basis = measured
+                errors = [np.array([value(each[i]) for each in own]) for i in (0, 1)]
+                found.append(paired(errors[0], errors[1], task, first, second, basis))
         corrected = holm([pair.p for pair in found])
-        tested += [Pair(**{**vars(pair), "p_holm": p}) for pair, p in zip(found, corrected, strict=True)]
+        tested += [replace(pair, p_holm=p) for pair, p in zip(found, corrected, strict=True)]
     return tested
 
 
-def paired(first: Array, second: Array, task: str = "", name: str = "", other: str = "") -> Pair:
+def untested(runs: Sequence[Run], axis: Axis = "resource") -> list[tuple[str, str]]:
+    """Return every two methods of a task that `pairs` leaves out: their winners were trained to different resources."""
+    return [(first, second) for first, second, own in _shared(runs) if _measured(own, axis) is None]
+
+
+def _shared(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[tuple[Run, Run]]]]:
+    """Yield every two methods of a task with their runs on the seeds that both have."""
+    methods = by_method(runs)
+    for first, second in combinations(methods, 2):
+        if seeds := sorted(methods[first].keys() & methods[second].keys()):
+            yield first, second, [(methods[first][seed], methods[second][seed]) for seed in seeds]
+
+
+def _measured(own: Sequence[tuple[Run, Run]], axis: Axis) -> tuple[Callable[[Run], float], str] | None:
+    """Return by what two methods can be compared on the seeds that both have, and in words, or None."""
+    both, unit = list(chain(*own)), own[0][0].unit
+    if not any(math.isnan(run.regret) for run in both):
+        return lambda run: run.regret, "regret at the end"
+    end = common_end(both, axis)
+    found = [run for run in both if not math.isnan(run.at(end, axis))]
+    levels = {run.level_at(end, axis) for run in found}
+    if len(levels) < 2:
+        level = next(iter(levels), None)
+        trained = f" at {count(level, unit)}" if level is not None else ""
+        spent = count(end, unit) if axis == "resource" else f"{end:.3g} s"
+        return lambda run: float(run.at(end, axis)), f"{both[0].metric}{trained} after {spent}"
+    retrained = [run for run in both if math.isfinite(run.confirmed)]
+    if len({run.until for run in retrained}) == 1 and all(run in retrained or not len(run.error) for run in both):
+        until = count(retrained[0].until, unit)
+        return lambda run: run.confirmed, f"{both[0].metric} of fresh seeds at {until}"
+    return None
+
+
+def paired(first: Array, second: Array, task: str = "", name: str = "", other: str = "", basis: str = "") -> Pair:
     """Test two methods' errors on the same seeds, shape (n,) each (Wilcoxon 1945; Kerby 2014 for the effect).
 
     Where a method has no incumbent (NaN) it is worse than by any number. Equal pairs are left out; without any other
@@ -260,11 +307,11 @@ def paired(first: Array, second: Array, task: str = "", name: str = "", other: s
     median = float(np.median(difference))
     each = tuple(float(d) if abs(d) < 1e300 else math.copysign(math.inf, d) for d in np.sort(difference))
     if not len(unequal):
-        return Pair(task, name, other, len(difference), 0, 0, median, 0.0, 1.0, differences=each)
+        return Pair(task, name, other, len(difference), 0, 0, median, 0.0, 1.0, differences=each, basis=basis)
     weights = rankdata(np.abs(unequal))
     effect = float((weights[unequal < 0].sum() - weights[unequal > 0].sum()) / weights.sum())
     p = float(wilcoxon(np.clip(unequal, -1e300, 1e300)).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
-    return Pair(task, name, other, len(difference), wins, losses, median, effect, p, differences=each)
+    return Pair(task, name, other, len(difference), wins, losses, median, effect, p, differences=each, basis=basis)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -285,6 +332,19 @@ def _standard_error(values: Array) -> Array:
     if len(values) < 2:
         return np.full(values.shape[1:], math.nan)
     return values.std(axis=0, ddof=1) / math.sqrt(len(values))
+
+
+def _confirmed(history: History) -> tuple[float, int]:
+    """Return the mean error of the chosen trial's confirmations and what they were trained to, NaN without any."""
+    if (chosen := history.chosen) is None or chosen.trial is None:
+        return math.nan, 0
+    errors = [
+        each.confirmed.error
+        for each in history.confirmations.values()
+        if each.confirmed is not None
+        and (each.asked.trial, each.asked.vary, each.asked.until) == (chosen.trial, chosen.vary, chosen.until)
+    ]
+    return (float(np.mean(errors)), chosen.until) if errors else (math.nan, 0)
 
 
 def _header(history: History) -> Header:
