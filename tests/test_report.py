@@ -364,7 +364,7 @@ def test_curves_over_time_have_each_epoch_when_it_had_ended() -> None:
 
 def test_a_page_does_not_call_test_examples_unseen_that_were_validated_on() -> None:
     def told(validation: object) -> str:
-        return story(study(replace(HEADER, settings={"config": {"data": {"validation": validation}}})), None)
+        return story(study(replace(HEADER, settings={"config": {"data": {"validation": validation}}})), ())
 
     assert "test examples were used in the end only" in told(0.2)
     assert "test examples" not in told("test")

@@ -17,7 +17,7 @@ from halving.report.conclusion import confirmed, doubts, in_full
 from halving.report.confirmation import Row, confirmed_winner, cost, mean_text, reviewed
 from halving.report.drawing import drawing
 from halving.report.explanation import flipped
-from halving.report.importance import Importances, importances
+from halving.report.importance import Importances, early_and_late
 from halving.report.next_steps import next_steps, resuming
 from halving.report.sensitivity import headline, sensitivity, told
 from halving.report.story import story
@@ -64,7 +64,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
     )  # fmt: skip
     environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
     sensitive = headline(history)
-    mattered = None if sensitive else importance(history, problems)
+    mattered = () if sensitive else importance(history, problems)
     facts, unknown = environment_of(header)
     known_to, real = uncertainty(history), confirmed_winner(history)
     place = str(run_dir.resolve()) if run_dir is not None else str(header.settings.get("run_dir", ""))
@@ -93,6 +93,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
         best_error=error_text(header, best[1], known_to) if best else "",
         figures={name: drawn(name, history, problems) for name in shown_figures(history)} if best else {},
         importance=mattered,
+        r_max=header.r_max,
         test_failure=history.ended.failure if history.ended else "",
         dimensions=header.dimensions,
         brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
@@ -131,14 +132,14 @@ def drawn(figure: str, history: History, problems: list[str]) -> Markup:
     return Markup('<p class="muted">{}</p>').format(problems[-1])
 
 
-def importance(history: History, problems: list[str]) -> Importances | str | None:
-    """Return how much each dimension mattered, or why that cannot be told; None for a study too small to tell."""
+def importance(history: History, problems: list[str]) -> tuple[Importances, ...] | str:
+    """Return how much each dimension mattered, early and late, or why that cannot be told; nothing of a small study."""
     if len(history.trials) < _ENOUGH or len(header_of(history).dimensions) < 2:
-        return None
+        return ()
     with noted("importance could not be estimated", problems):
         with suppress(UserError):
-            return importances(history)
-        return None
+            return early_and_late(history)
+        return ()
     return problems[-1]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +20,18 @@ _FEWEST = 8
 
 @dataclass(frozen=True)
 class Importance:
-    """How much of the differences between trials a forest no longer explains without a dimension.
+    """How much worse a forest tells trials apart without a dimension.
 
-    `share` is the loss of R² when the dimension's values are shuffled, 0 for one that does not matter; `deviation` is
-    its standard deviation over bootstrap samples of the trials.
+    `loss` is that of R² when the dimension's values are shuffled, 0 for one that does not matter; it may exceed 1.
+    `deviation` is its standard deviation over bootstrap samples of the trials.
     """
 
     dimension: str
-    share: float
+    loss: float
     deviation: float
 
     def __str__(self) -> str:
-        return f"{digits(self.share, self.deviation)} ± {digits(self.deviation, self.deviation)}"
+        return f"{digits(self.loss, self.deviation)} ± {digits(self.deviation, self.deviation)}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Importances:
 
     @property
     def telling(self) -> bool:
-        """Whether the forest explains so much that the dimensions' shares say something."""
+        """Whether the forest explains so much that what it loses says something."""
         return self.explained >= 0.1
 
 
@@ -55,7 +56,8 @@ def importances(history: History, resource: int | None = None, samples: int = 10
     """Estimate each dimension's importance for the rank of a trial's error at one resource.
 
     By default at the one that the most trials have reached without failing, and of several the highest: higher rungs
-    hold only the selected. Failures rank last.
+    hold only the selected. Trials that failed on the way there rank last. A choice is shuffled with all that is below
+    its options, and what is below an option among the trials that have it.
 
     Raises UserError for fewer than 8 trials there, and for a study that searched no dimension.
     """
@@ -64,8 +66,9 @@ def importances(history: History, resource: int | None = None, samples: int = 10
     counts = Counter(each.resource for _, each in history.finished if math.isfinite(each.error))
     if resource is None:
         resource = max(counts, key=lambda r: (counts[r], r), default=0)
-    errors = {trial.trial: each.error for trial, each in history.finished if each.resource == resource}
-    errors |= {trial.trial: float("inf") for trial in history.trials.values() if trial.state == "failed"}
+    ended = [(trial.trial, each) for trial, each in history.finished]
+    errors = {trial: math.inf for trial, each in ended if not math.isfinite(each.error) and each.since < resource}
+    errors |= {trial: each.error for trial, each in ended if each.resource == resource and math.isfinite(each.error)}
     if len(errors) < _FEWEST:
         raise UserError(
             f"importance: {len(errors)} trials at resource {resource} are too few to tell; it takes at least {_FEWEST}"
@@ -73,7 +76,9 @@ def importances(history: History, resource: int | None = None, samples: int = 10
     dimensions = header_of(history).dimensions
     if not dimensions:
         raise UserError("importance: the study searched no dimension")
-    inputs = _columns([history.trials[trial].configuration for trial in errors], dimensions)
+    errors = dict(sorted(errors.items()))
+    configurations = [history.trials[trial].configuration for trial in errors]
+    inputs, together = _columns(configurations, dimensions), _together(configurations, dimensions)
     ranks = _ranks(np.array(list(errors.values())))
 
     rng = np.random.default_rng(seed)
@@ -86,7 +91,7 @@ def importances(history: History, resource: int | None = None, samples: int = 10
             continue
         state = int(rng.integers(2**31))
         forest: Any = RandomForestRegressor(50, random_state=state, n_jobs=1).fit(inputs[drawn], ranks[drawn])
-        score, lost = _scores(forest, inputs[left], ranks[left], rng)
+        score, lost = _scores(forest, inputs[left], ranks[left], together, rng)
         explained.append(score)
         losses.append(lost)
     if not losses:
@@ -95,18 +100,38 @@ def importances(history: History, resource: int | None = None, samples: int = 10
         Importance(name, float(mean), float(deviation))
         for name, mean, deviation in zip(dimensions, np.mean(losses, axis=0), np.std(losses, axis=0), strict=True)
     ]
-    ordered = tuple(sorted(rows, key=lambda row: (-row.share, row.dimension)))
+    ordered = tuple(sorted(rows, key=lambda row: (-row.loss, row.dimension)))
     return Importances(resource, len(errors), float(np.mean(explained)), ordered)
 
 
+def early_and_late(history: History) -> tuple[Importances, ...]:
+    """Return the importances where the most trials are, and then at the highest resource that enough have reached.
+
+    What matters early need not matter in the end. Raises UserError where there is too little for the first.
+    """
+    early = importances(history)
+    counts = Counter(each.resource for _, each in history.finished if math.isfinite(each.error))
+    late = max(resource for resource, n in counts.items() if n >= _FEWEST or resource == early.resource)
+    with suppress(UserError):
+        return (early, importances(history, late)) if late > early.resource else (early,)
+    return (early,)
+
+
 def _scores(
-    forest: Any, inputs: NDArray[np.float64], ranks: NDArray[np.float64], rng: np.random.Generator, repeats: int = 3
+    forest: Any,
+    inputs: NDArray[np.float64],
+    ranks: NDArray[np.float64],
+    together: Sequence[list[int]],
+    rng: np.random.Generator,
+    repeats: int = 3,
 ) -> tuple[float, NDArray[np.float64]]:
     """Return R² on these trials, and for each dimension what of it is lost on average when its values are shuffled."""
     trials, dimensions = inputs.shape
     variants = np.tile(inputs, (1 + repeats * dimensions, 1, 1))
     for i, variant in enumerate(variants[1:]):
-        variant[:, i % dimensions] = rng.permutation(variant[:, i % dimensions])
+        shuffled = together[i % dimensions]
+        active = np.flatnonzero(variant[:, i % dimensions] >= 0)
+        variant[np.ix_(active, shuffled)] = variant[np.ix_(rng.permutation(active), shuffled)]
     predicted = forest.predict(variants.reshape(-1, dimensions)).reshape(-1, trials)
     scores = 1 - ((predicted - ranks) ** 2).sum(axis=1) / ((ranks - ranks.mean()) ** 2).sum()
     return float(scores[0]), (scores[0] - scores[1:].reshape(repeats, dimensions)).mean(axis=0)
@@ -129,6 +154,15 @@ def _columns(configurations: Sequence[Configuration], dimensions: Sequence[str])
         known = {at: i for i, at in enumerate(sorted({at for at in places if at is not None}))}
         columns.append([-1 if at is None else known[at] for at in places])
     return np.array(columns, dtype=np.float64).T
+
+
+def _together(configurations: Sequence[Configuration], dimensions: Sequence[str]) -> list[list[int]]:
+    """Return for each dimension the columns that are shuffled with it: of a choice, those below its options, too."""
+    conditional = [any(name not in each for each in configurations) for name in dimensions]
+    return [
+        [i, *(j for j, name in enumerate(dimensions) if conditional[j] and name.startswith(f"{choice}."))]
+        for i, choice in enumerate(dimensions)
+    ]
 
 
 def _ranks(errors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,5 +1,7 @@
 """What a study came to, in sentences for a reader who has not run it."""
 
+from collections.abc import Sequence
+
 from scipy.stats import binomtest
 
 from halving.history import History
@@ -19,8 +21,10 @@ from halving.report.tables import (
 from halving.report.workers import busy
 from halving.tracking.wording import count
 
+CHOSEN = ", which leaves out that the same examples chose it among others"
 
-def story(history: History, importance: Importances | str | None) -> str:
+
+def story(history: History, importance: Sequence[Importances] | str) -> str:
     """Return one paragraph: what was tried, what it cost, how far the result may be trusted, what mattered."""
     header, best = header_of(history), winner(history)
     if best is None:
@@ -34,14 +38,14 @@ def story(history: History, importance: Importances | str | None) -> str:
         low, high = (digits(end, uncertainty(history)) for end in ends)
         sentences.append(
             f"Measured on {number(samples)} examples, the winner's true {metric_label(header)} lies between {low} "
-            f"and {high} (95 % interval)."
+            f"and {high} (95 % interval{'' if len(history.trials) == 1 else CHOSEN})."
         )
     if tested(history) and not _validated_on_test(history):
         own = history.incumbent is not None and history.incumbent[0] is best[0]  # another may have been tested before
         sentences.append(f"The test examples were used in the end only{', and for this trial alone' if own else ''}.")
-    if isinstance(importance, Importances) and importance.telling:
-        first = importance.dimensions[0]
-        sentences.append(f"What mattered most was {first.dimension}.")
+    if not isinstance(importance, str) and (telling := [each for each in importance if each.telling]):
+        said = (f"{each.dimensions[0].dimension} after {count(each.resource, header.unit)}" for each in telling)
+        sentences.append(f"What mattered most was {', and '.join(said)}.")
     if text := busy(history):
         sentences.append(text)
     return " ".join(sentences)

@@ -76,21 +76,21 @@ def explain(arguments: argparse.Namespace) -> None:
 
 
 def importance(arguments: argparse.Namespace) -> None:
-    """Say which dimensions mattered for a trial's rank, by a random forest on the journal."""
-    from halving.report.importance import importances
+    """Say which dimensions mattered for a trial's rank, early and late, by a random forest on the journal."""
+    from halving.report.importance import early_and_late
 
-    found = importances(load(arguments.run_dir).history)
-    where = f"{found.trials} trials at resource {found.resource}"
-    if not found.telling:
-        print(
-            f"{where}: a random forest explains next to nothing of their ranks (R² {found.explained:.2f}), so that it "
-            "cannot tell which dimensions mattered; it takes more trials"
-        )
-        return
-    print(f"{where}; the forest explains {100 * found.explained:.0f} % of their ranks")
-    width = max(len(str(row)) for row in found.dimensions)
-    for row in found.dimensions:
-        print(printable(f"{row!s:>{width}}  {row.dimension}"))
+    for found in early_and_late(load(arguments.run_dir).history):
+        where = f"{found.trials} trials at resource {found.resource}"
+        if not found.telling:
+            print(
+                f"{where}: a random forest explains next to nothing of their ranks (R² {found.explained:.2f}), so that "
+                "it cannot tell which dimensions mattered; it takes more trials"
+            )
+            continue
+        print(f"{where}; the forest explains {100 * found.explained:.0f} % of their ranks, and loses of R² without")
+        width = max(len(str(row)) for row in found.dimensions)
+        for row in found.dimensions:
+            print(printable(f"{row!s:>{width}}  {row.dimension}"))
 
 
 def sensitivity(arguments: argparse.Namespace) -> None:
