@@ -17,7 +17,8 @@ from scipy import stats
 from halving.curves import Curves
 from halving.errors import UserError
 from halving.history import Header, History
-from halving.report.importance import importances
+from halving.report.importance import early_and_late, importances
+from halving.schedulers import AsyncHyperband, Hyperband
 from halving.searchers import (
     AnnealingSearcher,
     BayesianSearcher,
@@ -34,12 +35,13 @@ from halving.searchers import (
 )
 from halving.searchers.bayesian import comparable, log_expected_improvement
 from halving.searchers.density import Density, category_counts, varied
+from halving.searchers.recorded import Recorded
 from halving.searchers.surrogate import Forest, GaussianProcess
 from halving.searchers.table import NearestRow
 from halving.searchers.transfer import transferred
 from halving.space import Space
 from halving.training.models.cnn import CNN
-from halving.trial import Configuration, Finished, Outcome, Start, Verdict
+from halving.trial import Configuration, Finished, Outcome, Resume, Start, Verdict
 
 MIXED = Space.from_config(
     {
@@ -278,9 +280,9 @@ def test_the_more_levels_lie_below_its_bracket_the_less_a_prior_leaves_to_chance
     space = Space.from_config({"x": stats.uniform(0, 1)})
     searcher = PriorSearcher(space, seed=0, initial={"x": 0.1}, width=0.02)
     far: list[int] = []
-    for first, begun in ((1, None), (101, 1), (201, 3), (301, 9)):
-        if begun is not None:
-            searcher.observe(first - 1, {"x": 0.1}, begun, 0.5)
+    for first, below in ((1, None), (101, 0), (201, 1), (301, 2)):
+        for trial in range(first, first + 100) if below is not None else ():
+            searcher.place(trial, below)
         proposed = [searcher.propose(trial) or {} for trial in range(first, first + 100)]
         far.append(sum(float(each["x"]) > 0.2 for each in proposed))  # type: ignore
     assert far == pytest.approx([40, 40, 20, 8], abs=8), "of a hundred each, as 4/5 of the space lie there"
@@ -604,7 +606,7 @@ def test_importances_name_what_mattered() -> None:
     assert (found.resource, found.trials) == (1, 80) and found.explained > 0.7
     assert [row.dimension for row in found.dimensions] == ["lr", "kind", "noise"]
     lr, kind, noise = found.dimensions
-    assert lr.share - lr.deviation > kind.share > 3 * kind.deviation / 2 > abs(noise.share)
+    assert lr.loss - lr.deviation > kind.loss > 3 * kind.deviation / 2 > abs(noise.loss)
 
 
 def test_importances_count_trials_that_failed_before_they_were_measured() -> None:
@@ -615,7 +617,7 @@ def test_importances_count_trials_that_failed_before_they_were_measured() -> Non
     found = importances(history_of(errors, drawn, ("noise", "lr"), failing_at=0))
     assert found.trials == 80 and found.telling
     lr, noise = found.dimensions
-    assert lr.dimension == "lr" and lr.share > 0.5 > 0.2 > noise.share
+    assert lr.dimension == "lr" and lr.loss > 0.5 > 0.2 > noise.loss
     failed, worst = (
         importances(history_of([min(each, most) for each in errors], drawn, ("noise", "lr")), samples=2)
         for most in (math.inf, 1e9)
@@ -710,3 +712,95 @@ def test_what_counts_as_false_is_a_value_like_any_other() -> None:
         RandomSearcher(space, initial=[false]), Curves(np.zeros((2, 1)), np.array([1]), None, [true, false]), space
     )
     assert row.propose(0) == {"row": 1, **false}
+
+
+def test_a_trial_that_failed_later_keeps_its_error_below() -> None:
+    """Only promoted trials can fail there, which are the best: to rank these last would turn the order round."""
+    rng = np.random.default_rng(1)
+    drawn: list[Configuration] = [{"lr": float(rng.random()), "noise": float(rng.random())} for _ in range(60)]
+    history = history_of([float(str(each["lr"])) for each in drawn], drawn, ("lr", "noise"))
+    before = importances(history)
+    for trial in sorted(range(60), key=lambda trial: float(str(drawn[trial]["lr"])))[:20]:
+        history.apply(Resume(trial, 1, 3), 2.0)
+        history.apply(Finished(Outcome(trial, 2, math.inf, failed=True)), 3.0)
+        history.apply(Verdict(trial, "failed"), 3.0)
+    assert importances(history, 1) == before and before.explained > 0.8
+
+
+def test_what_a_choice_decides_is_not_its_childrens_importance() -> None:
+    """That a child has no value says which option was chosen: it is the choice that mattered."""
+    rng = np.random.default_rng(2)
+    drawn = list[Configuration]()
+    for _ in range(120):
+        option = ("sgd", "adam")[int(rng.integers(2))]
+        child = {"optimizer.momentum": float(rng.random())} if option == "sgd" else {"optimizer.decay": rng.random()}
+        drawn.append({"optimizer": option, "optimizer.lr": float(rng.random())} | child)
+    names = ("optimizer", "optimizer.lr", "optimizer.momentum", "optimizer.decay")
+    errors = [float(each["optimizer"] == "sgd") + 0.01 * float(rng.random()) for each in drawn]
+    found = {row.dimension: row.loss for row in importances(history_of(errors, drawn, names)).dimensions}
+    assert found["optimizer"] > 0.5
+    assert all(abs(loss) < 0.05 for name, loss in found.items() if name != "optimizer"), found
+
+
+def test_what_mattered_is_said_early_and_late() -> None:
+    rng = np.random.default_rng(3)
+    drawn: list[Configuration] = [{"early": float(rng.random()), "late": float(rng.random())} for _ in range(90)]
+    history = history_of([float(str(each["early"])) for each in drawn], drawn, ("early", "late"))
+    for trial in range(40):
+        history.apply(Resume(trial, 1, 9), 2.0)
+        history.apply(Finished(Outcome(trial, 9, float(str(drawn[trial]["late"])))), 3.0)
+        history.apply(Verdict(trial, "completed"), 3.0)
+    first, last = early_and_late(history)
+    assert (first.resource, first.dimensions[0].dimension) == (1, "early")
+    assert (last.resource, last.dimensions[0].dimension) == (9, "late")
+    (only,) = early_and_late(history_of([0.1, 0.2] * 10, drawn[:20], ("early", "late")))
+    assert only.resource == 1
+
+
+def test_around_the_incumbent_half_of_the_dimensions_move() -> None:
+    """PriorBand, section 5: the others are the incumbent's own, to the last bit; a category that moves is any."""
+    space = Space.from_config({f"x{i}": stats.uniform(0, 1) for i in range(8)} | {"kind": list("abcd")})
+    searcher = PriorSearcher(space, seed=0, initial={f"x{i}": 0.1 for i in range(8)} | {"kind": "a"}, width=0.25)
+    best = {f"x{i}": 0.8 for i in range(8)} | {"kind": "c"}
+    for trial in range(9):
+        searcher.observe(trial, best if trial == 0 else searcher.propose(trial) or {}, 1, float(trial))
+    searcher.place(9, 30)
+    shares, kinds = list[float](), Counter[str]()
+    for trial in range(9, 260):
+        searcher.place(trial, 30)  # so that next to none is drawn from the space
+        proposal = searcher.propose(trial) or {}
+        kept = [proposal[f"x{i}"] == pytest.approx(0.8, abs=1e-12) for i in range(8)]
+        if any(kept):
+            shares.append(sum(kept) / 8)
+            kinds[str(proposal["kind"])] += 1
+    assert len(shares) > 150 and 0.46 < np.mean(shares) < 0.55, "each by itself with probability 1/2"
+    assert 0.55 < kinds["c"] / len(shares) < 0.7, "kept with 1/2, and drawn again with 1/4 of the rest"
+    assert all(0.08 < kinds[other] / len(shares) < 0.18 for other in "abd")
+
+
+@pytest.mark.parametrize("scheduler", [Hyperband, AsyncHyperband])
+def test_a_searcher_is_told_the_rung_that_it_proposes_for(scheduler: Any) -> None:
+    """Of every new trial, also of one that a resumed study recalls: how many levels lie below its first."""
+    levels = [1, 3, 9, 27]
+    placed: dict[int, int] = {}
+
+    class Placed(RandomSearcher):
+        def place(self, trial: int, below: int) -> None:
+            placed[trial] = below
+
+    space = Space.from_config({"x": stats.uniform(0, 1)})
+    for searcher in (Placed(space), Recorded(Placed(space), {0: {"x": 0.5}, 3: {"x": 0.25}})):
+        placed.clear()
+        machine = scheduler(searcher, eta=3, r_min=1, r_max=27)
+        started: dict[int, int] = {}
+        for _ in range(60):
+            match machine.suggest():
+                case Start(trial, _, until):
+                    started[trial] = levels.index(until)
+                    assert placed[trial] == started[trial]
+                    machine.update(Outcome(trial, until, float(trial)))
+                case Resume(trial, _, until):
+                    machine.update(Outcome(trial, until, float(trial)))
+                case _:
+                    break
+        assert len(set(started.values())) > 1

@@ -7,7 +7,7 @@ python scripts/bench/searchers.py --speed
 Each searcher gets 60 evaluations of Branin, of Hartmann-6, and of a noisy sphere of five numbers and a category. What
 counts is the regret, without noise, of the configuration with the lowest error observed. The table shows its median
 over the seeds, the share of them on which it beats random search, and the p-value of the two-sided paired Wilcoxon
-test; bold where it is better with p < 0.01.
+test, corrected by Holm for all tests of the table; bold where it is better with p < 0.01.
 
 With `--curves` it is Hyperband on tables of recorded curves: eta 3, from the first level to the last, one round after
 another until the resource of `--trainings` full trainings is spent. A proposal gets its nearest row, random search
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ from scipy import stats
 from halving import UserError
 from halving.curves import Curves, load, row_of
 from halving.curves.simulation import simulate
+from halving.review.comparison import Pair, holm, paired
 from halving.schedulers import Hyperband
 from halving.searchers import (
     AnnealingSearcher,
@@ -170,25 +171,26 @@ def compare(
     processes: int,
     centre: Callable[[list[float]], float],
 ) -> None:
-    """Print the table of what each column's function makes of a searcher and a seed, a row as soon as it is known."""
+    """Print the table of what each column's function makes of a searcher and a seed."""
+    others = [name for name in names if name != "random"]
+    with ProcessPoolExecutor(processes) as pool:
+        random, *rows = (
+            [list(pool.map(function, repeat(name), seeds)) for function in columns.values()]
+            for name in ("random", *others)
+        )
+    tests = [[paired(np.array(own), np.array(drawn)) for own, drawn in zip(row, random, strict=True)] for row in rows]
+    corrected = iter(holm([test.p for row in tests for test in row]))
     print(f"| searcher | {' | '.join(columns)} |")
     print(f"|---|{'---|' * len(columns)}")
-    random: list[list[float]] = []
-    with ProcessPoolExecutor(processes) as pool:
-        for name in ("random", *(name for name in names if name != "random")):
-            rows = [list(pool.map(function, repeat(name), seeds)) for function in columns.values()]
-            random = random or rows
-            print(f"| {name} | {' | '.join(map(cell, rows, random, repeat(centre)))} |", flush=True)
+    print(f"| random | {' | '.join(f'{centre(regrets):.3g}' for regrets in random)} |")
+    for name, row, tested in zip(others, rows, tests, strict=True):
+        cells = map(cell, map(centre, row), tested, islice(corrected, len(row)))
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
-def cell(regrets: list[float], random: list[float], centre: Callable[[list[float]], float]) -> str:
-    shown = f"{centre(regrets):.3g}"
-    if regrets == random:
-        return shown
-    wins, losses = (sum(a < b for a, b in zip(*pair, strict=True)) for pair in ((regrets, random), (random, regrets)))
-    p = float(stats.wilcoxon(regrets, random).pvalue)  # pyright: ignore
-    better = p < 0.01 and wins > losses
-    return f"{f'**{shown}**' if better else shown} ({wins / len(regrets):.0%}, p = {p:.1g})"
+def cell(regret: float, tested: Pair, p: float) -> str:
+    shown = f"**{regret:.3g}**" if p < 0.01 and tested.effect > 0 else f"{regret:.3g}"
+    return f"{shown} ({tested.wins / tested.n:.0%}, p = {p:.1g})"
 
 
 def speed(names: list[str], observations: int = 1000) -> bool:

@@ -11,6 +11,7 @@ from halving.schedulers.base import check_trials
 from halving.schedulers.bracket import Promotion
 from halving.schedulers.rung import OpenRung
 from halving.searchers import Searcher
+from halving.searchers.base import place
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Verdict, Wait
 
 Variant = Literal["promotion", "stopping"]
@@ -106,6 +107,7 @@ class AsynchronousBrackets:
     ) -> None:
         self._searcher = searcher
         self._brackets = list(brackets)
+        self._levels = {level for bracket in brackets for level in bracket.levels}
         self._max_trials = check_trials(max_trials)
         self._choose = choose
         self._configurations: dict[int, Configuration] = {}
@@ -130,7 +132,7 @@ class AsynchronousBrackets:
         if (configuration := self._next()) is None:
             return Wait() if self._running else Done()
         self._proposal = None
-        index = 0 if self._choose is None else self._choose(trial)
+        index = self._bracket(trial)
         self._configurations[trial] = configuration
         self._bracket_of[trial] = index
         self._running[trial] = 0
@@ -154,4 +156,11 @@ class AsynchronousBrackets:
         if self._proposal is not None:
             return self._proposal
         trial = len(self._configurations)
-        return None if trial == self._max_trials else self._searcher.propose(trial)
+        if trial == self._max_trials:
+            return None
+        begins = self._brackets[self._bracket(trial)].levels[0]
+        place(self._searcher, trial, sum(level < begins for level in self._levels))
+        return self._searcher.propose(trial)
+
+    def _bracket(self, trial: int) -> int:
+        return 0 if self._choose is None else self._choose(trial)

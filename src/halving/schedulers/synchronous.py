@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from halving.history import Ladder
 from halving.schedulers.bracket import Bracket, Promotion
 from halving.searchers import Searcher
+from halving.searchers.base import place
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Verdict, Wait
 
 MOST_ROUNDS = 100_000  # each has its place in the plan
@@ -20,6 +21,7 @@ class BracketSequence:
     def __init__(self, searcher: Searcher, brackets: Sequence[Bracket]) -> None:
         self._searcher = searcher
         self._brackets = list(brackets)
+        self._levels = {level for bracket in brackets for level in bracket.levels}
         self._configurations: dict[int, Configuration] = {}
         self._bracket_of: dict[int, int] = {}
         self._open: list[int] = []
@@ -55,6 +57,7 @@ class BracketSequence:
     def _start(self, index: int) -> Start | Resume | Wait | Done:
         bracket = self._brackets[index]
         trial = len(self._configurations)
+        place(self._searcher, trial, sum(level < bracket.levels[0] for level in self._levels))
         configuration = self._searcher.propose(trial)
         if configuration is None:
             return self._exhausted(bracket)

@@ -42,7 +42,7 @@ class Density:
 
     @classmethod
     def estimate(cls, points: Array, categories: Array) -> "Density":
-        """Choose the widths by the normal reference rule."""
+        """Choose the widths by the normal reference rule; those of categories follow from n alone, not from spread."""
         n, d = points.shape
         shrinking = float(n) ** (-1 / (4 + d))
         others = (1 - 1 / np.maximum(categories, 1)) * shrinking

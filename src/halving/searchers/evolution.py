@@ -16,7 +16,8 @@ class EvolutionSearcher(LearningSearcher):
     """Lets the best of a tournament have a child; the population is the youngest `population` trials, good or bad.
 
     The first `population` trials are drawn at random. A child gets each dimension from one of two parents with
-    probability `crossover`, else all from one, and one of its dimensions mutates. A tournament is among `tournament`
+    probability `crossover` (0 in the paper, which has none), else all from one, and one of its dimensions mutates. A
+    tournament is among `tournament`
     of the population, by resource and then by error.
 
     Raises UserError for a population or a tournament too small, or a crossover outside [0, 1].

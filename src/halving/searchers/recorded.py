@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from halving.searchers.base import Searcher
+from halving.searchers.base import Searcher, place
 from halving.trial import Configuration
 
 
@@ -27,6 +27,9 @@ class Recorded:
         if (recall := getattr(self._searcher, "recall", None)) is not None:
             recall(trial, configuration)
         return configuration
+
+    def place(self, trial: int, below: int) -> None:
+        place(self._searcher, trial, below)
 
     def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
         self._searcher.observe(trial, configuration, resource, error)

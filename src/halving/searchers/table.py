@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halving.curves.table import ROW, Curves, row_of
 from halving.errors import UserError, whole
-from halving.searchers.base import Searcher
+from halving.searchers.base import Searcher, place
 from halving.searchers.random import RandomSearcher
 from halving.space import Dimension, Space
 from halving.trial import Configuration
@@ -90,6 +90,9 @@ class NearestRow:
         if (recall := getattr(self._searcher, "recall", None)) is not None:
             recall(trial, _without_row(chosen))  # what it waits for is the row, not its own proposal
         return chosen
+
+    def place(self, trial: int, below: int) -> None:
+        place(self._searcher, trial, below)
 
     def recall(self, trial: int, configuration: Configuration) -> None:
         """Note a row that a recorded trial has used."""
