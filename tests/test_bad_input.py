@@ -342,11 +342,16 @@ def test_a_model_of_images_refuses_features(fork: Callable) -> None:
         ("scheduler=sha confirm.seeds=3", "confirm.seeds=3 has no effect without confirm.top=3"),
         ("scheduler=sha until=1", "until=1 has no effect on a study; it is how far scheduler=single trains"),
         ("scheduler=fifo eta=2", "eta=2 has no effect on this scheduler's decisions"),
+        (
+            "scheduler=sha eta=2 r_max=5",
+            "r_max=5 adds a rung of 1 to a ladder of steps by 2, as the book's does: a bracket "
+            "begins 8 trials and costs 17, where r_max=4 costs 8",
+        ),
     ],
 )
 def test_what_is_probably_not_meant_gets_a_note(arguments: str, note: str, fork: Callable) -> None:
     small = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1")
-    result = fork(*arguments.split(), *small)
+    result = fork(*small, *arguments.split())
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"note: {note}")
 

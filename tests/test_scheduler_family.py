@@ -308,6 +308,7 @@ def test_pasha_noise_by_hand_after_bohdal_2023_section_4_2() -> None:
     assert crossing([1, 2, 1, 2], [2, 1, 2, 1]) == 1.0
     assert crossing([1, 2, 1, 2], [9, 9, 9, 9]) is None
     assert crossing([1, 2, 2, 1, 5], [2, 2, 1, 2]) == 1.0, "compared as far as both reach; ties cross not"
+    assert crossing([1, 2, 1, 3], [2, 1, 2, 3]) == 0.0, "they end equal"
     assert noise([]) == 0.0
     assert noise([1.0]) == 1.0
     # The 90th percentile of 1 and 3 lies at 1 + 0.9 * (3 - 1).

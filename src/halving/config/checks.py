@@ -1,6 +1,8 @@
 """The rules that a composed configuration must keep, checked before anything runs."""
 
+import math
 import re
+from itertools import pairwise
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -89,6 +91,8 @@ def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:
             else f"eta={cfg.eta} has no effect on this scheduler's decisions; where no budget is given, it still sets "
             "how much the study spends"
         )
+    if any(item.startswith(("r_max=", "r_min=", "eta=")) for item in overrides) and (text := _short_last_rung(cfg)):
+        found.append(text)
     if any(item.startswith("until=") for item in overrides) and "${until}" not in scheduler:
         found.append(f"until={cfg.until} has no effect on a study; it is how far scheduler=single trains its trial")
     idle = next((item for item in overrides if item.startswith("confirm.")), None)
@@ -97,6 +101,32 @@ def warnings(cfg: DictConfig, overrides: list[str]) -> list[str]:
     if _ends_early(cfg):
         found.append(f"until={cfg.until} ends the training before r_max={cfg.r_max}; until={cfg.r_max} trains in full")
     return found
+
+
+def _short_last_rung(cfg: DictConfig) -> str:
+    """Say what a ladder costs whose last step is shorter than the others, and which one nearby costs less, if any."""
+    from halving.schedulers.successive_halving import ladder, sizes
+
+    own = cfg.scheduler
+    if own.get("_target_") != "halving.schedulers.SuccessiveHalving" or own.get("n") is not None or own.eta != cfg.eta:
+        return ""
+
+    def cost(r_max: int) -> int:
+        levels = ladder(cfg.eta, cfg.r_min, r_max)
+        steps = (level - below for below, level in pairwise((0, *levels)))
+        return sum(n * step for n, step in zip(sizes(levels, cfg.eta), steps, strict=True))
+
+    levels = ladder(cfg.eta, cfg.r_min, cfg.r_max)
+    if len(levels) < 2 or levels[-1] == cfg.eta * levels[-2]:
+        return ""
+    nearest = min((levels[-2], levels[-2] * cfg.eta), key=lambda r_max: abs(math.log(r_max / cfg.r_max)))
+    if cost(nearest) >= cost(cfg.r_max):
+        return ""
+    return (
+        f"r_max={cfg.r_max} adds a rung of {levels[-1] - levels[-2]} to a ladder of steps by {cfg.eta}, as the book's "
+        f"does: a bracket begins {sizes(levels, cfg.eta)[0]} trials and costs {cost(cfg.r_max)}, where "
+        f"r_max={nearest} costs {cost(nearest)}"
+    )
 
 
 def _ends_early(cfg: DictConfig) -> bool:

@@ -14,9 +14,10 @@ _MOST_STEPS = 100_000
 class Median(EarlyStopping):
     """Stops a trial whose best error by step s is worse than the median of the ended trials' running averages by s.
 
-    A step is `step` units of resource, from `r_min` on. Nobody is stopped before `min_trials` trials have ended that
-    reached the step. The rule needs no ladder and is mild: the choice where few trials can be afforded. Where half of
-    all trials are good it saves little.
+    A step is `step` units of resource, from `r_min` on. Trials that were stopped count among those that ended, by what
+    they averaged up to their last step, where Vizier's count completed ones only. Nobody is stopped before `min_trials`
+    trials have ended that reached the step. The rule needs no ladder and is mild: the choice where few trials can be
+    afforded. Where half of all trials are good it saves little.
 
     Raises UserError for resources or counts out of range.
     """

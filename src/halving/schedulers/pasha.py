@@ -73,8 +73,8 @@ class _Progressive(AsynchronousBracket):
 
 def crossing(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Return how far apart two curves end if they cross at least twice, else None."""
-    differences = [a - b for a, b in zip(one, other, strict=False) if a != b]
-    crossings = sum(a * b < 0 for a, b in pairwise(differences))
+    differences = [a - b for a, b in zip(one, other, strict=False)]
+    crossings = sum(a * b < 0 for a, b in pairwise(filter(None, differences)))
     return abs(differences[-1]) if crossings >= 2 else None
 
 

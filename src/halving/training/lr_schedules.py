@@ -175,6 +175,7 @@ class OneCycle(Schedule):
 
     Smith and Topin, "Super-Convergence" (2019), with cosines in place of their lines. The optimizer's learning rate is
     their maximum; `start` is 1 / div_factor and `end` is 1 / (div_factor final_div_factor) of `torch`'s `OneCycleLR`.
+    The momentum, which they cycle against it, stays as it is.
     """
 
     peak: float = 0.3
