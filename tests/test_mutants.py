@@ -25,7 +25,9 @@ def test_least():
     assert least([3.0, 2.0]) == 1.0
     assert least([3.0, 0.5], 0.25) == 0.25
 """
-EVIDENCE = "| `history.py` | `def least(errors: list[float], floor: float = 1.0) -> float:` | equivalent: as if nobody asked |\n"
+EVIDENCE = (
+    "| `history.py` | `def least(errors: list[float], floor: float = 1.0) -> float:` | equivalent: nobody asks |\n"
+)
 
 
 def test_mistakes_are_counted_and_those_that_stay_unnoticed_are_shown(repo: Path, tmp_path: Path) -> None:

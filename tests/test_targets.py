@@ -3,6 +3,8 @@
 import sys
 from fractions import Fraction
 from functools import partial
+from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +209,20 @@ def test_what_is_named_in_full_is_trusted_and_no_more(mine: Path) -> None:
     check_trusted({"_target_": "torch.load"}, ["torch.load"])
     with pytest.raises(UserError, match=r"minepkg\.Net"):
         check_trusted({"_target_": "minepkg.Net"}, ["mine", "minepkg.Nettle"])
+
+
+@pytest.mark.parametrize("group", ["averaging", "executor", "fidelity", "lr_schedule", "scheduler", "searcher"])
+def test_from_python_numbers_are_by_default_what_the_configuration_says(group: str, repo: Path) -> None:
+    """Only what an option is for differs, and a third has fewer digits in YAML."""
+    compared = 0
+    for path in (repo / "conf" / group).glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        module, _, name = config.pop("_target_", "").rpartition(".")
+        if module.startswith("halving."):
+            taken = signature(getattr(import_module(module), name)).parameters
+            for key, value in config.items():
+                if type(value) in (int, float, bool) and key in taken and taken[key].default is not Parameter.empty:
+                    compared += 1
+                    if (path.stem, key) not in (("cosine_warmup", "warmup"), ("single", "max_trials")):
+                        assert value == pytest.approx(taken[key].default, rel=1e-2), f"{path.stem}.{key}"
+    assert compared
