@@ -34,6 +34,7 @@ def test_mistakes_are_counted_and_those_that_stay_unnoticed_are_shown(repo: Path
     for name, text in {"src/halving/history.py": CODE, "tests/test_it.py": TESTS, "docs/evidence.md": ""}.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text)
+    (tmp_path / "src/halving/__init__.py").touch()
     (tmp_path / "scripts").mkdir()
     command = [sys.executable, shutil.copy(repo / "scripts" / "mutants", tmp_path / "scripts"), "--all"]
 
