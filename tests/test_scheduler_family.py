@@ -384,6 +384,32 @@ def test_extrapolation_doubts_a_curve_that_has_hardly_moved() -> None:
     assert probability_below(fallen[-1] - 0.15, until(fallen, 9), 27) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("points", "r_max", "probabilities"),
+    [
+        ([(1, 0.9), (2, 0.7), (3, 0.6), (4, 0.55)], 27, [0.0846, 0.1601, 0.2821, 0.4509, 0.6516]),
+        ([(1, 0.9), (2, 0.7), (3, 0.6), (4, 0.55)], 81, [0.1845, 0.2682, 0.3747, 0.5019, 0.6389]),
+        (
+            [(r, 0.3 + 0.6 * r**-0.7 + (0.02 if r % 2 else -0.02)) for r in range(1, 10)],
+            27,
+            [0.0006, 0.0067, 0.0941, 0.5742, 0.9441],
+        ),
+        ([(r, 0.5) for r in (1, 3, 9, 10)], 27, [0.0084, 0.0206, 0.0595, 0.1893, 0.5]),
+        ([(r, 0.1 + 0.8 * math.exp(-0.3 * r)) for r in range(1, 5)], 27, [0.4981, 0.7256, 0.8701, 0.9399, 0.9708]),
+    ],
+)
+def test_probabilities_stay_as_the_constants_were_chosen(
+    points: list[tuple[int, float]], r_max: int, probabilities: list[float]
+) -> None:
+    """The doubt, the noise and the priors were chosen on real curves; the unit of the error makes no difference."""
+    targets = (0.1, 0.2, 0.3, 0.4, 0.5)
+    assert [probability_below(t, points, r_max) for t in targets] == pytest.approx(probabilities, abs=2e-3)
+    scaled = [(r, 7 * error) for r, error in points]
+    assert [probability_below(7 * t, scaled, r_max) for t in targets] == pytest.approx(probabilities, abs=2e-3)
+    flipped = [(r, error - 1) for r, error in points]  # an accuracy, which no error is below -1
+    assert [probability_below(t - 1, flipped, r_max) for t in targets] == pytest.approx(probabilities, abs=2e-3)
+
+
 def test_curve_stops_the_hopeless_and_lets_the_crossing_go_on_after_domhan_2015() -> None:
     """Trial 0 ends at 0.2. Trial 1 is flat; trial 2 is worse than trial 0 up to 15, and ends at 0.08."""
     curves: dict[int, Callable[[int], float]] = {
