@@ -220,8 +220,8 @@ def test_from_python_numbers_are_by_default_what_the_configuration_says(group: s
         module, _, name = config.pop("_target_", "").rpartition(".")
         if module.startswith("halving."):
             taken = signature(getattr(import_module(module), name)).parameters
-            written = {"eta": 3, "r_min": 1, "seed": 0}  # which options take from the root, and it from the fidelity
-            for key, value in {**config, **{key: value for key, value in written.items() if key in config}}.items():
+            root = {"${eta}": 3, "${r_min}": 1, "${seed}": 0}
+            for key, value in ((key, root.get(str(value), value)) for key, value in config.items()):
                 if type(value) in (int, float, bool) and key in taken and taken[key].default is not Parameter.empty:
                     compared += 1
                     if (path.stem, key) not in (("cosine_warmup", "warmup"), ("single", "max_trials")):
