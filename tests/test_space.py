@@ -256,6 +256,47 @@ def test_a_discrete_distribution_keeps_its_values_and_their_probabilities() -> N
     assert len(GridSearcher(space)) == 9, "values, not the range that they span"
 
 
+@pytest.mark.parametrize(
+    ("config", "domains"),
+    [
+        ({"x": [1, 2.5, 4]}, {"x": [1, 2.5, 4]}),
+        ({"x": ["a", None, True]}, {"x": ["a", None, True]}),
+        ({"x": [str(i) for i in range(64)]}, {"x": [str(i) for i in range(64)]}),
+        ({"x": [str(i) for i in range(65)]}, {"x": {}}),
+        ({"x": list(range(65))}, {"x": {"low": 0, "high": 64}}),
+        ({"x": stats.uniform(1, 2)}, {"x": {"low": 1.0, "high": 3.0}}),
+        ({"x": stats.randint(3, 8)}, {"x": {"low": 3, "high": 7}}),
+        ({"x": stats.norm(0, 1)}, {"x": {}}),
+        ({"x": stats.poisson(3)}, {"x": {}}),
+        ({"k": {"_choice_": {"a": {"x": [9, 1]}, "b": {"x": stats.randint(3, 8)}}}}, {"k.x": {"low": 1, "high": 9}}),
+        ({"k": {"_choice_": {"a": {"x": ["w"]}, "b": {"x": stats.randint(3, 8)}}}}, {"k.x": {}}),
+        ({"k": {"_choice_": {"a": {"x": [1, 2]}, "b": {"x": [2, 3]}}}}, {"k.x": [1, 2, 3]}),
+    ],
+)
+def test_a_domain_lists_the_values_or_says_where_they_end(config: dict[str, Any], domains: dict[str, Any]) -> None:
+    found = {name: domain for name, domain in Space.from_config(config).domains.items() if name in domains}
+    assert json.dumps(found) == json.dumps(domains), "types as well"
+
+
+@pytest.mark.parametrize(
+    ("leaf", "inside", "outside"),
+    [
+        (stats.uniform(0.7, 0.1), [0.7, 0.75, 0.7 + 0.1, 0.8], [0.69, 0.81, math.nan, math.inf, "0.75", None, True]),
+        (stats.randint(3, 8), [3, 7, 5.0], [2, 8, 5.5, "5", True]),
+        (stats.loguniform(1e-5, 1e-1), [1e-5, 0.1 * (1 + 1e-12)], [0.0, 0.1 * (1 + 1e-6)]),
+        ([1, 2.5, True], [1, 1.0, 2.5, True], [2, False, "1", None]),
+        (["a", None], ["a", None], ["b", 0]),
+    ],
+)
+def test_a_space_holds_its_values_up_to_their_last_digits(leaf: Any, inside: list[Any], outside: list[Any]) -> None:
+    space = Space.from_config({"x": leaf, "y": {"_values_": [1], "_when_": "x == 3"}})
+    held = [space.holds({"x": value, "y": 1} if value == 3 else {"x": value}) for value in (*inside, *outside)]
+    assert held == [True] * len(inside) + [False] * len(outside)
+    assert not space.holds({}) and not space.holds({"y": 1})
+    (x, _) = space.dimensions
+    assert [x.holds(value) for value in (*inside, *outside)] == held
+
+
 def test_one_name_for_two_dimensions_is_refused() -> None:
     with pytest.raises(UserError, match=r"space.model.width: named twice"):
         Space.from_config({"model": {"width": [1, 2]}, "model.width": [3, 4]})
