@@ -449,3 +449,46 @@ def test_killed_at_any_time_a_study_spends_what_its_budget_says(budget: Budget, 
         run_dir.mkdir()
         study(run_dir, waits)
         assert came_to(study(run_dir)) == came_to(expected), waits
+
+
+@pytest.mark.parametrize(
+    ("build", "budget", "maximize"),
+    [
+        (lambda: SuccessiveHalving(Numbers(), 3, 1, 9), None, False),
+        (lambda: SuccessiveHalving(Numbers(), 2, 1, 4, rounds=2), Budget(evaluations=11), True),
+        (lambda: ASHA(Numbers(), 2, 1, 8, max_trials=12), Budget(resource=30.0), False),
+        (lambda: ASHA(Numbers(), 2, 1, 8), Budget(resource=12.0, reach=8, most=40.0), False),
+        (lambda: ASHA(Numbers(), 3, 1, 9, "stopping", 10), Budget(seconds=900.0), True),
+        (lambda: FIFO(Numbers(), 2), Budget(patience=4), False),
+        (lambda: FIFO(Numbers(), 2), Budget(target=0.3), False),
+    ],
+)
+def test_a_study_cut_off_anywhere_goes_on_as_if_nothing_had_been(
+    build: Callable[[], Scheduler], budget: Budget | None, maximize: bool, tmp_path: Path
+) -> None:
+    """After any record: the same decisions at the same times, each job that had not ended once more, none that had."""
+
+    def decided(history: History) -> list[object]:
+        ran = ((trial.trial, each.rung, each.finished, each.verdict, each.epochs) for trial, each in history.finished)
+        return [*ran, history.spent, history.halted, history.improved_at, history.train_seconds]
+
+    def error(trial: int, resource: int) -> float:
+        return math.inf if trial % 5 == 3 else ((trial * 7 + resource) % 11 + 1) / 10
+
+    whole = Virtual(error)
+    history = tuned(build(), whole, budget, maximize, tmp_path)
+    assert history.finished and history.ended is None
+    told = read(tmp_path)
+    for cut in range(1, len(told) + 1):
+        rest = Virtual(error)
+        tuner = Tuner(build(), rest, cost=resuming, budget=budget, maximize=maximize)
+        tuner.replay(told[:cut])
+        tuner.run()
+        if not isinstance(told[cut - 1][0], Epoch):
+            assert tuner.history == history, f"after {told[cut - 1]}"
+        elif budget is not None and budget.seconds is not None:
+            continue  # what the job had taken until then is lost
+        assert decided(tuner.history) == decided(history), f"after {told[cut - 1]}"
+        assert whole.submitted[len(whole.submitted) - len(rest.submitted) :] == rest.submitted
+        ended = sum(isinstance(event, Finished) for event, _ in told[:cut])
+        assert len(rest.submitted) == len(whole.submitted) - ended
