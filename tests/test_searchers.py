@@ -1,5 +1,6 @@
 """Searchers: hand-worked grids, no duplicates, what they learn from, and what they refuse."""
 
+import json
 import math
 from collections import Counter
 from itertools import combinations, product
@@ -361,6 +362,59 @@ def test_errors_compare_between_resources() -> None:
     assert high.mean() < 0 and (high < found[30]).all(), "survivors are good, and better than one that began here"
     assert found[31] == found[:31].max(), "a failure takes the worst"
     assert comparable(trials[:1], resources[:1], errors[:1]).tolist() == [0.0]
+
+
+def test_errors_of_one_resource_by_hand() -> None:
+    """Of [1, 2, 3, 100] the last is drawn in to 2.5 + 5 * (2.5 - 1) = 10; the whole has mean 0 and deviation 1."""
+    here, errors = np.ones(4, dtype=int), np.array([1.0, 2.0, 3.0, 100.0])
+    drawn_in = np.array([1.0, 2.0, 3.0, 10.0])
+    expected = (drawn_in - drawn_in.mean()) / drawn_in.std()
+    assert comparable(np.arange(4), here, errors) == pytest.approx(expected)
+    assert comparable(np.arange(4), here, errors - 50) == pytest.approx(expected)
+    few = comparable(np.r_[0:4, 0:2], np.r_[[1] * 4, 9, 9], np.r_[errors, 0.5, 0.1])
+    assert few[4:] == pytest.approx(few[:2]), "fewer than three keep what they had below"
+    assert (few.mean(), few.std()) == pytest.approx((0, 1))
+    assert comparable(np.arange(3), np.ones(3, dtype=int), np.full(3, 0.5)).tolist() == [0.0] * 3
+
+
+GOLDEN = Path(__file__).parent / "golden" / "searchers.json"
+TRACED = {
+    "local": lambda space: LocalSearcher(space, seed=3),
+    "annealing": lambda space: AnnealingSearcher(space, seed=3, cooling=0.8),
+    "evolution": lambda space: EvolutionSearcher(space, seed=3, population=5, tournament=3),
+    "prior": lambda space: PriorSearcher(space, seed=3, initial={"lr": 0.1, "units": 32, "depth": 2, "kind": "b"}),
+    "bohb": lambda space: BOHBSearcher(space, seed=3, samples=8),
+}
+
+
+def traced(name: str) -> list[str]:
+    """Twenty proposals, of which each third trial goes on and each seventh fails; two are out at a time."""
+    space = Space.from_config(
+        {
+            "lr": stats.loguniform(1e-4, 1.0),
+            "units": stats.randint(8, 65),
+            "depth": [1, 2, 4],
+            "kind": {"_choice_": {"a": {"x": stats.uniform(0, 1)}, "b": {}}},
+        }
+    )
+    searcher = TRACED[name](space)
+    proposed: list[Configuration] = []
+    for trial in range(20):
+        proposed.append(searcher.propose(trial) or {})
+        if (told := trial - 1) >= 0:
+            found = {"activation": "tanh" if proposed[told]["kind"] == "a" else "relu", **proposed[told]}
+            for resource in (1, 3) if told % 3 == 0 else (1,):
+                searcher.observe(told, proposed[told], resource, math.inf if told % 7 == 5 else error(found) / resource)
+    return [
+        ", ".join(f"{key} {value if isinstance(value, str) else f'{value:.6g}'}" for key, value in each.items())
+        for each in proposed
+    ]
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_golden_trace_of_proposals(name: str) -> None:
+    """A change that is meant to alter proposals writes them anew: `python tests/test_searchers.py`."""
+    assert traced(name) == json.loads(GOLDEN.read_text())[name]
 
 
 def test_a_forest_is_the_same_whenever_it_was_asked() -> None:
@@ -804,3 +858,7 @@ def test_a_searcher_is_told_the_rung_that_it_proposes_for(scheduler: Any) -> Non
                 case _:
                     break
         assert len(set(started.values())) > 1
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({name: traced(name) for name in TRACED}, indent=1) + "\n")
