@@ -33,6 +33,10 @@ from halving.schedulers.rung import OpenRung
 from halving.trial import Assignment, Configuration, Done, Outcome, Resume, Start, Wait
 
 GOLDEN = Path(__file__).parent / "golden" / "family.json"
+SCHEDULERS = (
+    *(ASHA, FIFO, PASHA, AsyncHyperband, ConcordantASHA),
+    *(Curve, Hyperband, Median, OneEpoch, SuccessiveHalving),
+)
 
 Errors = Callable[[int, int], float]
 
@@ -482,6 +486,14 @@ def test_one_epoch_spends_by_default_what_successive_halving_spends() -> None:
 def test_options_out_of_range_are_refused(build: Callable[[], Scheduler], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build()
+
+
+def test_what_may_grow_when_a_study_goes_on() -> None:
+    """None of those whose trials are given up at max_trials: what they decided would not come out again."""
+    grows = {"rounds": (SuccessiveHalving, Hyperband), "max_trials": (FIFO, Median, Curve)}
+    assert {each: getattr(each, "extended_by", "") for each in SCHEDULERS} == {
+        each: next((option for option, kinds in grows.items() if each in kinds), "") for each in SCHEDULERS
+    }
 
 
 FAMILY: dict[str, Callable[[], Scheduler]] = {

@@ -382,7 +382,9 @@ TRACED = {
     "local": lambda space: LocalSearcher(space, seed=3),
     "annealing": lambda space: AnnealingSearcher(space, seed=3, cooling=0.8),
     "evolution": lambda space: EvolutionSearcher(space, seed=3, population=5, tournament=3),
-    "prior": lambda space: PriorSearcher(space, seed=3, initial={"lr": 0.1, "units": 32, "depth": 2, "kind": "b"}),
+    "prior": lambda space: PriorSearcher(
+        space, seed=3, eta=2, initial={"lr": 0.1, "units": 32, "depth": 2, "kind": "b"}
+    ),
     "bohb": lambda space: BOHBSearcher(space, seed=3, samples=8),
 }
 

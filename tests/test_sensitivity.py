@@ -89,6 +89,14 @@ def test_integers_have_no_duplicates_and_the_last_of_several_is_the_base() -> No
     ]
 
 
+def test_few_values_are_all_tried_however_seldom_and_each_round_has_its_stream() -> None:
+    space = Space.from_config({"w": stats.rv_discrete(values=([1, 2, 3], [0.98, 0.01, 0.01]))})
+    searcher = OneAtATimeSearcher(space, 0, {"w": 1}, points=3, seeds=40, streams=("trial",))
+    proposed = [searcher.propose(trial) or {} for trial in range(len(searcher))]
+    assert [each["w"] for each in proposed] == [1, 2, 3] * 40
+    assert len({each["trial"] for each in proposed}) == 40
+
+
 def told(rows: dict[tuple[int, int], Sequence[float]], maximize: bool = False, **header: object) -> History:
     """A study of dimensions a and b, by seeds: the first row is the base; NaN is a failure, a short row still runs."""
     history = History()
