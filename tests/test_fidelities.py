@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from itertools import chain, pairwise
 from pathlib import Path
@@ -21,9 +22,10 @@ from halving.checkpoints.store import State, Store
 from halving.config import trials
 from halving.config.polite import register
 from halving.data.base import Data, split_data
-from halving.errors import UserError
+from halving.errors import StudyError, UserError
 from halving.targets import instantiate
 from halving.training.fidelities.base import Setting
+from halving.training.fidelities.command import Command
 from halving.training.loop import evaluate
 from halving.training.recipe import Recipe
 from halving.training.trainer import Trainer
@@ -215,6 +217,81 @@ def test_a_divergence_fails_the_trial_and_leaves_no_checkpoint(name: str, resour
     assert finished.outcome.failed and finished.outcome.resource == resource
     assert "diverged" in finished.cause and finished.checkpoint is None
     assert len(epochs) < 4 and not (tmp_path / "checkpoints").exists()
+
+
+EPOCHS = """
+echo begins; sed 's/^/goes on after /' "$HALVING_DIRECTORY/done" 2>/dev/null
+i=$1; while [ $i -lt $2 ]; do i=$((i + 1)); echo "{\\"epoch\\": $i, \\"val_error\\": 0.$((9 - i)), \\"lr\\": $3}"; done
+echo "$2 $4 $5 $HALVING_SINCE $HALVING_TRIAL" > "$HALVING_DIRECTORY/done"
+"""
+
+
+def told(script: str, run_dir: Path, since: int, until: int) -> tuple[list[Epoch], Finished]:
+    """Run a shell script as the training of one assignment."""
+    _, setting = build(run_dir, "r_max=3", "seed=5", "trial=4")
+    (run_dir / "program.sh").write_text(script)
+    words = f"sh {run_dir / 'program.sh'} {{since}} {{until}} {{optimizer.lr}} {{own}} {{trial}}"
+    command = Command(words, {"own": "mine"})
+    command.prepare(setting)
+    *epochs, finished = command.run(setting, Job(0, {}, since, until))
+    assert not list(run_dir.glob("checkpoints/0/working-*")), "where it worked is gone"
+    return epochs, finished
+
+
+def test_a_command_goes_on_where_it_left_its_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    epochs, finished = told(EPOCHS, tmp_path, 0, 2)
+    assert epochs == [Epoch(0, 1, {"val_error": 0.8, "lr": 0.1}), Epoch(0, 2, {"val_error": 0.7, "lr": 0.1})]
+    assert (finished.outcome.error, finished.outcome.curve) == (0.7, (0.8, 0.7))
+    assert finished.checkpoint == "checkpoints/0/2" and 0 < finished.seconds < 60
+    assert (tmp_path / "checkpoints/0/2/files/done").read_text() == "2 mine 4 0 4\n"
+    assert told("exit 1", tmp_path, 0, 2)[0] == epochs, "what was whole before the journal could name it stays"
+    epochs, finished = told(EPOCHS, tmp_path, 2, 3)
+    assert epochs == [Epoch(0, 3, {"val_error": 0.6, "lr": 0.1})] and finished.outcome.curve == (0.6,)
+    assert "goes on after 2 mine 4 0 4" in caplog.text and '"epoch"' not in caplog.text
+    for path in (tmp_path / "checkpoints/0/2/files/done", tmp_path / "checkpoints/0/3/files/done"):
+        path.write_text("damaged")
+    _, setting = build(tmp_path, "r_max=3", "seed=5", "trial=4")
+    again = Command(f"sh {tmp_path / 'program.sh'} {{since}} {{until}} {{optimizer.lr}}").run(setting, Job(0, {}, 2, 3))
+    restarted, *rest = again
+    assert restarted.since == 0 and rest[:-1] == epochs, "all of it, of which the journal knows the first two"  # pyright: ignore
+
+
+def test_a_command_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    """What stays behind holds its output open, and would hold the study."""
+    script = """sleep 100 & echo $! > "$HALVING_DIRECTORY/pid"; echo '{"val_error": 0.5}'"""
+    began = time.monotonic()
+    told(script, tmp_path, 0, 1)
+    assert time.monotonic() - began < 20
+    pid = int((tmp_path / "checkpoints/0/1/files/pid").read_text())
+    stat = Path(f"/proc/{pid}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo '{\"val_error\": 1}'; echo it broke >&2; exit 3", "the command ended with status 3: it broke"),
+        ("exit 4", "the command ended with status 4: it says nothing"),
+        ("yes '{\"val_error\": 1}'", "tells of more than the 2 epochs it was asked for"),
+        ('echo \'{"val_error": 1, "epoch": 2}\'', "says that this is epoch 2, where 1 follows"),
+        ("echo '{\"val_error\": 1}'", "the command told of 1 epochs after 0, and was asked for 2"),
+        ("echo '{\"val_loss\": 1}'; echo '{\"val_loss\": 1}'", "prints val_loss and no val_error"),
+        ("for i in 1 2; do echo '{\"val_error\": 1}'; done", "leaves nothing in HALVING_DIRECTORY"),
+        ('echo \'{"val_error": "low"}\'', "low"),
+    ],
+)
+def test_a_command_that_does_otherwise_is_told_so(script: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises((UserError, StudyError), match=message):
+        told(script, tmp_path, 0, 2)
+
+
+def test_a_command_that_diverges_fails_its_trial_alone(tmp_path: Path) -> None:
+    epochs, finished = told(
+        "echo []; echo {}; echo '{\"val_error\": NaN}'; echo '{\"val_error\": NaN}'", tmp_path, 0, 2
+    )
+    assert len(epochs) == 2 and finished.outcome.failed and finished.checkpoint is None
+    assert finished.cause == "diverged: val_error is nan after epoch 2"
 
 
 @pytest.mark.parametrize(("model", "widths"), [("lenet_modern", {1: 1, 3: 2, 9: 6}), ("mlp", {1: 29, 3: 86, 9: 256})])
