@@ -30,6 +30,7 @@ from halving.training.loop import evaluate
 from halving.training.recipe import Recipe
 from halving.training.trainer import Trainer
 from halving.trial import Epoch, Finished, Job
+from halving.trial import Epoch, Finished, Job, Restarted
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SMALL = ["data.train_samples=90", "data.validation=30", "data.batch_size=25", "device=cpu", "model=mlp", "epochs=2"]
@@ -186,6 +187,15 @@ def test_folds_resumed_equal_folds_evaluated_straight(tmp_path: Path) -> None:
     assert all(equal(*models) for models in zip(whole["models"], parts["models"], strict=True))
     assert equal(whole["model"], whole["models"][3])
     assert not equal(whole["models"][0], whole["models"][3])
+
+    (tmp_path / "paused/checkpoints/0/4.pt").unlink()
+    (tmp_path / "paused/checkpoints/0/1.pt").unlink()
+    torch.set_num_threads(1)
+    fidelity, setting = build(tmp_path / "paused", *folds)
+    restarted, *again, once_more = fidelity.run(setting, Job(0, {}, 1, 4))
+    assert isinstance(restarted, Restarted) and restarted.since == 0
+    assert [epoch.epoch for epoch in again] == [epoch.epoch for epoch in after], "the first fold is known already"
+    assert once_more.outcome == resumed.outcome
 
 
 def test_the_test_of_folds_is_the_mean_over_their_models(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from halving.data import Data, digits, split_data
 from halving.errors import UserError
+from halving.training import ensemble
 from halving.training.loop import evaluate, materialise, measure, place, train_epoch
 from halving.training.models.lenet_modern import LeNetModern
 from halving.training.models.softmax import Softmax
@@ -160,6 +161,26 @@ def test_own_metrics_see_all_outputs_and_targets_at_once() -> None:
     assert measured["last"] == 1.0 and isinstance(measured["last"], float)
     assert seen == [((1500, 3), True)]
     assert (measured["loss"], measured["error"]) == evaluate(model, data, data.test)
+
+
+def test_an_ensemble_is_the_mean_of_what_its_members_predict(tmp_path: Path) -> None:
+    words = ["model=softmax", "data.train_samples=100", "device=cpu", "metric=max:val_accuracy"]
+    members = [Trainer(build([*words, f"trial={trial}"], tmp_path)[1].recipe()) for trial in range(3)]
+    mean = torch.stack([member.predicted() for member in members]).mean(0)
+    targets = members[0].data.test.targets
+    error = float((mean.argmax(1) != targets).double().mean())
+    found = ensemble.test(iter(members))
+    assert found == pytest.approx(
+        {
+            "test_loss": -float(mean[range(len(targets)), targets].log().mean()),
+            "test_error": error,
+            "test_accuracy": 1 - error,
+        }
+    )
+    alone = ensemble.test(members[:1])
+    assert alone["test_loss"] == pytest.approx(members[0].test()["test_loss"], rel=1e-5)
+    assert len({found["test_loss"], *(member.test()["test_loss"] for member in members)}) == 4
+    assert ensemble.test([]) == {}
 
 
 def test_divergence_is_reported_not_hidden() -> None:
