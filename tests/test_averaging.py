@@ -19,6 +19,7 @@ import halving
 from halving.errors import UserError
 from halving.targets import instantiate
 from halving.tracking import wandb_runs
+from halving.training.averaging import EMA, SWA, Averaging
 from halving.training.loop import measure
 from halving.training.trainer import Trainer
 from halving.trial import Finished, Job
@@ -269,6 +270,22 @@ def test_a_job_of_a_version_that_did_not_average_is_found_again(fork: Callable[.
     done = fork("-m", "seed=0", "averaging=none", *SMALL, f"resume={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert [path.parent.name for path in tmp_path.glob("*/journal.jsonl")] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: SWA(9, 1.0), "averaging.start=1.0"),
+        (lambda: SWA(9, -0.1), "averaging.start=-0.1"),
+        (lambda: SWA(0), "averaging.epochs=0"),
+        (lambda: EMA(1.0), "averaging.decay=1.0"),
+        (lambda: EMA(-0.1), "averaging.decay=-0.1"),
+    ],
+)
+def test_an_average_of_nothing_is_refused(build: Callable[[], Averaging], name: str) -> None:
+    with pytest.raises(UserError, match=name):
+        build()
+    assert SWA(9, 0.0).takes(1.0) and EMA(0.0).share(1) == 1.0
 
 
 def test_what_cannot_be_averaged_is_said_before_anything_trains(fork: Callable[..., Any], tmp_path: Path) -> None:

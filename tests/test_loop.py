@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from halving.training import ensemble
 from halving.training.loop import evaluate, materialise, measure, place, train_epoch
 from halving.training.models.lenet_modern import LeNetModern
 from halving.training.models.softmax import Softmax
+from halving.training.recipe import config_hash
 from halving.training.trainer import Trainer
 
 
@@ -161,6 +163,20 @@ def test_own_metrics_see_all_outputs_and_targets_at_once() -> None:
     assert measured["last"] == 1.0 and isinstance(measured["last"], float)
     assert seen == [((1500, 3), True)]
     assert (measured["loss"], measured["error"]) == evaluate(model, data, data.test)
+
+
+def test_what_a_trial_is_trained_from_has_one_hash_in_any_order(tmp_path: Path) -> None:
+    config = build(["model=softmax"], tmp_path)[1].config
+
+    def turned(node: Any) -> Any:
+        return {key: turned(node[key]) for key in reversed(node)} if isinstance(node, dict) else node
+
+    assert config_hash(turned(config)) == config_hash(config)
+    for same in ({"data_dir": "elsewhere"}, {"device": "cuda"}, {"eta": 9}, {"notes": "x"}, {"averaging": None}):
+        assert config_hash({**config, **same}) == config_hash(config)
+    assert config_hash({**config, "data": {**config["data"], "device": "cuda"}}) == config_hash(config)
+    others = ({"seed": 9}, {"trial": 9}, {"epochs": 9}, {"order_seed": 9}, {"averaging": {"x": 1}}, {"own": 1})
+    assert len({config_hash(config), *(config_hash({**config, **other}) for other in others)}) == 1 + len(others)
 
 
 def test_an_ensemble_is_the_mean_of_what_its_members_predict(tmp_path: Path) -> None:

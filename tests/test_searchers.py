@@ -39,6 +39,7 @@ from halving.searchers.density import Density, category_counts, varied
 from halving.searchers.recorded import Recorded
 from halving.searchers.surrogate import Forest, GaussianProcess
 from halving.searchers.table import NearestRow
+from halving.searchers.surrogate import Forest
 from halving.searchers.transfer import transferred
 from halving.space import Space
 from halving.training.models.cnn import CNN
@@ -375,6 +376,18 @@ def test_errors_of_one_resource_by_hand() -> None:
     assert few[4:] == pytest.approx(few[:2]), "fewer than three keep what they had below"
     assert (few.mean(), few.std()) == pytest.approx((0, 1))
     assert comparable(np.arange(3), np.ones(3, dtype=int), np.full(3, 0.5)).tolist() == [0.0] * 3
+
+
+def test_a_forest_is_never_certain() -> None:
+    """Equal errors leave nothing between its trees, and an improvement is measured in deviations."""
+    points, forest = np.random.default_rng(0).random((20, 2)), Forest(0)
+    forest.grow(points, np.full(20, 0.5))
+    forest.fill(points, np.full(20, 0.5))
+    mean, deviation = forest.predict(points)
+    assert mean == pytest.approx(0.5) and (deviation > 0).all() and (deviation < 1e-3).all()
+    forest.extend(points[:1], np.array([9.0]))
+    changed, deviation = forest.predict(points[:1])
+    assert changed == pytest.approx((20 * 0.5 + 9) / 21) and deviation > 0, "a tree of one leaf is the mean"
 
 
 GOLDEN = Path(__file__).parent / "golden" / "searchers.json"
