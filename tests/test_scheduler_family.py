@@ -33,10 +33,6 @@ from halving.schedulers.rung import OpenRung
 from halving.trial import Assignment, Configuration, Done, Outcome, Resume, Start, Wait
 
 GOLDEN = Path(__file__).parent / "golden" / "family.json"
-SCHEDULERS = (
-    *(ASHA, FIFO, PASHA, AsyncHyperband, ConcordantASHA),
-    *(Curve, Hyperband, Median, OneEpoch, SuccessiveHalving),
-)
 
 Errors = Callable[[int, int], float]
 
@@ -488,14 +484,6 @@ def test_options_out_of_range_are_refused(build: Callable[[], Scheduler], messag
         build()
 
 
-def test_what_may_grow_when_a_study_goes_on() -> None:
-    """None of those whose trials are given up at max_trials: what they decided would not come out again."""
-    grows = {"rounds": (SuccessiveHalving, Hyperband), "max_trials": (FIFO, Median, Curve)}
-    assert {each: getattr(each, "extended_by", "") for each in SCHEDULERS} == {
-        each: next((option for option, kinds in grows.items() if each in kinds), "") for each in SCHEDULERS
-    }
-
-
 FAMILY: dict[str, Callable[[], Scheduler]] = {
     "fifo": lambda: FIFO(Numbers(), 9, 6),
     "sha": lambda: SuccessiveHalving(Numbers(), r_max=9, n=10, rounds=2),
@@ -509,6 +497,20 @@ FAMILY: dict[str, Callable[[], Scheduler]] = {
     "curve": lambda: Curve(Numbers(), r_max=27, threshold=0.3, max_trials=8),
     "one_epoch": lambda: OneEpoch(Numbers(), r_max=9),
 }
+
+
+def test_what_may_grow_when_a_study_goes_on() -> None:
+    """None of those whose trials are given up at max_trials: what they decided would not come out again."""
+    grows = {
+        "sha": "rounds",
+        "hyperband": "rounds",
+        "fifo": "max_trials",
+        "median": "max_trials",
+        "curve": "max_trials",
+    }
+    assert {name: getattr(build(), "extended_by", "") for name, build in FAMILY.items()} == {
+        name: grows.get(name, "") for name in FAMILY
+    }
 
 
 def table(trial: int, resource: int) -> float:
