@@ -291,6 +291,14 @@ def test_a_damaged_checkpoint_is_noticed_and_made_up_for(damage: str, tmp_path: 
     assert all(torch.equal(straight[key], made_up[key]) for key in straight)
 
 
+def test_an_assignment_tells_the_error_of_each_of_its_epochs(tmp_path: Path) -> None:
+    words = ["model=softmax", "data.train_samples=60", "device=cpu"]
+    straight = train(words, tmp_path / "straight", 0, 3).outcome
+    first, second = (train(words, tmp_path / "paused", *rung).outcome for rung in ((0, 2), (2, 3)))
+    assert len(straight.curve) == 3 and straight.curve[-1] == straight.error
+    assert first.curve + second.curve == straight.curve
+
+
 def test_a_checkpoint_of_another_configuration_is_not_trained_on(tmp_path: Path) -> None:
     train(["optimizer=sgd"], tmp_path, 0, 1)
     fidelity, setting = build(["optimizer=sgd", "optimizer.lr=0.3"], tmp_path)

@@ -100,6 +100,7 @@ def test_phi_scales_depth_width_and_resolution_together() -> None:
     assert abs(resized.mean() - image.mean()) < 0.02 and resized.stride() == (37 * 37, 1, 37, 1), "still channels_last"
     same = CNN((1, 28, 28), 10, depth=2, width=10, phi=0.0)
     assert size(same) == size(CNN((1, 28, 28), 10, depth=2, width=10))
+    assert CNN((1, 4, 4), 3)(torch.zeros(2, 1, 4, 4)).shape == (2, 3), "the least that two halvings leave something of"
     assert not any(isinstance(layer, Resize) for layer in same)
 
 

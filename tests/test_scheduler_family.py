@@ -446,6 +446,10 @@ def test_curve_judges_by_errors_at_the_rungs_and_says_where_these_are_never_enou
     assert ended == {0: "completed", 1: "stopped"}
     reasons = [why for what, _, _, why in drive(Curve(Numbers(), max_trials=2), error, 100) if what == "paused"]
     assert "3 points of a curve are too few to extrapolate; errors at the rungs alone never make 4 below 27" in reasons
+    enough = [
+        why for what, _, _, why in drive(Curve(Numbers(), r_max=81, max_trials=2), error, 100) if what == "paused"
+    ]
+    assert "3 points of a curve are too few to extrapolate" in enough
 
 
 @pytest.mark.parametrize(("n", "k"), [(9, 3), (10, 3), (5, 5), (7, 1)])

@@ -390,6 +390,27 @@ def test_a_forest_is_never_certain() -> None:
     assert changed == pytest.approx((20 * 0.5 + 9) / 21) and deviation > 0, "a tree of one leaf is the mean"
 
 
+@pytest.mark.parametrize("surrogate", ["gp", "forest"])
+def test_bayesian_improves_on_the_least_error_that_it_predicts_of_known_trials(
+    surrogate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In standard deviations of all errors, of which the mean is 0."""
+    asked: list[float] = []
+
+    def improvement(mean: Any, deviation: Any, best: float) -> Any:
+        asked.append(best)
+        return log_expected_improvement(mean, deviation, best)
+
+    monkeypatch.setattr("halving.searchers.bayesian.log_expected_improvement", improvement)
+    searcher = BayesianSearcher(Space.from_config({"x": stats.uniform(0, 1)}), seed=1, surrogate=surrogate)
+    proposed = []
+    for trial in range(24):
+        proposed.append(float((searcher.propose(trial) or {})["x"]))  # pyright: ignore
+        searcher.observe(trial, {"x": proposed[-1]}, 1, (proposed[-1] - 0.3) ** 2)
+    assert max(asked[-3:]) < -0.3, "below the mean of all"
+    assert np.median(np.abs(np.array(proposed[-6:]) - 0.3)) < 0.1
+
+
 GOLDEN = Path(__file__).parent / "golden" / "searchers.json"
 TRACED = {
     "local": lambda space: LocalSearcher(space, seed=3),

@@ -231,6 +231,12 @@ def test_the_values_of_a_list_are_told_apart_as_they_are(values: Any) -> None:
         assert transferred({"x": plain[-1]}, space, {})["x"] is plain[-1]
 
 
+def test_a_list_is_ordered_if_its_numbers_increase() -> None:
+    kinds = {"ordered": [[1], [1, 2.5, 4]], "categories": [[2, 1], [1, 1.0], [1, "a"], [False, True], ["a"]]}
+    for kind, lists in kinds.items():
+        assert [Space.from_config({"x": values}).dimensions[0].kind for values in lists] == [kind] * len(lists)
+
+
 def test_a_number_that_a_list_has_as_another_type_is_in_it() -> None:
     space = Space.from_config({"x": [1, 2], "y": [0.5, 1.0, "1"]})
     assert list(space.encode({"x": 2.0, "y": 1})) == [0.75, 0.5]
