@@ -407,7 +407,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_compare_prints_the_tests_and_writes_figures_and_tables(fork: Forks, studies: Path) -> None:
     result = script(fork, "compare.py", studies)
     assert result.returncode == 0, result.stderr
-    assert "| FIFO | SuccessiveHalving | error at 9 units after 27 units | 6 |" in result.stdout and "after 27 units" in result.stdout
+    assert "| FIFO | SuccessiveHalving | error at 9 units after 27 units | 6 |" in result.stdout
     drawn, svg = colours(studies / "comparison.png"), (studies / "comparison.svg").read_text()
     for method, colour in (("FIFO", COLOURS[0]), ("SuccessiveHalving", COLOURS[1])):
         assert drawn[colour] > 500 and f">{method}</text>" in svg
@@ -419,7 +419,8 @@ def test_compare_prints_the_tests_and_writes_figures_and_tables(fork: Forks, stu
     timed = [row for row in rows if row["axis"] == "seconds"]
     late = {row["method"]: row for row in timed if row["mean"]}  # the quicker one's line has ended before
     histories = {p: halving.load(p).history for p in studies.iterdir() if p.is_dir()}
-    assert {row["spent"] for row in (timed[-1], timed[len(timed) // 2 - 1])} == {f"{max(each.seconds for each in histories.values()):.6g}"}
+    ends = {row["spent"] for row in (timed[-1], timed[len(timed) // 2 - 1])}
+    assert ends == {f"{max(each.seconds for each in histories.values()):.6g}"}
     assert [late[name]["mean"] for name in late] == [last[name]["mean"] for name in late]
     best = [min(t.last.error for t in halving.load(studies / f"fifo{seed}").trials) for seed in range(6)]
     assert float(last["FIFO"]["mean"]) == pytest.approx(np.mean(best), rel=1e-5)

@@ -29,7 +29,6 @@ from halving.training.fidelities.command import Command
 from halving.training.loop import evaluate
 from halving.training.recipe import Recipe
 from halving.training.trainer import Trainer
-from halving.trial import Epoch, Finished, Job
 from halving.trial import Epoch, Finished, Job, Restarted
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

@@ -39,7 +39,6 @@ from halving.searchers.density import Density, category_counts, varied
 from halving.searchers.recorded import Recorded
 from halving.searchers.surrogate import Forest, GaussianProcess
 from halving.searchers.table import NearestRow
-from halving.searchers.surrogate import Forest
 from halving.searchers.transfer import transferred
 from halving.space import Space
 from halving.training.models.cnn import CNN

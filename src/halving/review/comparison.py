@@ -209,7 +209,7 @@ def grid(runs: Iterable[Run], axis: Axis, points: int = 400) -> Array:
 
 
 def band(method: str, runs: Sequence[Run], x: Array, axis: Axis) -> Band:
-    """Return mean, standard error, median and quartiles of a method's incumbents over its seeds, as long as any runs."""
+    """Return mean, standard error, median and quartiles of a method's incumbents over its seeds while any runs."""
     over = x > max(run.end(axis) for run in runs) * (1 + 1e-9)
     errors = np.array([np.where(over, math.nan, run.at(x, axis)) for run in runs])
     n = len(runs)
