@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from faults.unsynced import Disk
 
 from halving.checkpoints.store import Store
+from halving.errors import UserError
 from halving.executors import Serial
 from halving.history import Header, History, Resumed
 from halving.journal import FILE, Journal, read, replay
@@ -240,11 +242,6 @@ def flip(file: Path) -> None:
     file.write_bytes(changed)
 
 
-def link(path: Path, checkpoint: Path) -> None:
-    """Put a link to the same content in a file's or directory's place."""
-    path.symlink_to(path.rename(checkpoint.parents[2] / f"elsewhere-{checkpoint.name}"))
-
-
 DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a flipped byte in one file of many": ("files/sub/other", lambda left: flip(left / "files/sub/other")),
     "a flipped byte in the state": ("state.pt", lambda left: flip(left / "state.pt")),
@@ -255,10 +252,6 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a directory removed": ("files/sub", lambda left: shutil.rmtree(left / "files/sub")),
     "all files removed": ("files/one", lambda left: shutil.rmtree(left / "files")),
     "no state": ("state.pt", lambda left: (left / "state.pt").unlink()),
-    "a link for a file": ("files/one", lambda left: link(left / "files/one", left)),
-    "a link for a directory": ("files/sub", lambda left: link(left / "files/sub", left)),
-    "a link for all files": ("files/one", lambda left: link(left / "files", left)),
-    "a link for the checkpoint": ("", lambda left: link(left, left)),
 }
 
 
@@ -282,6 +275,28 @@ def test_a_damaged_directory_is_noticed_and_an_older_one_serves(
         assert restarted.since == 2 - depth
         assert str(newest / named) in restarted.reason, restarted.reason
         assert_equal(run_dir, expected)
+
+
+def test_a_link_in_a_checkpoint_is_refused_and_nothing_has_happened(
+    own: Play, undisturbed_own: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """In the place of a file, of a directory, of all files, and of the checkpoint itself."""
+    renames = [at for at, name in enumerate(undisturbed_own[1]) if name == "rename .tmp"]
+    run_dir = tmp_path / "run"
+    assert own(run_dir, renames[2 * 3 - 1], "after")["status"] == 137
+    (newest,) = run_dir.glob("checkpoints/*/2")
+    journal = (run_dir / FILE).read_bytes()
+    for name in ("files/one", "files/sub", "files", ""):
+        place = newest / name
+        moved = place.rename(tmp_path / "elsewhere")
+        place.symlink_to(moved)
+        with pytest.raises(UserError, match=rf"{re.escape(str(place))} is a symbolic link"):
+            Journal(run_dir)
+        assert own(run_dir)["status"] == 2
+        assert (run_dir / FILE).read_bytes() == journal
+        place.unlink()
+        moved.rename(place)
+    assert own(run_dir)["status"] == 0
 
 
 def drawing(trial: Running) -> Iterator[float]:
