@@ -240,7 +240,11 @@ def test_yaml_files_and_logs_lose_secrets(tmp_path: Path) -> None:
     )
     (tmp_path / "plain.yaml").write_text("# as it was\nname: {a: 1}\n")
     secrets = Secrets.of({}, [f"+a.api_key={KEY}"])
-    secrets.redact_files(tmp_path)
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "linked")
+    (tmp_path / "linked").write_text(f"api_key: {KEY}\n")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    secrets.redact_files(*tmp_path.glob("*.yaml"))
+    assert KEY in (tmp_path / "linked").read_text()
     assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == [f"+a.api_key={REDACTED}", "eta=3"]
     assert OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml")) == {
         "api_key": REDACTED,
@@ -310,6 +314,33 @@ def journal(run_dir: Path, *events: Event) -> Path:
 
 
 HEADER = Header("s", "sha", "random", 0, 1)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "+hydra.callbacks.evil={_target_: os.makedirs, _args_: [evil]}",
+        "hydra.run.dir=/elsewhere",
+        "++ hydra/launcher=evil",
+        "+experiment@hydra.callbacks=evil",
+        "--multirun",
+    ],
+)
+def test_a_journal_cannot_tell_hydra_what_nobody_typed(fork: Callable, tmp_path: Path, word: str) -> None:
+    """Resuming repeats the overrides that a study was begun with, and where its config files lie."""
+    source = ["-cp", "/somewhere", "-cn", "best", "--config-dir", "/x", "hydra.searchpath=[/x]", "hydra.mode=RUN"]
+    overrides = ["eta=3", "+model.hydra=1", "data@other=digits", "~space"]
+    good = journal(
+        tmp_path / "run", Header("s", "sha", "random", 0, 1, settings={"overrides": overrides, "source": source})
+    )
+    assert len(read(good)) == 1
+    for settings in ({"overrides": [*overrides, word]}, {"source": [*source, word]}):
+        run_dir = journal(tmp_path / "run", Header("s", "sha", "random", 0, 1, settings=settings))
+        with pytest.raises(UserError, match="record 0 has the override"):
+            read(run_dir)
+    result = fork(f"resume={run_dir}", cwd=tmp_path)
+    assert result.returncode == 1 and "which no study records" in result.stderr and result.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
 @pytest.mark.parametrize("name", ["../../x.pt", "checkpoints/../../x.pt", "/etc/x.pt", "a\\..\\x.pt", "a\0b", ""])

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -56,6 +56,9 @@ _TYPES = {event: name for name, event in _EVENTS.items()}
 _locks: set[int] = set()
 _COUNTS = ("trial", "bracket", "rung", "since", "until", "resource", "epoch", "best", "number", "repeat")
 _MAY_LACK = {"best": ("ended",), "trial": ("chosen",)}
+# What would let a recorded command do what nobody typed: options, and Hydra's own settings, which name code to call.
+_COMMANDING = re.compile(r"\s*-|[\s~+]*hydra\b|[^=]*@[^=]*\bhydra\b")
+_SOURCE = re.compile(r"-cp|-cn|--config-dir|hydra\.searchpath=.*|hydra\.mode=RUN", re.DOTALL)
 _CHECKPOINT = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*(\.pt)?")
 
 
@@ -291,6 +294,11 @@ def _refuse_strange(body: dict[str, Any]) -> None:
                 continue
             if type(holder[name]) is not int or holder[name] < 0:
                 raise UserError(f"the journal's record {body['seq']} has {name}={holder[name]!r}, which is no count")
+    settings = cast(Mapping[str, Sequence[object]], body.get("settings") or {})
+    words = [word for word in settings.get("source", ()) if not _SOURCE.fullmatch(str(word))]
+    for word in map(str, (*words, *settings.get("overrides", ()))):
+        if _COMMANDING.match(word):
+            raise UserError(f"the journal's record {body['seq']} has the override {word!r}, which no study records")
     if "vary" in body and body["vary"] not in (*VARIED, ""):
         raise UserError(f"the journal's record {body['seq']} has vary={body['vary']!r}, which a newer halving wrote")
     if (checkpoint := body.get("checkpoint")) is not None and not _CHECKPOINT.fullmatch(str(checkpoint)):

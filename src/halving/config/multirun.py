@@ -185,7 +185,7 @@ def print_table() -> None:
     """Print the jobs of the multirun that has just ended, if there was one, and write them to jobs.csv beside them."""
     for sweep in _sweeps:
         assert sweep.sweep is not None
-        Secrets.of({}, sys.argv[1:]).redact_files(sweep.sweep)
+        Secrets.of({}, sys.argv[1:]).redact_files(sweep.sweep / SWEEP)
         if not (rows := sweep.rows()):
             continue
         jobs = (row | {"overrides": shlex.join(row["overrides"])} for row in rows)
@@ -265,7 +265,7 @@ def _size(directory: Path) -> int:
 
 def _failure(directory: Path) -> str:
     path = directory / _FAILURE
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return path.read_text(encoding="utf-8").strip() if path.is_file() and not path.is_symlink() else ""
 
 
 def _name(directory: Path, sweep: Path | None) -> str:

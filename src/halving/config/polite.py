@@ -163,7 +163,8 @@ def _kept_out(cfg: DictConfig) -> Secrets:
     for handler in logging.getLogger().handlers:
         handler.addFilter(RedactingFilter(secrets))
     if hydra.output_subdir is not None:
-        secrets.redact_files(Path(hydra.runtime.output_dir) / hydra.output_subdir)
+        own = Path(hydra.runtime.output_dir) / hydra.output_subdir
+        secrets.redact_files(*(own / f"{name}.yaml" for name in ("config", "hydra", "overrides")))
     return secrets
 
 

@@ -160,9 +160,11 @@ class Secrets:
             case _:
                 return event
 
-    def redact_files(self, folder: Path) -> None:
-        """Rewrite the YAML files of a folder, such as Hydra's own, that hold secrets."""
-        for path in folder.glob("*.yaml"):
+    def redact_files(self, *paths: Path) -> None:
+        """Rewrite those of some YAML files, such as Hydra's own, that are there and hold secrets."""
+        for path in paths:
+            if path.is_symlink() or not path.is_file():
+                continue
             content = OmegaConf.to_container(OmegaConf.load(path))
             if (clean := self.redact(content)) != content:
                 replace_text(path, yaml_text(clean))
