@@ -15,6 +15,7 @@ from halving.curves import load as load_curves
 from halving.curves.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
 from halving.environment import expanded
 from halving.history import History
+from halving.report.derived import replace
 from halving.report.drawing import drawing
 from halving.report.methods import Table, methods_table, notes, pairs_table, ranks_table, too_few
 from halving.report.tables import digits
@@ -103,25 +104,25 @@ def print_row(cells: Sequence[str]) -> None:
 
 def write_curves(runs: Sequence[Run], path: Path) -> None:
     """Write one row per task, axis, point and method; NaN while a seed has no incumbent yet is left empty."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(line(CURVES))
-        axes: tuple[Axis, ...] = ("resource", "seconds")
-        for task, of_task in by_task(runs).items():
-            sign = -1 if of_task[0].maximize else 1
-            for axis in axes:
-                for method, own in by_method(of_task).items():
-                    b = band(method, list(own.values()), grid(of_task, axis), axis)
-                    low, high = (b.lower, b.upper)[::sign]
-                    columns = (b.x, sign * b.mean, b.standard_error, sign * b.median, sign * low, sign * high)
-                    for x, *values in zip(*columns, strict=True):
-                        cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
-                        file.write(line([task, axis, f"{x:.6g}", method, b.n, *cells]))
+    lines = [line(CURVES)]
+    axes: tuple[Axis, ...] = ("resource", "seconds")
+    for task, of_task in by_task(runs).items():
+        sign = -1 if of_task[0].maximize else 1
+        for axis in axes:
+            for method, own in by_method(of_task).items():
+                b = band(method, list(own.values()), grid(of_task, axis), axis)
+                low, high = (b.lower, b.upper)[::sign]
+                columns = (b.x, sign * b.mean, b.standard_error, sign * b.median, sign * low, sign * high)
+                for x, *values in zip(*columns, strict=True):
+                    cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+                    lines.append(line([task, axis, f"{x:.6g}", method, b.n, *cells]))
+    replace(path, "".join(lines))
 
 
 def write_tests(tested: Sequence[Pair], path: Path) -> None:
     """Write one row per task and pair of methods; errors are minimised."""
     rows = (list(vars(pair).values())[: len(TESTS)] for pair in tested)
-    path.write_text(line(TESTS) + "".join(map(line, rows)), encoding="utf-8")
+    replace(path, line(TESTS) + "".join(map(line, rows)))
 
 
 def what_if(file: Path, arguments: argparse.Namespace) -> None:

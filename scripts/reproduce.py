@@ -7,6 +7,7 @@ range.
 
 import argparse
 import math
+import os
 import shlex
 import statistics
 import subprocess
@@ -19,7 +20,9 @@ from pathlib import Path
 from halving import Study, UserError, load
 from halving.config.commands import override
 from halving.environment import expanded
+from halving.links import create
 from halving.report.confirmation import Row
+from halving.report.derived import replace
 from halving.report.drawing import drawing
 from halving.report.tables import number
 from halving.report.workers import idle
@@ -308,7 +311,7 @@ def run(command: Sequence[str], directory: Path, problems: list[str]) -> list[St
     log = directory.with_suffix(".log")
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        file = log.open("w")
+        file = os.fdopen(create(log), "w")
     except OSError as error:
         raise UserError(f"--out: {log.parent} cannot be written to: {error.strerror}") from error
     with file, subprocess.Popen([sys.executable, ROOT / "train.py", *words], stdout=file, stderr=file) as child:
@@ -344,8 +347,8 @@ def reproduce(name: str, out: Path, quick: bool, overrides: Sequence[str], probl
     rows = [[each.name, each.book, f"{each.here:.6g}", each.low, each.high, each.within] for each in numbers]
     content = line(["number", "book", "here", "low", "high", "within"]) + "".join(map(line, rows))
     try:
-        (out / name / "table.md").write_text(table(name, numbers, seconds), encoding="utf-8")
-        (out / name / "numbers.csv").write_text(content, encoding="utf-8")
+        replace(out / name / "table.md", table(name, numbers, seconds))
+        replace(out / name / "numbers.csv", content)
         book.figure(runs, out / name / "figure.png")
     except OSError as error:
         problems.append(f"{error.filename or out / name} cannot be written: {error.strerror}")

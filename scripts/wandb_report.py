@@ -79,10 +79,10 @@ def main() -> None:
         try:
             if arguments.out is not None:
                 out.mkdir(parents=True, exist_ok=True)
-            report, runs, problems = build(arguments.paths, out)
-            problems += empty(report, runs)
             specification = out / SPECIFICATION
             known = published(specification)
+            report, runs, problems = build(arguments.paths, out)
+            problems += empty(report, runs)
             write(specification, report, known)
             write_text(out / PREVIEW, preview(report, runs, problems))
         except OSError as error:
@@ -98,7 +98,12 @@ def main() -> None:
 
 
 def published(specification: Path) -> dict[str, str]:
-    """Return what an earlier call has published, so that the next one updates it."""
+    """Return what an earlier call has published, so that the next one updates it.
+
+    Raises UserError for what is no file.
+    """
+    if specification.is_symlink() or (specification.exists() and not specification.is_file()):
+        raise UserError(f"{specification} is no file; nothing was done: remove it")
     try:
         return dict(json.loads(specification.read_text("utf-8")).get("published", {}))
     except (FileNotFoundError, ValueError, AttributeError):

@@ -19,11 +19,14 @@ from halving.errors import UserError
 from halving.journal import read, replay
 from halving.links import create, strays
 from halving.report.derived import replace
+from halving.report.wandb_preview import preview
+from halving.report.wandb_report import Grid, Key, Panel, Report, RunSet
 from halving.review.comparison import labelled
 from halving.review.inspection import main
 from halving.review.rebuilding import rebuild
 from halving.review.run_directories import run_directories
 from halving.review.verification import verify
+from halving.tracking.runs import Mirrored
 from halving.training.own import Running
 
 SMALL = ("r_max=3", "scheduler=sha", "model=softmax", "data.train_samples=60", "executor.threads=1")
@@ -175,6 +178,7 @@ def test_the_directory_itself_may_be_a_link_and_hold_its_users_own(interrupted: 
     run_dir.symlink_to(shutil.copytree(interrupted, outside / "run"), target_is_directory=True)
     (run_dir / "data").symlink_to(outside, target_is_directory=True)
     (run_dir / "notes.txt").hardlink_to(outside / "file")
+    (run_dir / "report").symlink_to(outside, target_is_directory=True)
     assert tune(run_dir, resume=True).summary["best_error"] == 1 / 9
     assert all(finding.ok for finding in verify(run_dir))
     assert rebuild(run_dir)
@@ -209,6 +213,22 @@ def test_no_writer_follows_a_link(interrupted: Path, outside: Path, tmp_path: Pa
             file.write(b"mine")
         assert seen(outside) == before, kind
         shutil.rmtree(run_dir)
+    (run_dir / "checkpoints/0/9.tmp/files").mkdir(parents=True)
+    Store(run_dir).save(0, 9, "c", State({"x": 1}))
+    assert Store(run_dir).load(0, 9, "c").values == {"x": 1}
+
+
+def test_nothing_outside_is_shown_or_sent(outside: Path, tmp_path: Path) -> None:
+    """What a run's own summary names, and what lies in the place of the winner's files."""
+    own = tmp_path / "wandb/offline-run-1/files"
+    own.mkdir(parents=True)
+    (own / "mine.png").write_text("mine")
+    key = Key("summary", "figure")
+    for name, shown in (("mine.png", True), (str(outside / "file"), False), ("../../../outside/file", False)):
+        run = Mirrored({"ID": "1"}, {}, {"figure.path": name}, [], files=own)
+        panel = Panel("media", "", (key,))
+        page = preview(Report("", "", "", "", (), (Grid("", (RunSet("all", ()),), (panel,)),)), [run], [])
+        assert ("data:image/png" in page) is shown, name
 
 
 def test_the_command_line_looks_before_it_touches_anything(
@@ -241,6 +261,36 @@ def test_the_command_line_looks_before_it_touches_anything(
         assert result.stderr.startswith(f"error: {base / name} is a ") and result.stderr.count("\n") == 1
         assert seen(base) == there and seen(outside) == before
         shutil.rmtree(base)
+
+
+def test_a_multirun_leaves_its_users_own_alone(fork: Callable, outside: Path, tmp_path: Path) -> None:
+    """Config files beside its jobs, and what lies in the place of what the scripts write into its directory."""
+    sweep_dir = tmp_path / "sweep"
+    sweep_dir.mkdir()
+    (sweep_dir / "mine.yaml").write_text("api_key: my-own-secret\n")
+    (sweep_dir / "linked.yaml").symlink_to(outside / "file")
+    os.mkfifo(sweep_dir / "pipe.yaml")
+    result = fork("-m", *SMALL, "tracker=none", "seed=0,1", f"hydra.sweep.dir={sweep_dir}")
+    assert result.returncode == 0, result.stderr
+    assert (sweep_dir / "mine.yaml").read_text() == "api_key: my-own-secret\n"
+    before = seen(outside)
+    lay(sweep_dir, "0/failure.txt", "link", outside)
+    (sweep_dir / "0/journal.jsonl").unlink()
+    main(["report", str(sweep_dir)])
+    assert "untouched" not in (sweep_dir / "comparison.html").read_text()
+    for kind in ("link", "hard link", "pipe"):
+        for name in ("comparison.csv", "tests.csv", "comparison.png"):
+            lay(sweep_dir, name, kind, outside)
+        before = seen(outside)
+        told = fork(str(sweep_dir), program="scripts/compare.py")
+        assert told.returncode == 0, told.stderr
+        assert all((sweep_dir / name).is_file() for name in ("comparison.csv", "tests.csv"))
+        assert seen(outside) == before, kind
+        lay(sweep_dir, "wandb_report.json", kind, outside)
+        if kind != "hard link":
+            told = fork(str(sweep_dir), program="scripts/wandb_report.py")
+            assert told.returncode == 1 and told.stderr.count("\n") == 1
+            assert f"{sweep_dir / 'wandb_report.json'} is no file; nothing was done" in told.stderr
 
 
 def test_whatever_a_study_leaves_is_looked_at(fork: Callable, outside: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from halving.checkpoints.files import durable, make, refused
+from halving.checkpoints.names import remove
 from halving.errors import StudyError, UserError
 from halving.links import create
 
@@ -35,6 +36,8 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     try:
         make(path.parent)
+        if temporary.is_dir():  # a draft of files, which a kill has left
+            remove(temporary)
         with os.fdopen(create(temporary), "wb") as file:
             file.write(serialised.getbuffer())
             file.flush()

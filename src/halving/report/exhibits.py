@@ -21,7 +21,7 @@ def exhibit(history: History, directory: Path, run_dir: Path) -> Exhibit:
     kept = {name: told[name] for name in ("best_configuration", "best_resource", "confirmed") if name in told}
     return Exhibit(
         pictures=drawing("figures").pictures(history, directory),
-        pages=(page,) if page.is_file() else (),
+        pages=(page,) if _is_file(page) else (),
         summary={"winner": trial.trial, **kept},  # best_trial is the incumbent's, of the curve
         files=_files(history, trial, run_dir),
         winner={
@@ -36,15 +36,20 @@ def exhibit(history: History, directory: Path, run_dir: Path) -> Exhibit:
 def _files(history: History, trial: Trial, run_dir: Path) -> dict[str, Path]:
     """Return best.yaml and the weights, or whatever files the winner left, by their names in the artifact."""
     best, files = run_dir / "best.yaml", dict[str, Path]()
-    if best.is_file():
+    if _is_file(best):
         files["best.yaml"] = best
     if (name := checkpoint(history, trial.trial, run_dir)[1]) is not None:
         try:
             path = inside(run_dir, name)
         except UserError:  # a journal from elsewhere names no file of this machine
             return files
-        if path.is_file():
+        if _is_file(path):
             files[f"weights{path.suffix}"] = path
         elif path.is_dir():
-            files |= {f"weights/{each.relative_to(path)}": each for each in path.rglob("*") if each.is_file()}
+            files |= {f"weights/{each.relative_to(path)}": each for each in path.rglob("*") if _is_file(each)}
     return files
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is one that may be sent away: a link could lead to what is nobody's business."""
+    return path.is_file() and not path.is_symlink()

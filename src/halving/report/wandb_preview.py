@@ -183,8 +183,10 @@ def _text(value: Any) -> str:
 def _file(run: Mirrored, key: Key) -> Path | None:
     """Return the file of a picture or table that a run has under a key."""
     name = run.summary.get(f"{key.name}.path")
-    file = run.files / name if run.files is not None and isinstance(name, str) else None
-    return file if file is not None and file.is_file() else None
+    if run.files is None or not isinstance(name, str):
+        return None
+    file = run.files / name  # a stranger's run may name any file of this machine
+    return file if file.is_file() and file.resolve().is_relative_to(run.files.resolve()) else None
 
 
 def _embedded(file: Path) -> str:
