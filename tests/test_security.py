@@ -54,6 +54,7 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
         ),
         *("password", "passwd", "db.Password", "PASSWORD", "userPassword2", "credential", "db_credentials"),
         *("pwd", "MYSQL_PWD", "PGPASSWORD", "db_pass", "accesskey", "SharedAccessKey", "AccountKey", "csrftoken"),
+        *("secretkey", "secretaccesskey", "apitoken", "sessiontoken", "idtoken", "masterkey", "sshkey"),
         *("Authorization", "proxy-authorization", "basic_auth", "bearer", "cookie", "jwt"),
         *("DATABASE_URL", "redis_uri", "SENTRY_DSN", "connectionString"),
     ],
@@ -145,7 +146,10 @@ TEXTS = {
     **{
         f"with {token}, which fails": f"with {REDACTED}, which fails"
         for token in (
-            *(f"{prefix}{KEY}" for prefix in ("ghp_", "github_pat_", "glpat-", "hf_", "sk-", "sk-proj-", "wandb_v1_")),
+            *(
+                f"{prefix}{KEY}"
+                for prefix in ("ghp_", "github_pat_", "glpat-", "hf_", "sk-", "sk-proj-", "wandb_v1_", "nvapi-", "r8_")
+            ),
             *("AKIAIOSFODNN7EXAMPLE", "xoxb-1234-abcdef", f"AIza{KEY}", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.a-b_c"),
             "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----",
         )

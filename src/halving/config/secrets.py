@@ -28,11 +28,13 @@ _PASSWORD = re.compile(
 )
 # What a tokenizer calls its own is none, nor is what is said of tokens, such as their number.
 _TOKEN = (
-    r"(?<!\b(?:bos|cls|eos|pad|sep|unk) )(?<!\b(?:mask|stop) )\b(access|auth|bearer|csrf|refresh)?tokens?\b"
+    r"(?<!\b(?:bos|cls|eos|pad|sep|unk) )(?<!\b(?:mask|stop) )"
+    r"\b(access|api|auth|bearer|csrf|id|oauth|refresh|session|xsrf)?tokens?\b"
     r"(?! (count|dim|drop|embed|len|level|merg|mix|pool|prun|shift|size|type))"
 )
 _CERTAIN = re.compile(
-    rf"{_PASSWORD.pattern}|{_TOKEN}|\b((access|account|api|auth|encryption|private|signing) ?keys?|authorization"
+    rf"{_PASSWORD.pattern}|{_TOKEN}|\b(authorization"
+    r"|(((secret|shared) ?)?access|account|api|auth|encryption|master|private|secret|signing|ssh) ?keys?"
     r"|(basic|http|proxy) auth|bearer|connection ?string|cookies?|cred(ential)?s?|dsn|jwt"
     r"|(amqp|broker|database|db|mongo|mongodb|mysql|postgres|redis|webhook) ?(uri|url))\b"
 )
@@ -75,6 +77,7 @@ _TELLING = re.compile(
     gh[a-z]_[A-Za-z0-9]{20,} | github_pat_\w{20,} | glpat-[\w-]{16,} | hf_[A-Za-z0-9]{20,} | npm_[A-Za-z0-9]{30,}
     | pypi-[\w-]{40,} | sk-(?=[\w-]*(?:[0-9A-Z]|[a-z]{20}))[\w-]{16,} | [rs]k_(?:live|test)_\w{10,} | xapp-[\w-]{10,}
     | xox[a-z]-[\w-]{8,} | (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[\w-]{30,} | ya29\.[\w-]{20,} | wandb_v\d+_\w{20,}
+    | SG\.[\w-]{16,}\.[\w-]{16,} | dop_v1_\w{20,} | nvapi-[\w-]{20,} | gsk_\w{20,} | r8_\w{20,}
     | eyJ[\w-]{6,}\.[\w-]{6,}(?:\.[\w-]*)?)
     | (?<=hooks\.slack\.com/services/)[\w/]+ | (?<=[?&]sig=)[^\s&'"]+ | (?<=-Signature=)[^\s&'"]+
     | -----BEGIN\ [A-Z\ ]*PRIVATE\ KEY.*?(?:-----END\ [A-Z\ ]*PRIVATE\ KEY[A-Z\ ]*-----|\Z)
