@@ -250,6 +250,9 @@ def test_the_command_line_looks_before_it_touches_anything(
         (several, "0", "directory"),
         (several, "0/.hydra/config.yaml", "link"),
         ((*several, f"resume={sweep_dir}"), "jobs.csv", "pipe"),
+        ((*several, "hydra.sweep.subdir=by_${seed}"), "by_1", "directory"),
+        (several, "1/train.log", "link"),
+        ((*again, "hydra.output_subdir=hydras"), "hydras/config.yaml", "link"),
     ):
         base = sweep_dir if "-m" in command else run_dir
         if not any(word.startswith("hydra.") for word in command):

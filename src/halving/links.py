@@ -20,18 +20,18 @@ _SERVICE = re.compile(r"wandb/[^/]*run-[^/]+/logs/debug-core\.log")
 _KINDS = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
-def strays(run_dir: Path, written: bool = True) -> Iterator[tuple[Path, str]]:
+def strays(run_dir: Path, written: bool = True, more: str = "") -> Iterator[tuple[Path, str]]:
     """Yield what among a run directory's own files is none, with what it is instead.
 
     A file of several names is one only where it may be `written`: what is read through another name is the same.
-    The directory itself may be reached by a link.
+    The directory itself may be reached by a link. `more` is the name of another one that Hydra writes there.
     """
-    yield from _strays(run_dir, run_dir, written)
+    yield from _strays(run_dir, run_dir, written, more)
 
 
-def refuse(run_dir: Path, written: bool = True) -> None:
+def refuse(run_dir: Path, written: bool = True, more: str = "") -> None:
     """Raise UserError, which names the first, where a run directory holds what leads out of it."""
-    for path, what in strays(run_dir, written):
+    for path, what in strays(run_dir, written, more):
         raise UserError(
             f"{path} is {what}, as no study leaves it; nothing was done: remove it, or put what it stands for into "
             f"{run_dir} itself (which may be a link as a whole)"
@@ -48,7 +48,7 @@ def create(path: Path) -> int:
         return os.open(path, flags, 0o666)
 
 
-def _strays(root: Path, directory: Path, written: bool) -> Iterator[tuple[Path, str]]:
+def _strays(root: Path, directory: Path, written: bool, more: str = "") -> Iterator[tuple[Path, str]]:
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):  # a study that runs may have deleted it
@@ -56,7 +56,8 @@ def _strays(root: Path, directory: Path, written: bool) -> Iterator[tuple[Path, 
     for entry in entries:
         path = Path(entry.path)
         below = path.relative_to(root).as_posix()
-        if (directory == root and not _OURS.fullmatch(entry.name)) or _WORKING.fullmatch(below):
+        ours = directory != root or entry.name == more or _OURS.fullmatch(entry.name)
+        if not ours or _WORKING.fullmatch(below):
             continue
         try:
             found = entry.stat(follow_symlinks=False)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -72,14 +73,15 @@ class RememberSweep(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Look at where Hydra is about to write its log and its own files."""
         with suppress(OmegaConfBaseException), _insisting(Secrets.of({}, sys.argv[1:])):  # the run will say the same
-            refuse(Path(config.hydra.run.dir))
+            refuse(Path(config.hydra.run.dir), more=_own(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.sweep = Path(config.hydra.sweep.dir).resolve()
         secrets = Secrets.of({}, sys.argv[1:])
         with _insisting(secrets):
-            for directory in (self.sweep, *job_directories(self.sweep)):
-                refuse(directory)
+            refuse(self.sweep)
+            for directory in (*_places(config, self.sweep), *job_directories(self.sweep)):
+                refuse(directory, more=_own(config))
             _check(config, self.sweep)
         self.jobs = [_told(job) for job in _planned(config.hydra)]
         self.command = secrets.redact(sweep_command(config.hydra, self.sweep))
@@ -166,6 +168,22 @@ def _insisting(secrets: Secrets) -> Generator[None]:
         yield
     except UserError as error:
         sys.exit(printable(f"error: {secrets.redact(str(error))}"))
+
+
+def _own(config: DictConfig) -> str:
+    """Return the name below a job's directory at which Hydra leaves files of its own."""
+    return next(iter(Path(config.hydra.output_subdir or "").parts), "")
+
+
+def _places(config: DictConfig, sweep: Path) -> list[Path]:
+    """Return what is there where the jobs of a multirun will be. Raises UserError for a link to a directory."""
+    subdir = str(cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweep, resolve=False))["subdir"])
+    numbered = subdir.startswith("${job_or_number:")
+    found = [*sweep.glob(f"{escape(subdir.partition('${')[0])}*")]
+    places = [path for path in found if path.is_dir() and (not numbered or path.name.isdigit())]
+    for path in filter(Path.is_symlink, places):
+        raise UserError(f"{path} is a symbolic link to {path.readlink()}, and would be a job's; nothing was done")
+    return places
 
 
 def note_failure(message: str) -> None:
