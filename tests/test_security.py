@@ -516,14 +516,35 @@ def test_a_file_cannot_declare_itself_trusted(fork: Callable, tmp_path: Path) ->
     best = yaml.safe_load((run_dir / "best.yaml").read_text())
     best["model"] = {"_target_": "os.system", "_args_": [f"touch {tmp_path / 'canary'}"]}
     best["trusted_packages"] = ["os"]
-    best["hydra"] = {
-        "overrides": {"task": ["trusted_packages=[os]"]},
-        "job": {"env_set": {"HALVING_TRUSTED_PACKAGES": "os"}},
-    }
     (run_dir / "best.yaml").write_text(yaml.safe_dump(best))
     result = fork("-cp", str(run_dir), "-cn", "best", f"hydra.run.dir={tmp_path / 'again'}")
     assert result.returncode == 1 and not (tmp_path / "canary").exists()
     assert result.stderr.startswith("error: model._target_: os.system lies outside")
+
+
+def test_what_a_study_did_not_write_beside_its_winner_is_not_read(fork: Callable, tmp_path: Path) -> None:
+    """Hydra's own settings build what they name before anybody has looked: so do other files, and other defaults."""
+    run_dir, canary = tmp_path / "run", tmp_path / "canary"
+    assert fork(*SMALL, "tracker=none", f"hydra.run.dir={run_dir}").returncode == 0
+    whole = (run_dir / "best.yaml").read_text()
+    evil = {"callbacks": {"evil": {"_target_": "os.makedirs", "name": str(canary)}}}
+    kept = yaml.safe_load(whole)
+    for name, text, said in (
+        ("best.yaml", yaml.safe_dump(kept | {"hydra": evil}), "sets more than a study writes"),
+        ("best.yaml", yaml.safe_dump(kept | {"defaults": [*kept["defaults"], "evil"]}), "sets more than"),
+        ("best.yaml", yaml.safe_dump(kept | {"defaults": [{"x@hydra": "evil"}, *kept["defaults"]]}), "sets more than"),
+        ("best.yaml", "# @package hydra\n" + whole, "sets more than"),
+        ("base.yaml", yaml.safe_dump({"hydra": evil}), "would come before"),
+        ("space/none.yaml", "# @package hydra\n" + yaml.safe_dump(evil), "would come before"),
+        ("hydra/job_logging/halving.yml", yaml.safe_dump(evil), "would come before"),
+    ):
+        (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_dir / name).write_text(text)
+        result = fork("-cp", str(run_dir), "-cn", "best", f"hydra.run.dir={tmp_path / 'again'}")
+        assert result.returncode == 1 and result.stderr.startswith(f"error: {run_dir / name} {said}"), result.stderr
+        assert not canary.exists() and not (tmp_path / "again").exists()
+        (run_dir / name).unlink() if name != "best.yaml" else (run_dir / name).write_text(whole)
+    assert fork("-cp", str(run_dir), "-cn", "best", "r_max=1", f"hydra.run.dir={tmp_path / 'again'}").returncode == 0
 
 
 WORD = "3retnuh"[::-1]  # as the difference to the commit, which a journal has, would show it

@@ -77,6 +77,7 @@ def command_line(conf: Path, recorded: Sequence[str] = ()) -> Callable[[Callable
                     for place in map(Path, config_paths(sys.argv[1:])):
                         if (place / FILE).is_file():  # a study, of which best.yaml will be read
                             refuse(place, written=False)
+                            trust.check_best(place)
                     if "--version" in sys.argv[1:]:
                         print("halving", version("halving"))  # before Hydra's own
                     main()

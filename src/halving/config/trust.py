@@ -3,14 +3,20 @@
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from halving.config.schema import GROUPS
 from halving.errors import UserError
 from halving.targets import COMMAND, trusted_in_environment
 
 _OVERRIDE = re.compile(r"\+{0,2}trusted_packages=")
 _COMMAND = re.compile(r"\+{0,2}fidelity\.command=")
+_PACKAGE = re.compile(r"^\s*#\s*@package", re.MULTILINE)
+_NO_GROUPS = ("checkpoints", "wandb", "tensorboard")
 
 
 def typed(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -22,6 +28,29 @@ def typed(arguments: Sequence[str]) -> tuple[str, ...]:
             raise UserError(f"{override}: give a list, such as trusted_packages=[my_package]")
         found += map(str, value)
     return tuple(found)
+
+
+def check_best(run_dir: Path) -> None:
+    """Raise UserError where Hydra would read from a study's directory what no study writes: it could run anything.
+
+    That is settings of Hydra's own, of what else the config is made, and files that would come before ours.
+    """
+    path = run_dir / "best.yaml"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return  # which Hydra is about to say
+    known = content if isinstance(content, dict) else {}
+    defaults: list[Any] = known.get("defaults") or []
+    groups = {str(key) for each in defaults if isinstance(each, dict) for key in cast(dict[Any, Any], each)}
+    names = {str(each) for each in defaults if not isinstance(each, dict)}
+    if "hydra" in known or not names <= {"base", "_self_"} or not groups <= {*GROUPS} or _PACKAGE.search(text):
+        raise UserError(f"{path} sets more than a study writes there, which could run anything: type what you need")
+    found = (file for pattern in ("base.y*ml", "schema.y*ml", "[!.]*/**/*.y*ml") for file in run_dir.glob(pattern))
+    for file in sorted(found):
+        if file.relative_to(run_dir).parts[0] not in _NO_GROUPS:
+            raise UserError(f"{file} would come before the config of that name, which it is not: move it away")
 
 
 def remember() -> None:
