@@ -347,6 +347,17 @@ def test_a_journal_cannot_tell_hydra_what_nobody_typed(fork: Callable, tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
+def test_a_study_has_no_config_files_in_itself(fork: Callable, tmp_path: Path) -> None:
+    """They would come with it, and could name anything to be called."""
+    (tmp_path / "run").mkdir()
+    for source in (["-cp", f"{tmp_path}/run/x"], ["--config-dir", f"{tmp_path}/y/../run"]):
+        settings = {"overrides": ["eta=3"], "source": source}
+        run_dir = journal(tmp_path / "run", Header("s", "sha", "random", 0, 1, settings=settings))
+        result = fork(f"resume={run_dir}", cwd=tmp_path)
+        assert result.returncode == 1 and result.stderr.startswith("error: resume: the study's config files would lie")
+    assert {path.name for path in tmp_path.rglob("*")} == {"run", FILE}
+
+
 @pytest.mark.parametrize("name", ["../../x.pt", "checkpoints/../../x.pt", "/etc/x.pt", "a\\..\\x.pt", "a\0b", ""])
 def test_a_journal_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
     run_dir = journal(tmp_path / "run", HEADER, Start(0, {}, 1), Finished(Outcome(0, 1, 0.5), checkpoint=name))

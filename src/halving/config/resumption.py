@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halving.config import commands
-from halving.config.arguments import as_typed, placed
+from halving.config.arguments import as_typed, config_paths, directories, placed
 from halving.config.commands import config_source, key_of, line, override, read
 from halving.config.schema import ROOT_KEYS, Config, order
 from halving.config.secrets import REDACTED, redacted_paths
@@ -55,7 +55,11 @@ def repeat(arguments: list[str]) -> list[str]:
     _repeated[:] = recorded
     options = {"-cp", "-cn", "-cd", "--config-path", "--config-name", "--config-dir"}
     elsewhere = options.intersection(item.partition("=")[0] for item in arguments)
-    return [*(() if elsewhere else settings.get("source", ())), *recorded, *arguments]
+    source = [] if elsewhere else [str(word) for word in settings.get("source", ())]
+    for place in (*config_paths(source), *directories(source)):
+        if Path(place.removeprefix("file://")).resolve().is_relative_to(placed(named[-1]).resolve()):
+            raise UserError(f"resume: the study's config files would lie in it, at {place}, where no study has them")
+    return [*source, *recorded, *arguments]
 
 
 def typed(overrides: Iterable[str]) -> list[str]:
