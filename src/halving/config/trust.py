@@ -16,7 +16,6 @@ from halving.targets import COMMAND, trusted_in_environment
 _OVERRIDE = re.compile(r"\+{0,2}trusted_packages=")
 _COMMAND = re.compile(r"\+{0,2}fidelity\.command=")
 _PACKAGE = re.compile(r"^\s*#\s*@package", re.MULTILINE)
-_NO_GROUPS = ("checkpoints", "wandb", "tensorboard")
 
 
 def typed(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -47,10 +46,11 @@ def check_best(run_dir: Path) -> None:
     names = {str(each) for each in defaults if not isinstance(each, dict)}
     if "hydra" in known or not names <= {"base", "_self_"} or not groups <= {*GROUPS} or _PACKAGE.search(text):
         raise UserError(f"{path} sets more than a study writes there, which could run anything: type what you need")
-    found = (file for pattern in ("base.y*ml", "schema.y*ml", "[!.]*/**/*.y*ml") for file in run_dir.glob(pattern))
-    for file in sorted(found):
-        if file.relative_to(run_dir).parts[0] not in _NO_GROUPS:
-            raise UserError(f"{file} would come before the config of that name, which it is not: move it away")
+    groups_of_ours = (f"{group}/**/*" for group in (*GROUPS, "experiment", "hydra"))
+    for file in sorted(
+        file for pattern in ("base", "schema", *groups_of_ours) for file in run_dir.glob(f"{pattern}.y*ml")
+    ):
+        raise UserError(f"{file} would come before the config of that name, which it is not: move it away")
 
 
 def remember() -> None:

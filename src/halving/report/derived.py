@@ -82,5 +82,8 @@ def replace(path: Path, content: str | bytes) -> None:
             # What a path or a message holds that is no text becomes an escape.
             file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         temporary.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # of the other nobody knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
