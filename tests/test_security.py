@@ -347,6 +347,12 @@ def test_a_journal_cannot_tell_hydra_what_nobody_typed(fork: Callable, tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
+@pytest.mark.parametrize("settings", ["text", {"overrides": 5}, {"source": "-cp"}])
+def test_settings_that_are_none_are_refused_in_words(tmp_path: Path, settings: Any) -> None:
+    with pytest.raises(UserError, match="record 0 has settings that no study records"):
+        read(journal(tmp_path / "run", Header("s", "sha", "random", 0, 1, settings=settings)))
+
+
 def test_a_study_has_no_config_files_in_itself(fork: Callable, tmp_path: Path) -> None:
     """They would come with it, and could name anything to be called."""
     (tmp_path / "run").mkdir()
@@ -545,6 +551,7 @@ def test_what_a_study_did_not_write_beside_its_winner_is_not_read(fork: Callable
         ("best.yaml", yaml.safe_dump(kept | {"defaults": [*kept["defaults"], "evil"]}), "sets more than"),
         ("best.yaml", yaml.safe_dump(kept | {"defaults": [{"x@hydra": "evil"}, *kept["defaults"]]}), "sets more than"),
         ("best.yaml", "# @package hydra\n" + whole, "sets more than"),
+        ("best.yaml", yaml.safe_dump(kept | {"defaults": 5}), "sets more than"),
         ("base.yaml", yaml.safe_dump({"hydra": evil}), "would come before"),
         ("space/none.yaml", "# @package hydra\n" + yaml.safe_dump(evil), "would come before"),
         ("hydra/job_logging/halving.yml", yaml.safe_dump(evil), "would come before"),

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -294,7 +294,11 @@ def _refuse_strange(body: dict[str, Any]) -> None:
                 continue
             if type(holder[name]) is not int or holder[name] < 0:
                 raise UserError(f"the journal's record {body['seq']} has {name}={holder[name]!r}, which is no count")
-    settings = cast(Mapping[str, Sequence[object]], body.get("settings") or {})
+    settings = cast(Mapping[str, Any], body.get("settings") or {})
+    if not isinstance(settings, Mapping) or any(  # pyright: ignore[reportUnnecessaryIsInstance]
+        not isinstance(settings.get(name, []), list) for name in ("source", "overrides")
+    ):
+        raise UserError(f"the journal's record {body['seq']} has settings that no study records")
     words = [word for word in settings.get("source", ()) if not _SOURCE.fullmatch(str(word))]
     for word in map(str, (*words, *settings.get("overrides", ()))):
         if _COMMANDING.match(word):

@@ -11,7 +11,8 @@ from halving.errors import UserError
 # What a study or a multirun leaves in its directory, which may hold other things of its user's besides.
 _OURS = re.compile(
     r"journal\..*|checkpoints|(results|curves|metrics|jobs)\.csv|summary\.json|(best|multirun)\.yaml|failure\.txt|.*\.log"
-    r"|report\.html|comparison\.(html|csv|png|svg)|sensitivity\.png|wandb_report\.(json|html)|\.hydra|wandb|tensorboard|\..*\.tmp|\.rebuild-.*|\d+"
+    r"|report\.html|comparison\.(html|csv|png|svg)|sensitivity\.png|wandb_report\.(json|html)"
+    r"|\.hydra|wandb|tensorboard|\..*\.tmp|\.rebuild-.*|\d+"
 )
 _WORKING = re.compile(r"checkpoints/[^/]+/working-[^/]+")  # a training's own, deleted without being read
 # W&B's own links, which it replaces and nobody follows: to its newest run, and to the log of its service.

@@ -41,7 +41,8 @@ def check_best(run_dir: Path) -> None:
     except yaml.YAMLError:
         return  # which Hydra is about to say
     known = content if isinstance(content, dict) else {}
-    defaults: list[Any] = known.get("defaults") or []
+    listed: Any = known.get("defaults", [])
+    defaults: list[Any] = listed if isinstance(listed, list) else [listed]
     groups = {str(key) for each in defaults if isinstance(each, dict) for key in cast(dict[Any, Any], each)}
     names = {str(each) for each in defaults if not isinstance(each, dict)}
     if "hydra" in known or not names <= {"base", "_self_"} or not groups <= {*GROUPS} or _PACKAGE.search(text):

@@ -112,8 +112,9 @@ def early_and_late(history: History) -> tuple[Importances, ...]:
     early = importances(history)
     counts = Counter(each.resource for _, each in history.finished if math.isfinite(each.error))
     late = max(resource for resource, n in counts.items() if n >= _FEWEST or resource == early.resource)
-    with suppress(UserError):
-        return (early, importances(history, late)) if late > early.resource else (early,)
+    if late > early.resource:
+        with suppress(UserError):
+            return early, importances(history, late)
     return (early,)
 
 
