@@ -24,11 +24,13 @@ _THREADS = torch.get_num_threads()
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`.
+# It also knows what the YAML of conf/ and the interpolations in it say, which never depends on anything but their text,
+# and it draws figures only for those who look at them.
 _FORKS = """
-import atexit, gc, json, os, runpy, signal, sys, threading
+import atexit, copy, functools, gc, json, os, pathlib, runpy, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
 import halving, halving.app, halving.data.scikit_digits, halving.report.figures, halving.report.html
-import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo
+import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo, yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 Plugins.instance()
@@ -36,6 +38,19 @@ OverridesParser.create().parse_overrides(["a.b=[1,{c:'d'}]", "~e", "+f=1.0"])
 omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.create({"a": "x${b.c}", "b": {"c": "${oc.env:A,${d}}", "d": 1}}))
 drawn = halving.tune(lambda c, r: c["x"] / r, {"x": [3.0, 2.0, 1.0]}, halving.SuccessiveHalving, r_max=3).history
 halving.report.html.report_html(drawn)
+read, texts = yaml.load, {}
+def load(stream, Loader):
+    text = stream if isinstance(stream, str) else stream.read()
+    if (Loader.__name__, text) not in texts:
+        texts[Loader.__name__, text] = read(text, Loader)
+    return copy.deepcopy(texts[Loader.__name__, text])
+parse = omegaconf.grammar_parser.parse
+for name, module in [*sys.modules.items()]:
+    if name.startswith("omegaconf.") and getattr(module, "parse", None) is parse:
+        module.parse = functools.cache(parse)
+yaml.load = load
+for path in pathlib.Path(halving.__path__[0], "conf").rglob("*.yaml"):
+    omegaconf.OmegaConf.load(path)
 gc.freeze()
 for line in sys.stdin:
     call = json.loads(line)
@@ -53,6 +68,8 @@ os.environ.clear()
 os.environ.update(call["env"])
 for number, name in enumerate(("/dev/null", call["out"], call["err"])):
     os.dup2(os.open(name, os.O_RDWR), number)
+if not call["drawn"]:
+    halving.report.figures.svg = lambda name, *_: f'<svg role="img" aria-label="{name}"></svg>'
 sys.argv = call["argv"]
 sys.path[:1] = [os.path.dirname(sys.argv[0]), *filter(None, call["env"].get("PYTHONPATH", "").split(os.pathsep))]
 status = None
@@ -147,16 +164,19 @@ class Forks:
         self.server = subprocess.Popen(command, env=environment(), text=True, **pipes)
 
     def __call__(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run to the end. `drawn` is for those who look at the figures of the page."""
         process = self.begin(*arguments, **options)
         process.returncode = process.ended(False)
         return subprocess.CompletedProcess([*arguments], process.returncode or 0, *process.communicate())
 
-    def begin(self, *arguments: str, cwd: Path | None = None, program: str = "train.py", **env: str) -> Forked:
+    def begin(
+        self, *arguments: str, cwd: Path | None = None, program: str = "train.py", drawn: bool = False, **env: str
+    ) -> Forked:
         streams = self._streams.mktemp("streams")
         out, err = streams / "out", streams / "err"
         out.touch()
         err.touch()
-        call = {"argv": [str(self._repo / program), *arguments], "out": str(out), "err": str(err)}
+        call = {"argv": [str(self._repo / program), *arguments], "out": str(out), "err": str(err), "drawn": drawn}
         place = str(cwd or self._streams.mktemp("cwd"))
         pid = int(self._ask(call | {"env": environment(**env), "cwd": place}))
 

@@ -6,8 +6,6 @@ import io
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -287,11 +285,6 @@ def test_every_option_accepts_the_keys_of_its_file(file: Path, data_files: Path)
         assert "could not be downloaded" in str(error)
     else:
         assert list(data.train.inputs.shape[1:]) == config["shape"]
-
-
-def test_importing_the_base_loads_no_data_library() -> None:
-    code = "import sys, halving.data.base; print({'sklearn', 'torchvision'} & sys.modules.keys())"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
 def test_fashion_mnist_as_torchvision_lays_it_out(data_files: Path) -> None:

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +12,7 @@ from torch import nn
 
 from halving.errors import UserError
 from halving.targets import instantiate
+from halving.training.eager import step_of
 from halving.training.optimizers import SGDFromScratch
 
 CONF = Path(__file__).parents[1] / "conf" / "optimizer"
@@ -40,6 +44,41 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> N
         loss = (model(x) - x.mean(dim=(2, 3))).square().mean()
         loss.backward()
         optimizer.step()
+
+
+IMPORTS = """
+import json, sys
+from halving.data.scikit_digits import digits
+from halving.targets import instantiate
+from halving.training.loop import train_epoch
+from halving.training.models.softmax import Softmax
+data = digits(batch_size=50, train_samples=100)
+for config in json.loads(sys.argv[1]):
+    model = Softmax(shape=(1, 28, 28), outputs=10)
+    optimizer = instantiate(config, "optimizer")(model.parameters())
+    assert train_epoch(model, optimizer, data, 1, lambda x: 0.01)["train_loss"] > 0
+    optimizer.load_state_dict(optimizer.state_dict())
+print(sorted({"torch._dynamo", "sklearn", "scipy", "torchvision"} & sys.modules.keys()))
+"""
+
+
+def test_a_trial_waits_for_no_library_that_it_does_without() -> None:
+    command = [sys.executable, "-c", IMPORTS, json.dumps([values(path) for path in OPTIONS])]
+    assert subprocess.check_output(command, text=True) == "[]\n"
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda path: path.stem)
+def test_a_step_is_the_optimizers_own(option: Path) -> None:
+    theirs, ours = network(), network()
+    for model, stepped in ((theirs, lambda optimizer: optimizer.step), (ours, step_of)):
+        optimizer = build(option, model.parameters())
+        for step in range(3):
+            generator = torch.Generator().manual_seed(step)
+            optimizer.zero_grad()
+            model(torch.randn(8, 1, 4, 4, generator=generator)).square().mean().backward()
+            stepped(optimizer)()
+    assert all(torch.equal(a, b) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(ours.parameters(), network().parameters(), strict=True))
 
 
 def test_sgd_from_scratch_takes_the_step_of_the_formula() -> None:

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from halving.data.base import Data, Split, spans
 from halving.errors import UserError
+from halving.training.eager import step_of
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def train_epoch(
     model.train()
     batches = len(spans(len(data.train), data.batch_size))
     totals = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
-    lr = 0.0
+    lr, step = 0.0, step_of(optimizer)
     augmentation = data.augmentation(epoch) if data.augment else None
     for i, (inputs, targets) in enumerate(data.batches(data.train, data.order(epoch), augmentation=augmentation)):
         lr = rate(epoch - 1 + i / batches)
@@ -96,7 +97,7 @@ def train_epoch(
         loss = mean_loss(outputs, targets)
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        step()
         if stepped is not None:
             stepped(epoch - 1 + (i + 1) / batches)
         totals += sums(loss.detach(), outputs.detach(), targets)
