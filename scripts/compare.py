@@ -12,14 +12,15 @@ from pathlib import Path
 from halving import UserError, load
 from halving.curves import Curves
 from halving.curves import load as load_curves
-from halving.curves.what_if import Result, Trust, deadline, half_width, replay_all, settings, trust
+from halving.curves.what_if import Judged, Result, Trust, deadline, judged, middle, settings, trust
 from halving.environment import expanded
 from halving.history import History
 from halving.report.derived import replace
 from halving.report.drawing import drawing
 from halving.report.methods import Table, methods_table, notes, pairs_table, ranks_table, too_few
-from halving.report.tables import digits
+from halving.report.tables import digits, number
 from halving.review.comparison import (
+    Array,
     Axis,
     Pair,
     Run,
@@ -136,15 +137,8 @@ def what_if(file: Path, arguments: argparse.Namespace) -> None:
     print_trust(trust(curves, arguments.eta), arguments.eta)
     for workers in arguments.workers:
         tried = settings(curves, workers=workers)
-        seeds = range(arguments.seeds)
-        screened = sorted(
-            replay_all(curves, tried, seeds, resource, arguments.processes), key=lambda result: result.mean
-        )
-        # The best of many looks better than it is: the intervals come from draws that did not choose it.
-        again = dict.fromkeys(result.setting for result in screened[:5]) | {tried[0]: None}
-        fresh = range(arguments.seeds, 3 * arguments.seeds)
-        checked = replay_all(curves, again, fresh, resource, arguments.processes)
-        print_settings(checked, len(tried), resource, curves.unit, workers, curves)
+        found = judged(curves, tried, arguments.seeds, resource, arguments.processes)
+        print_settings(found, len(tried), resource, workers, curves)
 
 
 def print_trust(found: Sequence[Trust], eta: int) -> None:
@@ -165,32 +159,32 @@ def print_trust(found: Sequence[Trust], eta: int) -> None:
         print(f"\nDecisions can be trusted from {first} on: r_min={first} or more.")
 
 
-def print_settings(
-    results: Sequence[Result], tried: int, resource: float, unit: str, workers: int, curves: Curves
-) -> None:
-    results = sorted(results, key=lambda result: result.mean)
-    best, n = results[0], len(results[0].regret)
-    seconds = deadline(curves, resource, workers)
-    those = count(workers, "workers")
-    print(f"\nOf {tried} settings the best five and fifo, replayed on {n} fresh draws; {those}")
-    print(f"with the time of {count(resource, unit)} ({seconds:g} s); mean regret with 95 % intervals:\n")
-    print_row(["setting", "regret", "more than the best, paired"])
+def print_settings(found: Judged, tried: int, resource: float, workers: int, curves: Curves) -> None:
+    best, (samples, seeds) = found.best[0], found.best[0].regret.shape
+    each = f"{count(seeds, 'draws')} each, {count(workers, 'workers')}"
+    time = f"{count(resource, curves.unit)} ({deadline(curves, resource, workers):g} s)"
+    print(f"\nOf {tried} settings the best five by {samples} bootstrap samples of the rows, and fifo, replayed on the")
+    print(f"rows that each sample left out: {each}, with the time of {time}.")
+    print("Mean regret, with the interval that holds 95 % of the samples: other tables of such rows would differ so.\n")
+    print_row(["setting", "regret", "more than the first, paired"])
     print_row(["---", "---:", "---:"])
     equal: list[Result] = []
-    for result in results:
-        more = result.regret - best.regret
-        width = half_width(more)
-        if not more.mean() > width:
+    for result in found.best:
+        more = result.by_table - best.by_table
+        if middle(more)[0] <= 0:
             equal.append(result)
-        difference = "" if result is best else plus_minus(float(more.mean()), width)
-        print_row([str(result.setting), plus_minus(result.mean, result.interval), difference])
-    others = f", or as good: {'; '.join(str(each.setting) for each in equal[1:])}" if equal[1:] else ""
-    print(f"\nRecommended: {best.setting.overrides} r_max={curves.resource[-1]}{others}\n")
+        print_row([str(result.setting), interval(result.by_table), "" if result is best else interval(more)])
+    print(f"\nWhat a sample alone would have chosen comes to {interval(found.chosen)} on the rows that it left out,")
+    print(f"and to {number(float(found.apparent.mean()))} on its own.")
+    others = f", or as good, as far as such tables tell: {'; '.join(str(each.setting) for each in equal[1:])}"
+    print(f"\nRecommended: {best.setting.overrides} r_max={curves.resource[-1]}{others if equal[1:] else ''}\n")
 
 
-def plus_minus(mean: float, half_width: float) -> str:
-    """Return a mean with half the width of its 95 % interval, which is twice the standard error."""
-    return f"{digits(mean, half_width / 2)} ± {digits(half_width, half_width / 2)}"
+def interval(values: Array) -> str:
+    """Return a mean over samples, and between what the middle 95 % of them lie."""
+    error = float(values.std(ddof=1))
+    low, high = (digits(value, error) for value in middle(values))
+    return f"{digits(float(values.mean()), error)} ({low} to {high})"
 
 
 def main() -> None:
@@ -203,14 +197,14 @@ def main() -> None:
     parser.add_argument("--eta", type=int, default=3, help="of the rungs whose order is checked (default: 3)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of workers to try (default: 1)")
     parser.add_argument("--resource", type=float, help="units of resource to plan for (default: 20 full trainings)")
-    parser.add_argument("--seeds", type=int, default=50, help="draws that choose; twice as many check (default: 50)")
+    parser.add_argument("--seeds", type=int, default=5, help="draws on each of 20 samples of the rows (default: 5)")
     parser.add_argument("--processes", type=int, help="processes to replay in (default: one for each core)")
     with one_line():
         arguments = parser.parse_args()
         if bool(arguments.paths) == bool(arguments.what_if):
             parser.error("give either run directories to compare, or --what-if FILE")
-        if min(arguments.workers) < 1 or arguments.seeds < 2:
-            parser.error("--workers takes numbers of at least 1, --seeds a number of at least 2")
+        if min(arguments.workers) < 1 or arguments.seeds < 1:
+            parser.error("--workers and --seeds take numbers of at least 1")
         if arguments.what_if:
             what_if(arguments.what_if, arguments)
         else:

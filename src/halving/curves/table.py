@@ -101,6 +101,13 @@ class Curves:
         """Return the index of the last level that `resource` has passed, or -1 before the first."""
         return int(np.searchsorted(self.resource, resource, side="right")) - 1
 
+    def of_rows(self, rows: NDArray[np.int64]) -> "Curves":
+        """Return a table of some rows, each as often as it is named."""
+        seconds = None if self.seconds is None else self.seconds[rows]
+        return Curves(
+            self.error[rows], self.resource, seconds, [self.configurations[row] for row in rows.tolist()], self.meta
+        )
+
     def _check_seconds(self, seconds: NDArray[Any], lost: NDArray[np.bool_]) -> None:
         if seconds.shape != lost.shape:
             raise UserError(f"seconds: has the shape {seconds.shape}, but error has {lost.shape}")

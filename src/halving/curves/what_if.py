@@ -2,17 +2,18 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata, t
+from scipy.stats import kendalltau, rankdata
 
 from halving.curves.simulation import simulate
 from halving.curves.table import Curves, row_of
+from halving.errors import UserError
 from halving.history import History
 from halving.review.comparison import Array
 from halving.schedulers import ASHA, FIFO, AsyncHyperband, ConcordantASHA, Hyperband, Scheduler, SuccessiveHalving
@@ -51,7 +52,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """The regret of a setting at the deadline: one number per seed."""
+    """The regret of a setting at the deadline, shape (tables, seeds)."""
 
     setting: Setting
     regret: Array
@@ -61,9 +62,23 @@ class Result:
         return float(self.regret.mean())
 
     @property
-    def interval(self) -> float:
-        """Half the width of the 95 % interval of the mean (Student's t)."""
-        return half_width(self.regret)
+    def by_table(self) -> Array:
+        """The mean regret on each table, shape (tables,)."""
+        return self.regret.mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Settings chosen on samples of the rows and judged on those left out.
+
+    `best` are those that all samples together put first, and the first that was tried. `chosen` is the mean regret
+    that each sample's own choice comes to on the rows left out of it, none of which had a part in that choice;
+    `apparent` what the same choices had on the rows that made them.
+    """
+
+    best: Sequence[Result]
+    chosen: Array
+    apparent: Array
 
 
 @dataclass(frozen=True)
@@ -133,20 +148,67 @@ def replay(curves: Curves, setting: Setting, seed: int, resource: float) -> floa
 
 
 def replay_all(
-    curves: Curves, tried: Iterable[Setting], seeds: Sequence[int], resource: float, processes: int | None = None
+    tables: Sequence[Curves],
+    tried: Iterable[Setting],
+    seeds: Sequence[int],
+    resource: float,
+    processes: int | None = None,
 ) -> list[Result]:
-    """Replay every setting with every seed, on all cores unless told otherwise."""
+    """Replay every setting on every table with every seed, on all cores unless told otherwise."""
     tried = list(tried)
+    jobs = [(setting, table) for setting in tried for table in range(len(tables))]
     workers = processes or os.cpu_count() or 1
+    run = partial(_replay_remembered, seeds=seeds, resource=resource)
     if workers == 1:
-        return [Result(s, np.array([replay(curves, s, seed, resource) for seed in seeds])) for s in tried]
-    jobs = [(setting, list(part)) for setting in tried for part in _parts(seeds, 25)]
-    with ProcessPoolExecutor(workers, initializer=_remember, initargs=(curves, resource)) as pool:
-        done = list(pool.map(_replay_remembered, jobs))
-    regrets: dict[Setting, list[float]] = {}
-    for (setting, _), values in zip(jobs, done, strict=True):
-        regrets.setdefault(setting, []).extend(values)
-    return [Result(setting, np.array(regrets[setting])) for setting in tried]
+        _remember(tables)
+        found = list(map(run, jobs))
+    else:
+        with ProcessPoolExecutor(workers, initializer=_remember, initargs=(tables,)) as pool:
+            found = list(pool.map(run, jobs, chunksize=10))
+    regrets = np.array(found).reshape(len(tried), len(tables), len(seeds))
+    return [Result(setting, regret) for setting, regret in zip(tried, regrets, strict=True)]
+
+
+def samples(curves: Curves, n: int, seed: int = 0) -> list[tuple[Curves, Curves]]:
+    """Return bootstrap samples of the rows, each with a table of as many rows drawn from those it left out.
+
+    Any of these tables has a row that does not diverge. Raises UserError where fewer than two of the rows do not.
+    """
+    survives, every = np.isfinite(curves.error[:, -1]), np.arange(len(curves))
+    if survives.sum() < 2:
+        raise UserError("the table needs two rows that do not diverge: one that may choose and one that may judge")
+    rng, found = np.random.default_rng(seed), list[tuple[Curves, Curves]]()
+    while len(found) < n:
+        rows = rng.choice(every, len(every))
+        left = np.setdiff1d(every, rows)
+        again = rng.choice(left, len(every)) if len(left) else left
+        if survives[rows].any() and survives[again].any():
+            found.append((curves.of_rows(rows), curves.of_rows(again)))
+    return found
+
+
+def judged(
+    curves: Curves,
+    tried: Sequence[Setting],
+    seeds: int,
+    resource: float,
+    processes: int | None = None,
+    draws: int = 20,
+    keep: int = 5,
+) -> Judged:
+    """Choose settings on bootstrap samples of the rows, by so many seeds each, and judge them on the rows left out."""
+    inside, outside = zip(*samples(curves, draws), strict=True)
+    screened = replay_all(inside, tried, range(seeds), resource, processes)
+    choice = np.array([result.by_table for result in screened]).argmin(axis=0)
+    best = sorted(range(len(tried)), key=lambda i: screened[i].mean)[:keep]
+    again = list(dict.fromkeys((*best, 0, *choice.tolist())))
+    checked = replay_all(outside, [tried[i] for i in again], range(seeds, 2 * seeds), resource, processes)
+    by_table = dict(zip(again, checked, strict=True))
+    return Judged(
+        [by_table[i] for i in dict.fromkeys((*best, 0))],
+        np.array([by_table[i].by_table[table] for table, i in enumerate(choice.tolist())]),
+        np.array([screened[i].by_table[table] for table, i in enumerate(choice.tolist())]),
+    )
 
 
 def trust(curves: Curves, eta: int = 3, r_min: int | None = None, draws: int = 200, seed: int = 0) -> list[Trust]:
@@ -164,16 +226,14 @@ def trust(curves: Curves, eta: int = 3, r_min: int | None = None, draws: int = 2
             recalls = [_recall(errors[i, rows], errors[j, rows], eta) for rows in samples]
             kept = bool((errors[i] < errors[i, best]).sum() < max(1, n // eta))
             tau, recall = _tau(errors[i], errors[j]), _recall(errors[i], errors[j], eta)
-            found.append(Trust(low, high, tau, _interval(taus), recall, _interval(recalls), kept))
+            found.append(Trust(low, high, tau, middle(taus), recall, middle(recalls), kept))
     return found
 
 
-def half_width(values: Array) -> float:
-    """Return half the width of the 95 % interval of a mean (Student's t), NaN for a single value."""
-    n = len(values)
-    if n < 2:
-        return math.nan
-    return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+def middle(values: Sequence[float] | Array) -> tuple[float, float]:
+    """Return between what the middle 95 % of values lie: over bootstrap samples, the interval over tables."""
+    low, high = np.quantile(np.asarray(values), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _endless(name: str, options: dict[str, Any], r_max: int, resource: float, seed: int, searcher: Any) -> Scheduler:
@@ -198,20 +258,16 @@ def _regret_at(history: History, curves: Curves, seconds: float) -> float:
     return final - curves.optimum
 
 
-def _parts(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (seeds[i : i + size] for i in range(0, len(seeds), size))
+_remembered: list[Sequence[Curves]] = []
 
 
-_remembered: list[tuple[Curves, float]] = []
+def _remember(tables: Sequence[Curves]) -> None:
+    _remembered[:] = [tables]
 
 
-def _remember(curves: Curves, resource: float) -> None:
-    _remembered.append((curves, resource))
-
-
-def _replay_remembered(job: tuple[Setting, list[int]]) -> list[float]:
-    curves, resource = _remembered[-1]
-    return [replay(curves, job[0], seed, resource) for seed in job[1]]
+def _replay_remembered(job: tuple[Setting, int], seeds: Sequence[int], resource: float) -> list[float]:
+    setting, table = job
+    return [replay(_remembered[0][table], setting, seed, resource) for seed in seeds]
 
 
 def _tau(low: Array, high: Array) -> float:
@@ -223,8 +279,3 @@ def _recall(low: Array, high: Array, eta: int) -> float:
     keep = max(1, len(low) // eta)
     kept, good = (set[int](np.argsort(errors, kind="stable")[:keep].tolist()) for errors in (low, high))
     return len(kept & good) / keep
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.quantile(np.array(values), (0.025, 0.975))
-    return float(low), float(high)
