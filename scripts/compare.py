@@ -17,13 +17,23 @@ from halving.environment import expanded
 from halving.history import History
 from halving.report.derived import replace
 from halving.report.drawing import drawing
-from halving.report.methods import Table, methods_table, notes, pairs_table, ranks_table, too_few
+from halving.report.methods import (
+    Table,
+    across_table,
+    across_words,
+    methods_table,
+    notes,
+    pairs_table,
+    ranks_table,
+    too_few,
+)
 from halving.report.tables import digits, number
 from halving.review.comparison import (
     Array,
     Axis,
     Pair,
     Run,
+    across,
     band,
     by_method,
     by_task,
@@ -56,14 +66,15 @@ def compare(paths: Sequence[Path], out: Path) -> None:
     histories = studies(paths)
     runs = labelled(histories, tables(histories.values()))
     tested = pairs(runs)
+    overall = across(tested)
     for task, of_task in by_task(runs).items():
         print_task(task, of_task, [pair for pair in tested if pair.task == task])
     if len(by_task(runs)) > 1:
-        print_ranks(runs)
+        print_across(runs, overall)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_curves(runs, out / "comparison.csv")
-        write_tests(tested, out / "tests.csv")
+        write_tests([*tested, *overall], out / "tests.csv")
         files = (out / "comparison.csv", out / "tests.csv", *drawing("comparison").comparison_figure(runs, out))
     except OSError as error:
         raise UserError(f"cannot write into {out} ({error}); name another directory by --out") from error
@@ -84,10 +95,13 @@ def print_task(task: str, runs: Sequence[Run], tested: Sequence[Pair]) -> None:
     print()
 
 
-def print_ranks(runs: Sequence[Run]) -> None:
-    """Print each method's mean rank over the tasks that have all methods."""
-    print(f"## Mean rank over {count(len(by_task(runs)), 'tasks')}, at the end\n")
+def print_across(runs: Sequence[Run], overall: Sequence[Pair]) -> None:
+    """Print each method's mean rank over the tasks that have all methods, and every two of them tested over tasks."""
+    print(f"## Over {count(len(by_task(runs)), 'tasks')}, at the end\n")
     print_table(ranks_table(runs))
+    if overall:
+        print(f"\n{across_words(overall)}\n")
+        print_table(across_table(overall))
     print()
 
 
@@ -121,7 +135,7 @@ def write_curves(runs: Sequence[Run], path: Path) -> None:
 
 
 def write_tests(tested: Sequence[Pair], path: Path) -> None:
-    """Write one row per task and pair of methods; errors are minimised."""
+    """Write one row per task and pair of methods, and without a task that over all; errors are minimised."""
     rows = (list(vars(pair).values())[: len(TESTS)] for pair in tested)
     replace(path, line(TESTS) + "".join(map(line, rows)))
 

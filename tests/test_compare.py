@@ -17,7 +17,7 @@ from conftest import Forks, colours
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scipy.stats import uniform
+from scipy.stats import uniform, wilcoxon
 
 import halving
 from halving.curves import Curves, load
@@ -26,12 +26,13 @@ from halving.curves.simulation import simulate
 from halving.curves.what_if import Setting, Trust, deadline, judged, replay_all, samples, settings, trust
 from halving.errors import UserError
 from halving.executors import Serial
-from halving.history import Header, History
+from halving.history import Header, History, Trial
 from halving.journal import Journal
 from halving.report.comparison import COLOURS, styles_of, task_figures
-from halving.report.methods import mean_and_error, methods_table, notes
+from halving.report.methods import across_table, across_words, mean_and_error, methods_table, notes
 from halving.review.comparison import (
     Run,
+    across,
     band,
     by_method,
     common_end,
@@ -137,6 +138,13 @@ def test_the_paired_test_by_hand() -> None:
     assert (always.effect, always.p) == (1.0, pytest.approx(2 / 2**6))
 
 
+@pytest.mark.parametrize("n", [7, 30, 60])
+def test_p_is_that_of_the_reference_and_exact_where_ranks_are_tied(n: int) -> None:
+    difference = np.random.default_rng(n).normal(0.3, 1, n)
+    assert paired(difference, np.zeros(n)).p == pytest.approx(float(wilcoxon(difference).pvalue), rel=1e-9)
+    assert paired(np.zeros(min(n, 50)), np.ones(min(n, 50))).p == 2.0 ** (1 - min(n, 50))
+
+
 def test_no_incumbent_is_worse_than_any_and_equal_pairs_tell_nothing() -> None:
     pair = paired(np.array([nan, nan, 0.5, 0.1]), np.array([0.9, nan, 0.5, 0.2]))
     assert (pair.wins, pair.losses) == (1, 1) and pair.effect < 0
@@ -211,6 +219,36 @@ def test_a_method_that_loses_whole_seeds_is_worst_with_these() -> None:
     assert run_of(history("sha", 0), "t", "m", ordered(False)).regret == math.inf
 
 
+def seeds_won(task: str, *won: bool, first: str = "a", second: str = "b") -> list[Run]:
+    """One seed for each: whether the first method wins it, by a margin of its own scale."""
+    return [
+        run(task, method, seed, (1, 100.0 ** len(task) * (0.1 if (method == first) == win else 0.2)))
+        for seed, win in enumerate(won)
+        for method in (first, second)
+    ]
+
+
+def test_over_tasks_each_counts_once_by_the_seeds_won_and_lost() -> None:
+    """Shares lost minus won: -1 three times, -1/2 twice and +1/2; of 64 signs 8 are as uneven, so that p = 1/8."""
+    runs = [*seeds_won("t", *[True] * 4), *seeds_won("tt", *[True] * 40), *seeds_won("u", *[True] * 4)]
+    runs += [*seeds_won("v", *[True] * 3, False), *seeds_won("w", True, False, True, True)]
+    runs += seeds_won("x", *[True] * 3, False, first="b", second="a")  # there b comes first, and wins
+    tested = pairs(runs)
+    (pair,) = across(tested)
+    assert (pair.task, pair.first, pair.second, pair.n, pair.wins, pair.losses) == ("", "a", "b", 6, 5, 1)
+    assert pair.p == pair.p_holm == pytest.approx(8 / 64) and pair.effect == pytest.approx((19 - 2) / 21)
+    assert across_table([pair]).rows == (("a", "b", "6", "5", "1", "+0.58 ± 0.61", "0.12", "0.12"),)
+    assert "too few" not in across_words([pair])
+
+
+def test_many_seeds_on_few_tasks_tell_nothing_of_others() -> None:
+    tested = pairs([each for task in "tuv" for each in seeds_won(task, *[True] * 12)])
+    assert all(pair.p_holm < 0.001 for pair in tested) and across(tested[:1]) == []
+    (pair,) = across(tested)
+    assert (pair.n, pair.wins, pair.p) == (3, 3, 0.25)
+    assert "With 3 tasks p is never below 0.25: that it is better on others cannot be told" in across_words([pair])
+
+
 def history(scheduler: str, seed: int, *overrides: str, name: str = "s", searcher: str = "random") -> History:
     header = Header(name, scheduler, searcher, seed, 9, settings={"overrides": list(overrides)})
     done = History()
@@ -232,6 +270,30 @@ def test_methods_and_tasks_are_named_after_what_differs() -> None:
     ]
     with pytest.raises(UserError, match=r"0 and 1: both are sha on s with seed 0"):
         labelled({Path("0"): history("sha", 0, "seed=0"), Path("1"): history("sha", 0, "seed=0")})
+
+
+def test_single_trainings_and_one_method_on_several_models_compete() -> None:
+    """On each data set: errors of different data do not compare."""
+
+    def names(*studies: History) -> list[tuple[str, str]]:
+        return [(r.task, r.method) for r in labelled({Path(str(i)): study for i, study in enumerate(studies)})]
+
+    models = [history("sha", 0, f"model={model}", "seed=0") for model in ("mlp", "lenet")]
+    assert names(*models) == [("s", "model=mlp"), ("s", "model=lenet")]
+    assert names(*models, history("asha", 0, "model=mlp", "scheduler=asha")) == [
+        ("mlp", "sha"), ("lenet", "sha"), ("mlp", "asha"),
+    ]  # fmt: skip
+    single = [
+        history("single", 0, f"data={data}", f"lr_schedule={kind}", f"optimizer.lr={lr}")
+        for data, kind, lr in (("digits", "cosine", 0.1), ("digits", "constant", 0.1), ("mnist", "cosine", 0.2))
+    ]
+    for study in single:
+        study.trials[0] = Trial(0, {}, 0)
+    assert names(*single) == [
+        ("digits", "lr_schedule=cosine optimizer.lr=0.1"),
+        ("digits", "lr_schedule=constant optimizer.lr=0.1"),
+        ("mnist", "lr_schedule=cosine optimizer.lr=0.2"),
+    ]
 
 
 def ordered(misleading: bool, n: int = 60, levels: int = 9, seed: int = 1) -> Curves:

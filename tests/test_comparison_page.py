@@ -100,7 +100,7 @@ def test_methods_are_compared_with_what_the_tests_rest_on(sweep: Path) -> None:
     assert "FIFO with seed 0 ended there; others went on to 78." in text and "never below 0.25" in text
     pair = next(row for row in found.rows if row[:2] == ["FIFO", "SuccessiveHalving"])
     assert pair[2:4] == ["error at 9 units after 27 units", "3"] and sum(map(int, pair[4:7])) == 3
-    assert [row[:2] for row in found.rows].count(["method", "mean rank"]) == 1
+    assert [row[:2] for row in found.rows].count(["method", "mean rank, ± standard error over seeds"]) == 1
     assert re.search(
         r"Of 3 methods <b>\w+</b> has the best mean validation error: <b>[\d.]+ ± [\d.]+</b> after 27", text
     )
@@ -186,6 +186,30 @@ def test_many_methods_make_no_thousands_of_tests_and_two_that_are_one_are_named(
     assert re.search(r"with fresh seeds, 95 %.*trial \d: 0\.40 ± 0\.25<", confirmed, re.DOTALL)
     twice = comparison_html(finished, [job(i, "eta=3") for i in range(2)], {})
     assert "They cannot be compared." in twice and "with seed 0" in twice and len(Page(twice).rows) == 3
+
+
+def test_over_several_tasks_methods_are_tested_over_tasks(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halving wins every seed of every task, which is more than chance only from six tasks on."""
+    monkeypatch.setattr("halving.report.comparison_page._Drawing.__call__", lambda *of: [])
+    studies = [halving.load(finished / f"{name}{seed}").history for name in ("fifo", "sha") for seed in range(3)]
+
+    def told(*tasks: str) -> tuple[list[str], str]:
+        jobs: list[Job] = []
+        for task in tasks:
+            for i, history in enumerate(studies):
+                assert history.header is not None
+                header = replace(history.header, settings={"overrides": [f"data={task}"]})
+                jobs.append(Job("", finished / f"{task}{i}", (), "finished", replace(history, header=header)))
+        text = comparison_html(finished, jobs, {})
+        return Page(text).rows[-len(jobs) - 2], re.sub(r"\s+", " ", text)
+
+    row, text = told(*"abc")
+    assert row == ["FIFO", "SuccessiveHalving", "3", "0", "3", "-1.00", "0.25", "0.25"]
+    assert "SuccessiveHalving</b> has the best mean rank over 3 tasks: <b>1.00 ± 0.00" in text
+    assert "better than the others may be chance" in text and "With 3 tasks p is never below 0.25: that it is" in text
+    row, text = told(*"abcdef")
+    assert row[2:] == ["6", "0", "6", "-1.00", "0.031", "0.031"] and "With 6 tasks" not in text
+    assert "better than FIFO is more than chance" in text
 
 
 def test_a_page_tells_nothing_of_chance_with_one_seed(tmp_path: Path) -> None:

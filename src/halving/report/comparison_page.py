@@ -5,7 +5,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,15 +20,22 @@ from halving.report.confirmation import reviewed
 from halving.report.drawing import drawing
 from halving.report.html import duration
 from halving.report.jobs import Job
-from halving.report.methods import methods_table, notes, pairs_table, ranks_table, too_few
+from halving.report.methods import (
+    across_table,
+    across_words,
+    methods_table,
+    notes,
+    pairs_table,
+    ranks_table,
+    too_few,
+)
 from halving.report.tables import digits, metric_label, number, own_error, summary, uncertainty
-from halving.review.comparison import Pair, Run, by_method, by_task, common_end, labelled, pairs
+from halving.review.comparison import Pair, Run, across, by_method, by_task, common_end, labelled, pairs
 from halving.terminal import printable
 from halving.tracking.wording import count, cut
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
 MOST = 12  # methods of which every two are tested
-_APART = ("data=", "fidelity=", "metric=", "experiment=", "executor.curves=", "name=")  # whose errors do not compare
 MOST_CURVES = 24  # single trainings that colours and dashes tell apart
 
 
@@ -51,10 +57,9 @@ def comparison_html(
     trainings = _trainings(jobs, of_all)
     compared = {job.directory: job.history for job in jobs if job.compared and job.history is not None}
     runs, why = _runs(compared, curves)
-    if not any(item.startswith(_APART) for job in jobs for item in job.overrides if item not in of_all):
-        runs = _of_one_task(runs, trainings, compared.values())
     tasks, draw = by_task(runs), _Drawing("comparison", (run.method for run in runs), problems)
     tested = pairs(runs) if len(draw.styles) <= MOST else []
+    over_tasks = across(tested)
     label = _of_all(jobs, metric_label, "metric")
     found = Counter(job.state.partition(":")[0] for job in jobs)
     rows = [_job_row(job, of_all, directory) for job in jobs]
@@ -63,7 +68,7 @@ def comparison_html(
         name=_of_all(jobs, lambda header: header.name, directory.name),
         place=directory.name,
         why=why,
-        lead=_lead(runs, tested, label) if runs else None,
+        lead=_lead(runs, over_tasks if len(tasks) > 1 else tested, label) if runs else None,
         left_out=_left_out(jobs),
         most=MOST,
         states=[(state, found[state]) for state in STATES if found[state]],
@@ -90,6 +95,8 @@ def comparison_html(
             for i, (task, of_task) in enumerate(tasks.items())
         ],
         ranks=ranks_table(runs) if len(draw.styles) > 1 else None,
+        across=across_table(over_tasks) if over_tasks else None,
+        across_words=across_words(over_tasks),
         ranks_figures=draw("ranks_figure", runs, draw.styles) if len(draw.styles) > 1 else [],
     )
 
@@ -135,18 +142,6 @@ def _trainings(jobs: Sequence[Job], of_all: Collection[str]) -> dict[str, list[H
     return found if len(single) > 1 and all(single) and len(found) <= MOST_CURVES else {}
 
 
-def _of_one_task(
-    runs: Sequence[Run], trainings: Mapping[str, Sequence[History]], histories: Iterable[History]
-) -> Sequence[Run]:
-    """Return runs as of one task if they are of single trainings, or one method tried on each: so these compete."""
-    if runs and trainings:
-        names = {id(history): name for name, own in trainings.items() for history in own}
-        return [replace(run, task="", method=names[id(each)]) for run, each in zip(runs, histories, strict=True)]
-    if len(by_method(runs)) == 1:
-        return [replace(run, task="", method=run.task) for run in runs] if len(by_task(runs)) > 1 else runs
-    return runs
-
-
 def _runs(histories: Mapping[Path, History], curves: Mapping[str, Curves]) -> tuple[list[Run], str]:
     """Return what can be compared, or why nothing can."""
     if not any(history.incumbents for history in histories.values()):
@@ -181,29 +176,21 @@ def _left_out(jobs: Sequence[Job]) -> list[tuple[str, str]]:
 def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, Any]:
     """Return which method is ahead, by what, and which others it beats by more than chance, where that was tested."""
     tasks, end = by_task(runs), common_end(runs)
+    methods = by_method(runs)
     if len(tasks) > 1:
         table = ranks_table(runs)
         best, value = table.rows[0] if table.rows else ("", "")
-        return {
-            "best": best,
-            "value": value,
-            "what": f"mean rank over {count(len(tasks), 'tasks')}",
-            "where": "",
-            "beaten": None,
-        }
-    methods = by_method(runs)
-    errors = {method: float(np.mean([run.at(end) for run in own.values()])) for method, own in methods.items()}
-    best = min(errors, key=lambda method: (math.isnan(errors[method]), errors[method]))
+        what, where = f"mean rank over {count(len(tasks), 'tasks')}", ""
+    else:
+        errors = {method: float(np.mean([run.at(end) for run in own.values()])) for method, own in methods.items()}
+        best = min(errors, key=lambda method: (math.isnan(errors[method]), errors[method]))
+        value = next(row[2] for row in methods_table(runs).rows if row[0] == best)
+        what = f"mean {label}"
+        where = f" after {count(end, runs[0].unit)}, over {count(len(methods[best]), 'seeds')}"
     ahead = {pair.second: pair for pair in tested if pair.first == best and pair.effect > 0}
     ahead |= {pair.first: pair for pair in tested if pair.second == best and pair.effect < 0}
-    row = next(row for row in methods_table(runs).rows if row[0] == best)
-    return {
-        "best": best,
-        "value": row[2],
-        "what": f"mean {label}",
-        "where": f" after {count(end, runs[0].unit)}, over {count(len(methods[best]), 'seeds')}",
-        "beaten": [method for method, pair in ahead.items() if pair.p_holm < 0.05] if tested else None,
-    }
+    beaten = [method for method, pair in ahead.items() if pair.p_holm < 0.05] if tested else None
+    return {"best": best, "value": value, "what": what, "where": where, "beaten": beaten}
 
 
 def _notes(jobs: Sequence[Job]) -> list[tuple[str, str]]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from halving.report.confirmation import half_width
 from halving.report.tables import digits, number
-from halving.review.comparison import Pair, Run, by_method, common_end, ranks, untested
+from halving.review.comparison import Pair, Run, by_method, by_task, common_end, ranks, untested
 from halving.tracking.wording import count, duration
 
 
@@ -62,6 +63,11 @@ def notes(runs: Sequence[Run]) -> list[str]:
             f"Errors are those of the incumbents at that time, which had been trained to {min(levels)} to "
             f"{count(max(levels), unit)}: one trained for longer may be better for that reason alone."
         )
+    if not all(math.isnan(run.regret) for run in runs):
+        said.append(
+            "Seeds draw from the same recorded rows: standard errors and tests are of this table, and other rows would "
+            "differ by more."
+        )
     for method, own in by_method(runs).items():
         if lost := sum(not len(run.error) for run in own.values()):
             said.append(f"{method}: no trial survived with {lost} of {count(len(own), 'seeds')}, which count as worst.")
@@ -101,12 +107,34 @@ def pairs_table(tested: Sequence[Pair], sign: int) -> Table:
     return Table(heads, tuple(rows), 3)
 
 
-def too_few(tested: Sequence[Pair]) -> str:
+def too_few(tested: Sequence[Pair], of: str = "pairs", more: str = "run more seeds") -> str:
     """Say where there are so few pairs that no difference could be told from chance."""
     fewest = min((pair.n for pair in tested), default=6)
-    return (
-        f"With {count(fewest, 'pairs')} p is never below {2.0 ** (1 - fewest):g}: run more seeds." if fewest < 6 else ""
+    return f"With {count(fewest, of)} p is never below {2.0 ** (1 - fewest):g}: {more}." if fewest < 6 else ""
+
+
+def across_table(tested: Sequence[Pair]) -> Table:
+    """Return the tests of methods over tasks, with the t interval over tasks of what each counts by."""
+    heads = ("first", "second", "tasks", "better on", "worse on", "seeds won minus lost, 95 %", "p", "p (Holm)")
+    rows = (
+        (
+            *(pair.first, pair.second, str(pair.n), str(pair.wins), str(pair.losses)),
+            _interval([-each for each in pair.differences]),
+            *(f"{pair.p:.2g}", f"{pair.p_holm:.2g}"),
+        )
+        for pair in tested
     )
+    return Table(heads, tuple(rows), 2)
+
+
+def across_words(tested: Sequence[Pair]) -> str:
+    """Say what the tests of methods over tasks ask, and where there are too few tasks to tell."""
+    asked = (
+        "Wilcoxon's test over tasks, by Holm corrected for all pairs: each task counts once, by the share of its seeds "
+        "that the first method wins minus the share that it loses. It asks whether the first is better on tasks such "
+        "as these, which tests within them do not."
+    )
+    return f"{asked} {too_few(tested, 'tasks', 'that it is better on others cannot be told from so few')}".rstrip()
 
 
 def ranks_table(runs: Sequence[Run]) -> Table:
@@ -116,7 +144,8 @@ def ranks_table(runs: Sequence[Run]) -> Table:
     rows = (
         (method, f"{mean:.2f}{f' ± {error:.2f}' if math.isfinite(error) else ''}") for method, mean, error in spread
     )
-    return Table(("method", "mean rank"), tuple(rows))
+    over = "tasks" if len(by_task(runs)) > 1 else "seeds"
+    return Table(("method", f"mean rank, ± standard error over {over}"), tuple(rows))
 
 
 def mean_and_error(values: Sequence[float] | NDArray[np.float64]) -> str:
@@ -124,6 +153,11 @@ def mean_and_error(values: Sequence[float] | NDArray[np.float64]) -> str:
     error = _error(np.asarray(values))
     mean = digits(float(np.mean(values)), error)
     return f"{mean} ± {digits(error, error)}" if error is not None else mean
+
+
+def _interval(values: list[float]) -> str:
+    half, mean = half_width(values), float(np.mean(values))
+    return f"{mean:+.2f} ± {half:.2f}" if half > 0 else f"{mean:+.2f}"
 
 
 def _error(values: NDArray[Any]) -> float | None:

@@ -15,9 +15,9 @@ from halving.history import Header, History, Trial
 from halving.report.conclusion import conclusion, confirmed, doubts, in_full
 from halving.report.confirmation import half_width
 from halving.report.html import plan_rows
-from halving.report.methods import notes
+from halving.report.methods import across_table, across_words, notes
 from halving.report.tables import digits, header_of, metric_label, number, real, winner
-from halving.review.comparison import Run, by_method, by_task, common_end, labelled, pairs
+from halving.review.comparison import Run, across, by_method, by_task, common_end, labelled, pairs, tables
 from halving.tracking.runs import FIGURE, fitted, metric_name, notes_text, run_id
 from halving.tracking.wording import count, short
 from halving.trial import Value
@@ -170,7 +170,7 @@ def of_studies(
 
     Raises UserError where two studies are the same task, method and seed.
     """
-    runs = labelled(histories)
+    runs = labelled(histories, tables(histories.values()))
     names = {(run.task, run.method, run.seed): studies[path] for run, path in zip(runs, histories, strict=True)}
     schedulers = {run.method: header_of(each).scheduler for run, each in zip(runs, histories.values(), strict=True)}
     every = tuple(dict.fromkeys(studies[path] for path in histories))
@@ -390,6 +390,9 @@ def _compared(runs: Sequence[Run]) -> str:
         ]
         lines += ["\n".join(tested)] if tested else []
         lines += notes(of_task)
+    if overall := across(pairs(runs)):
+        table = across_table(overall)
+        lines += [across_words(overall), markdown(table.heads, table.rows)]
     return "\n\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata, wilcoxon
+from scipy.stats import norm, rankdata
 
 from halving.curves.table import Curves, load, row_of
 from halving.errors import UserError
@@ -19,11 +19,10 @@ from halving.tracking.wording import count
 Axis = Literal["resource", "seconds"]
 Array = NDArray[np.float64]
 
-# Of the overrides that differ between studies, these change what is optimised; of the others, these change nothing.
-_TASK = (
-    *("data", "model", "optimizer", "lr_schedule", "averaging", "space", "fidelity", "metric", "experiment", "name"),
-    "epochs",
-)
+# Of the overrides that differ between studies, these change what is optimised, the first of them so much that errors do
+# not compare; of the others, these change nothing.
+_APART = ("data", "fidelity", "metric", "experiment", "name", "executor.curves")
+_TASK = (*_APART, "model", "optimizer", "lr_schedule", "averaging", "space", "epochs")
 _NOTHING = ("seed", "tracker", "notes", "resume", "device", "data_dir", "hydra", "trusted_packages")
 
 
@@ -144,21 +143,32 @@ def labelled(histories: Mapping[Path, History], curves: Mapping[str, Curves] | N
     """Return runs whose task and method are named after what differs between the studies.
 
     A method is its scheduler, its searcher where that differs, and the overrides that differ; data, model, space and
-    recorded curves make tasks. `curves` maps the paths of tables to them, for the regret. Raises UserError where two
-    studies are the same task, method and seed.
+    recorded curves make tasks. Of single trainings, and of one method tried on several models or spaces, these compete:
+    they are the methods, as far as errors compare. `curves` maps the paths of tables to them, for the regret. Raises
+    UserError where two studies are the same task, method and seed.
     """
     typed = {path: _typed(_header(history)) for path, history in histories.items()}
-    names = {name for settings in typed.values() for name in settings}
+    names = {name for settings in typed.values() for name in settings if not _within(name, _NOTHING)}
     varied = sorted(n for n in names if len({settings.get(n) for settings in typed.values()}) > 1)
     searchers = {_header(history).searcher for history in histories.values()}
+    kinds = {
+        (
+            _header(history).scheduler,
+            _header(history).searcher,
+            *(typed[path].get(n) for n in varied if not _within(n, _TASK)),
+        )
+        for path, history in histories.items()
+    }
+    compete = len(kinds) == 1 or all(len(history.trials) == 1 for history in histories.values())
+    makes_tasks = _APART if compete else _TASK
     runs: list[Run] = []
     seen: dict[tuple[str, str, int], Path] = {}
     for path, history in histories.items():
-        header, settings = _header(history), typed[path]
-        own = [(name, settings[name]) for name in varied if name in settings and not _within(name, _NOTHING)]
-        tasks = [Path(value).stem for name, value in own if _is_task(name)]
-        options = [f"{n}={v}" for n, v in own if not _is_task(n) and n not in ("scheduler", "searcher")]
-        method = [header.scheduler, *([header.searcher] if len(searchers) > 1 else []), *options]
+        header, own = _header(history), [(name, typed[path][name]) for name in varied if name in typed[path]]
+        tasks = [Path(value).stem for name, value in own if _within(name, makes_tasks)]
+        options = [f"{n}={v}" for n, v in own if not _within(n, makes_tasks) and n not in ("scheduler", "searcher")]
+        said = [header.scheduler, *([header.searcher] if len(searchers) > 1 else [])]
+        method = options if compete and options else [*said, *options]
         table = (curves or {}).get(curves_of(history))
         run = run_of(history, " ".join(tasks) or header.name, " ".join(method), table)
         key = (run.task, run.method, run.seed)
@@ -261,6 +271,29 @@ def pairs(runs: Sequence[Run], axis: Axis = "resource") -> list[Pair]:
     return tested
 
 
+def across(tested: Sequence[Pair]) -> list[Pair]:
+    """Test every two methods over tasks, from their tests within these, where two or more have one.
+
+    Each task counts once, however many seeds it has, by the share of them that the first loses minus the share that it
+    wins, so that the scales of errors do not matter. Wilcoxon's test over these shares, corrected by Holm, asks whether
+    one is better on tasks such as these (Demšar 2006; Benavoli, Corani and Mangili 2016); those within a task ask for
+    that task alone, however many seeds there are.
+    """
+    shares: dict[tuple[str, str], list[float]] = {}
+    for pair in tested:
+        lost = (pair.losses - pair.wins) / pair.n
+        if (pair.second, pair.first) in shares:
+            shares[pair.second, pair.first].append(-lost)
+        else:
+            shares.setdefault((pair.first, pair.second), []).append(lost)
+    found = [
+        paired(np.array(own), np.zeros(len(own)), "", first, second, "share of seeds lost minus won, by task")
+        for (first, second), own in shares.items()
+        if len(own) > 1
+    ]
+    return [replace(pair, p_holm=p) for pair, p in zip(found, holm([pair.p for pair in found]), strict=True)]
+
+
 def untested(runs: Sequence[Run], axis: Axis = "resource") -> list[tuple[str, str]]:
     """Return every two methods of a task that `pairs` leaves out: their winners were trained to different resources."""
     return [(first, second) for first, second, own in _shared(runs) if _measured(own, axis) is None]
@@ -310,7 +343,7 @@ def paired(first: Array, second: Array, task: str = "", name: str = "", other: s
         return Pair(task, name, other, len(difference), 0, 0, median, 0.0, 1.0, differences=each, basis=basis)
     weights = rankdata(np.abs(unequal))
     effect = float((weights[unequal < 0].sum() - weights[unequal > 0].sum()) / weights.sum())
-    p = float(wilcoxon(np.clip(unequal, -1e300, 1e300)).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    p = _signed_rank_p(weights, unequal < 0)
     return Pair(task, name, other, len(difference), wins, losses, median, effect, p, differences=each, basis=basis)
 
 
@@ -321,6 +354,18 @@ def holm(p: Sequence[float]) -> list[float]:
         most = max(most, min(1.0, (len(p) - place) * p[i]))
         corrected[i] = most
     return corrected
+
+
+def _signed_rank_p(weights: Array, won: NDArray[np.bool_], exact: int = 50) -> float:
+    """Return Wilcoxon's two-sided p of ranks, which may be tied: exact of so many, beyond that of the normal limit."""
+    half = weights.sum() / 2
+    least = min(weights[won].sum(), weights[~won].sum())
+    if len(weights) > exact:
+        return float(2 * norm.cdf((least - half) / math.sqrt((weights**2).sum() / 4)))
+    below = np.ones(1)  # how likely each sum of doubled ranks is, if every sign is a coin's
+    for rank in np.rint(2 * weights).astype(int):
+        below = (np.pad(below, (0, rank)) + np.pad(below, (rank, 0))) / 2
+    return min(1.0, 2 * float(below[: round(2 * least) + 1].sum()))
 
 
 def _worst_if_none(errors: Array) -> Array:
@@ -362,7 +407,3 @@ def _typed(header: Header) -> dict[str, str]:
 
 def _within(name: str, keys: Iterable[str]) -> bool:
     return any(name == key or name.startswith((f"{key}.", f"{key}@")) for key in keys)
-
-
-def _is_task(name: str) -> bool:
-    return name == "executor.curves" or _within(name, _TASK)
