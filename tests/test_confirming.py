@@ -167,7 +167,9 @@ def test_a_study_is_the_same_with_confirmations_and_without(
     fork: Any, confirmed: tuple[Path, str], tmp_path: Path
 ) -> None:
     done = fork(*SMALL, f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.returncode == 0 and re.search(r"luckiest of 6; confirm it: .* resume=\S+ confirm.top=3\n", done.stdout)
+    assert done.returncode == 0 and re.search(
+        r"luckiest of 6, which no interval around it counts; confirm it: .* resume=\S+ confirm.top=3\n", done.stdout
+    )
     kinds = (Start, Epoch, Verdict)
     plain = [
         [replace_seconds(each) for each in events(run_dir, *kinds)] for run_dir in (tmp_path / "run", confirmed[0])

@@ -103,9 +103,10 @@ def doubts(history: History, again: str = "") -> list[str]:
             f"it had {digits(error, uncertainty(history))} after {count(least.resource, header.unit)}, and got worse"
         )
     if len(history.trials) > 1 and survived and again and "unresolved" in header.settings and header.full_cost:
+        rate = is_rate(header.metric) and history.ended is not None and history.ended.test.get("val_samples")
         lines.append(
-            f"its {metric_label(header).removeprefix('validation ')} is that of the luckiest of {len(history.trials)}; "
-            f"confirm it: {again} confirm.top=3"
+            f"its {metric_label(header).removeprefix('validation ')} is that of the luckiest of {len(history.trials)}"
+            f"{', which no interval around it counts' * bool(rate)}; confirm it: {again} confirm.top=3"
         )
     return lines
 
