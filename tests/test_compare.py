@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scipy.stats import uniform, wilcoxon
 
 import halving
-from halving.curves import Curves, load
+from halving.curves import Curves, load, save
 from halving.curves.recording import record
 from halving.curves.simulation import simulate
 from halving.curves.what_if import Setting, Trust, deadline, judged, replay_all, samples, settings, trust
@@ -30,6 +30,7 @@ from halving.history import Header, History, Trial
 from halving.journal import Journal
 from halving.report.comparison import COLOURS, styles_of, task_figures
 from halving.report.methods import across_table, across_words, mean_and_error, methods_table, notes
+from halving.report.wandb_report import Text, of_studies
 from halving.review.comparison import (
     Run,
     across,
@@ -312,6 +313,25 @@ def test_the_regret_is_the_winners_at_the_end_of_a_full_training() -> None:
     assert curves.optimum == 1.0
     found = run_of(study, "t", "m", curves)
     assert (found.resource[0], found.seconds[0], found.spent, found.elapsed) == (9, 9, 45, 45), "a second a unit"
+
+
+def test_studies_on_a_table_are_reported_by_regret_and_as_draws_of_its_rows(tmp_path: Path) -> None:
+    """Also to W&B, where all winners had been trained to 9, and so would be tested by their errors."""
+    curves, place, studies = ordered(misleading=False), tmp_path / "t.npz", dict[Path, History]()
+    save(curves, place)
+    for seed in range(6):
+        for name, scheduler, options in (("fifo", FIFO, {"max_trials": 3}), ("sha", SuccessiveHalving, {"n": 27})):
+            study = simulate(curves, scheduler, r_max=9, seed=seed, **options)
+            assert study.header is not None
+            settings = {"config": {"executor": {"curves": str(place)}}, "overrides": [f"scheduler={name}"]}
+            study.header = replace(study.header, settings=settings)
+            studies[tmp_path / f"{name}{seed}"] = study
+    words = of_studies(studies, {path: path.name for path in studies}, "p").blocks[1]
+    assert (
+        isinstance(words, Text)
+        and "FIFO against SuccessiveHalving, regret at the end: better with 0 of 6" in words.text
+    )
+    assert "Seeds draw from the same recorded rows" in words.text and "Wilcoxon's test over tasks" not in words.text
 
 
 def test_rungs_that_order_trials_are_trusted_and_misleading_ones_are_not() -> None:
