@@ -19,6 +19,7 @@ from halving.checkpoints.store import Store
 from halving.conformance.suite import Result
 from halving.errors import UserError, whole
 from halving.executors import Process
+from halving.executors.pool import Pool
 from halving.targets import function_name
 from halving.training.base import Exhausted
 from halving.training.own import Own, Running, is_training, state_of
@@ -129,8 +130,8 @@ class _Pieces:
     def elsewhere(self) -> dict[int, Curve]:
         """Return the curves of another process, which is killed once; what goes on is the first that a process does."""
         executor, told = Process(self, 1, retries=1), dict[int, Curve]()
-        process_log = logging.getLogger(Process.__module__)
-        process_log.addFilter(_no_retry)
+        pool_log = logging.getLogger(Pool.__module__)
+        pool_log.addFilter(_no_retry)
         try:
             for scene in (_GOING_ON, _STRAIGHT, _KILLED, _AGAIN):
                 steps = list[Step]()
@@ -140,7 +141,7 @@ class _Pieces:
                 told[scene] = _curve(steps)
         finally:
             executor.shutdown(graceful=False)
-            process_log.removeFilter(_no_retry)
+            pool_log.removeFilter(_no_retry)
         return told
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:

@@ -1,17 +1,11 @@
 """What runs jobs, and what a job runs."""
 
-import logging
 import math
-import os
-import sys
-import traceback
 from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol
 
 from halving.errors import UserError
 from halving.trial import Finished, Job, Outcome, Step
-
-log = logging.getLogger(__name__)
 
 
 class Objective(Protocol):
@@ -54,19 +48,6 @@ class Executor(Protocol):
         ...
 
 
-def advance(steps: Generator[Step]) -> Step | None:
-    """Return an objective's next step, None after the last. A process that it forked ends here, if not before."""
-    process = os.getpid()
-    try:
-        return next(steps, None)
-    finally:
-        if os.getpid() != process:
-            error = sys.exception()
-            if error is not None and not isinstance(error, SystemExit):
-                traceback.print_exc()
-            os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else error is not None)
-
-
 def failure(job: Job, error: BaseException | str, seconds: float) -> Finished:
     """Return what a job comes to that raised `error`, or that `error` describes."""
     match error:
@@ -75,19 +56,3 @@ def failure(job: Job, error: BaseException | str, seconds: float) -> Finished:
         case _:
             cause = f"{type(error).__name__}: {error}"
     return Finished(Outcome(job.trial, job.since, math.nan, failed=True), seconds, cause=cause)
-
-
-def details(error: BaseException) -> str:
-    """Return what the log says of an error: its traceback, but of a user's mistake its words and notes."""
-    if isinstance(error, UserError):
-        return "\n".join([str(error), *getattr(error, "__notes__", ())])
-    return "\n" + "".join(traceback.format_exception(error))
-
-
-def log_failure(job: Job, cause: str, details: str, places: set[str]) -> None:
-    """Log why a job failed: in full, or in a line where one has failed before at the same of `places`."""
-    place = "".join(line for line in details.splitlines() if line.startswith("  File ")) or details
-    again = place in places
-    places.add(place)
-    told = f", where one failed before: {cause}" if again else f": {details}"
-    log.error("%s failed between %d and %d%s", job.label, job.since, job.until, told)

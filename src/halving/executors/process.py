@@ -1,11 +1,10 @@
 """Several jobs at a time, each in a process of its own."""
 
-import logging
+import itertools
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import current_process, get_context, parent_process
@@ -15,61 +14,19 @@ from pickle import PicklingError
 from secrets import token_hex
 
 from halving.environment import wait_passively
-from halving.errors import StudyError, UserError, real, whole
+from halving.errors import UserError, whole
 from halving.executors import signals, tree
-from halving.executors.base import Objective, advance, details, failure, log_failure
-from halving.trial import Epoch, Finished, Job, Restarted, Step
-
-log = logging.getLogger(__name__)
+from halving.executors.base import Objective
+from halving.executors.pool import Pool, Slot, limits
+from halving.executors.work import Lost, Message, Ready, Stopped, Unstarted, raised, work
+from halving.trial import Job
 
 _WORKERS = 1024  # many more are a slip, which takes all of the machine's memory
 _START = 120.0  # seconds that a worker may take for its imports
 _PARTING = 10.0  # seconds that one may take for its end
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """The worker has imported what it needs."""
-
-
-@dataclass(frozen=True)
-class _Stop:
-    """From the parent: leave a checkpoint after this epoch, and end. From a worker: that is done."""
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """The objective raised: `dying` where the worker ends with it, as it has run out of memory."""
-
-    cause: str
-    details: str
-    dying: bool = False
-
-
-@dataclass
-class _Worker:
-    """A process and the job that it works on.
-
-    `failures` counts how often a process has died of that job, `due` is when the job must have ended, `last` the trial
-    that may still be in memory, `words` what a process said before it died, and `mark` tells its process tree.
-    """
-
-    process: BaseProcess
-    pipe: Connection
-    device: str | None
-    mark: str
-    ready: bool = False
-    dead: bool = False
-    stopped: bool = False
-    job: Job | None = None
-    began: float = 0.0
-    due: float | None = None
-    failures: int = 0
-    last: int | None = None
-    words: str = ""
-
-
-class Process:
+class Process(Pool):
     """Runs jobs in `workers` spawned processes, one pipe each, all waited on together.
 
     Nothing is shared between workers, so that the death of one, at any instruction, takes no lock with it: that is
@@ -91,83 +48,104 @@ class Process:
         devices: Sequence[str] = (),
     ) -> None:
         self.workers = whole("executor.workers", workers, most=_WORKERS)
-        if trial_timeout is not None:
-            real("executor.trial_timeout", trial_timeout, lambda x: x > 0, "must be more than 0 seconds")
-        self._objective = objective
-        self._retries = whole("executor.retries", retries, 0)
-        self._timeout = trial_timeout
-        self._began, self._places = time.monotonic(), set[str]()
+        within = limits(retries, trial_timeout)
         wait_passively()  # several workers' threads share the cores
-        self._workers = [self._spawn(devices[i % len(devices)] if devices else None) for i in range(self.workers)]
+        places = [devices[i % len(devices)] if devices else None for i in range(self.workers)]
+        super().__init__(_Processes(objective, places), *within, _START)
 
-    def submit(self, job: Job) -> None:
-        free = [worker for worker in self._workers if worker.job is None]
-        # Its own worker has the trial in memory; of the others, the one whose memory is of least use.
-        worker = min(free, key=lambda each: (each.last != job.trial, each.last is not None, not each.ready))
-        worker.failures = 0
-        self._hand(worker, job)
 
-    def wait(self) -> Iterator[Step]:
-        """Yield steps until something has happened, a worker being free again or not."""
-        alive = [worker for worker in self._workers if not worker.dead]
-        heard = wait([each.pipe for each in alive] + [each.process.sentinel for each in alive], self._patience())
-        for worker in alive:
+@dataclass
+class _Worker:
+    """A process on a device.
+
+    `mark` tells its process tree, `ready` whether it has imported what it needs, and `word` is its last, if it has one.
+    """
+
+    process: BaseProcess
+    pipe: Connection
+    device: str | None
+    mark: str
+    ready: bool = False
+    word: Lost | None = None
+
+
+class _Processes:
+    """Spawned processes, each on one of `devices`. In the place of a dead one another begins with its first job."""
+
+    def __init__(self, objective: Objective, devices: Sequence[str | None]) -> None:
+        self._objective = objective
+        self._numbers = itertools.count()
+        self._workers: dict[Slot, _Worker] = {}
+        self._vacant: dict[Slot, str | None] = {}
+        for device in devices:
+            self._workers[next(self._numbers)] = self._spawn(device)
+        self._new = list(self._workers)
+
+    def listen(self, timeout: float | None) -> Iterator[tuple[Slot, Message]]:
+        while self._new:
+            yield self._new.pop(0), Ready()
+        workers = dict(self._workers)
+        ends = [end for each in workers.values() for end in (each.pipe, each.process.sentinel)]
+        # What a dead worker had started may hold its pipes open, so that its death is not heard but must be looked for.
+        heard = wait(ends, 1.0 if timeout is None else min(1.0, timeout))
+        for slot, worker in workers.items():
             if worker.pipe in heard or not worker.process.is_alive():
-                yield from self._listen(worker)
-        for worker in self._workers:
-            if worker.job is not None and worker.due is not None and time.monotonic() >= worker.due:
-                self._replace(worker)
-                yield self._end(worker, f"timeout: it took longer than executor.trial_timeout={self._timeout:g} s")
+                yield from self._said(slot, worker)
 
-    def has_room(self) -> bool:
-        return any(worker.job is None for worker in self._workers)
+    def send(self, slot: Slot, job: Job) -> None:
+        if slot in self._vacant:
+            self._workers[slot] = self._spawn(self._vacant.pop(slot))
+        self._say(slot, job)
 
-    def idle(self) -> bool:
-        return all(worker.job is None for worker in self._workers)
+    def ask_to_stop(self, slot: Slot) -> None:
+        self._say(slot, Stopped())
 
-    def now(self) -> float:
-        return time.monotonic() - self._began
+    def kill(self, slot: Slot) -> None:
+        worker = self._workers.pop(slot)
+        _end([worker])
+        self._new.append(self._vacate(worker.device))
 
-    def stop(self) -> Iterator[Step]:
-        for worker in self._workers:
-            _send(worker, _Stop())
-        while waited := [worker for worker in self._workers if worker.process.is_alive() and not worker.stopped]:
-            heard = wait([each.pipe for each in waited] + [each.process.sentinel for each in waited], self._patience())
-            for worker in waited:
-                if worker.pipe in heard:
-                    yield from self._last_words(worker)
-                elif worker.due is not None and time.monotonic() >= worker.due:
-                    _kill([worker])
+    def close(self) -> None:
+        _end(self._workers.values())
+        self._workers.clear()
 
-    def shutdown(self, graceful: bool = True) -> None:
-        try:
-            if graceful:
-                for _ in self.stop():
-                    pass
-        finally:
-            _kill(self._workers)
-            for worker in self._workers:
-                worker.pipe.close()
-            self._workers = []
+    def _said(self, slot: Slot, worker: _Worker) -> Iterator[tuple[Slot, Message]]:
+        """Give what a worker has said, and its end, if that was all."""
+        with suppress(EOFError, OSError):
+            while True:
+                alive = worker.process.is_alive()  # asked first: nothing is said after that
+                if not worker.pipe.poll():
+                    if alive:
+                        return
+                    break
+                match worker.pipe.recv():
+                    case Ready():
+                        worker.ready = True
+                    case Lost() as word:
+                        worker.word = word
+                    case message:
+                        yield slot, message
+        if worker.process.is_alive():
+            worker.process.join(_PARTING)
+        del self._workers[slot]
+        _end([worker])
+        code = worker.process.exitcode
+        if not worker.ready and (code or 0) > 0:
+            told = f"executor=process: a worker could not start ({_epitaph(code)}; it says above why); what it runs"
+            told += ' must be importable, and a script be guarded by if __name__ == "__main__":'
+            yield slot, Unstarted(told)
+        else:
+            yield self._vacate(worker.device), Ready()  # before it is known whose job was lost: a new worker's memory
+            yield slot, worker.word or Lost(_epitaph(code))
 
-    def _last_words(self, worker: _Worker) -> Iterator[Step]:
-        """Yield a step of a worker that was asked to stop, and note when it has."""
-        try:
-            message = worker.pipe.recv()
-        except (EOFError, OSError):
-            worker.stopped = True
-            return
-        match message:
-            case _Stop():
-                worker.stopped = True
-            case StudyError():
-                raise message
-            case Epoch() | Restarted() | Finished():
-                if isinstance(message, Finished):
-                    worker.job = None
-                yield message
-            case _:
-                pass  # a job that failed now is run again when the study goes on
+    def _vacate(self, device: str | None) -> Slot:
+        slot = next(self._numbers)
+        self._vacant[slot] = device
+        return slot
+
+    def _say(self, slot: Slot, what: object) -> None:
+        with suppress(OSError):  # it is dead, which is heard next
+            self._workers[slot].pipe.send(what)
 
     def _spawn(self, device: str | None) -> _Worker:
         context = get_context("spawn")
@@ -189,107 +167,16 @@ class Process:
         theirs.close()
         return _Worker(process, ours, device, mark)
 
-    def _replace(self, worker: _Worker) -> None:
-        """Put a new process in the place of one that is dead or must die."""
-        _kill([worker])
-        worker.pipe.close()
-        new = self._spawn(worker.device)
-        worker.process, worker.pipe, worker.mark = new.process, new.pipe, new.mark
-        worker.ready = worker.dead = worker.stopped = False
-        worker.last, worker.words = None, ""
 
-    def _hand(self, worker: _Worker, job: Job) -> None:
-        if worker.dead:
-            self._replace(worker)
-        worker.job = job
-        worker.last = job.trial
-        worker.began = time.monotonic()
-        self._set_due(worker)
-        _send(worker, job)
-
-    def _set_due(self, worker: _Worker) -> None:
-        # The time that a new process takes for its imports is not the trial's, but it must have an end, too.
-        limit = self._timeout if worker.ready or self._timeout is None else self._timeout + _START
-        worker.due = time.monotonic() + limit if limit is not None else None
-
-    def _patience(self) -> float:
-        # What a dead worker had started may hold its pipes open, so that its death is not heard but must be looked for.
-        dues = [worker.due for worker in self._workers if worker.job is not None and worker.due is not None]
-        return max(0.0, min([1.0, *(due - time.monotonic() for due in dues)]))
-
-    def _listen(self, worker: _Worker) -> Iterator[Step]:
-        """Yield what a worker has said; take care of its end, if that was all."""
-        while True:
-            try:
-                if not worker.pipe.poll():
-                    if worker.process.is_alive():
-                        return
-                    break
-                message = worker.pipe.recv()
-            except (EOFError, OSError):
-                break
-            match message:
-                case _Ready():
-                    worker.ready = True
-                    self._set_due(worker)
-                case StudyError():
-                    raise message
-                case _Raised(dying=True):
-                    worker.words = message.cause
-                case _Raised():
-                    job = worker.job
-                    assert job is not None
-                    log_failure(job, message.cause, message.details, self._places)
-                    yield self._end(worker, message.cause)
-                case Finished():
-                    worker.job = None
-                    yield message
-                case _:
-                    yield message
-        yield from self._bury(worker)
-
-    def _bury(self, worker: _Worker) -> Iterator[Step]:
-        """Give a dead worker's job to a new one, as long as there are retries left."""
-        if worker.process.is_alive():
-            worker.process.join(_PARTING)
-        _kill([worker])
-        worker.dead = True
-        if not worker.ready and (worker.process.exitcode or 0) > 0:
-            raise UserError(
-                f"executor=process: a worker could not start ({_epitaph(worker.process.exitcode)}; it says above why); "
-                'what it runs must be importable, and a script be guarded by if __name__ == "__main__":'
-            )
-        if (job := worker.job) is None:
-            return
-        reason = worker.words or _epitaph(worker.process.exitcode)
-        worker.failures += 1
-        if worker.failures <= self._retries:
-            log.warning("%s: %s; retry %d of %d", job.label, reason, worker.failures, self._retries)
-            yield Restarted(job.trial, job.since, f"{reason}; retry {worker.failures} of {self._retries}")
-            self._hand(worker, job)
-        else:
-            yield self._end(worker, f"{reason}, also after executor.retries={self._retries}")
-
-    def _end(self, worker: _Worker, cause: str) -> Finished:
-        job = worker.job
-        assert job is not None
-        worker.job = None
-        return failure(job, cause, time.monotonic() - worker.began)
-
-
-def _kill(workers: Sequence[_Worker]) -> None:
-    """Kill workers and what their trials started. Of a dead one that has long been done, and its id be another's."""
-    living = [worker for worker in workers if not worker.dead]
-    tree.end({worker.process.pid: worker.mark for worker in living if worker.process.pid is not None})
-    for worker in living:
+def _end(workers: Iterable[_Worker]) -> None:
+    """Kill workers and what their trials started."""
+    workers = list(workers)
+    tree.end({worker.process.pid: worker.mark for worker in workers if worker.process.pid is not None})
+    for worker in workers:
         worker.process.kill()
-    for worker in living:
+    for worker in workers:
         worker.process.join()
-
-
-def _send(worker: _Worker, message: object) -> None:
-    with suppress(OSError):  # it is dead, which the next wait finds out
-        worker.pipe.send(message)
+        worker.pipe.close()
 
 
 def _epitaph(code: int | None) -> str:
@@ -316,35 +203,34 @@ def _begin(mark: str) -> str:
 
 
 def _work(pipe: Connection, mark: str, objective: Objective, device: str | None) -> None:
-    """Be a worker: run the jobs that come through the pipe, until it says stop."""
+    """Be a worker: work on the jobs that come through the pipe, until it says stop."""
     threading.Thread(target=_follow_parent, args=(mark,), daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     with suppress(EOFError, OSError):  # the parent has gone
-        pipe.send(_Ready())
+        pipe.send(Ready())
         while isinstance(job := pipe.recv(), Job):
             if not _run(pipe, objective, job):
-                break
-        pipe.send(_Stop())
+                return
 
 
 def _run(pipe: Connection, objective: Objective, job: Job) -> bool:
-    """Run one job and send its steps; return whether to go on."""
-    try:
-        steps = objective((job,))
-        while (step := advance(steps)) is not None:
-            pipe.send(step)
-            if isinstance(step, Epoch) and pipe.poll():
-                steps.close()
+    """Work on a job and tell of it; return whether to go on."""
+    for message in work(objective, job, pipe.poll):
+        try:
+            pipe.send(message)
+        except OSError:
+            raise
+        except Exception as error:  # what it measured cannot be sent
+            pipe.send(raised(job, error))
+            break
+        match message:
+            case Stopped():
                 return False
-    except StudyError as error:
-        pipe.send(error)
-    except MemoryError as error:
-        pipe.send(_Raised(f"its worker ran out of memory ({error})", "", dying=True))
-        os._exit(1)
-    except BaseException as error:  # SystemExit, too, ends no more than the trial
-        cause = failure(job, error, 0.0).cause
-        pipe.send(_Raised(cause, details(error)))
+            case Lost():
+                os._exit(1)
+            case _:
+                pass
     return True
 
 

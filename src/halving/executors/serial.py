@@ -1,66 +1,52 @@
 """One job at a time, in this process."""
 
-import time
 from collections.abc import Generator, Iterator
 
-from halving.errors import StudyError
-from halving.executors import signals
-from halving.executors.base import Objective, advance, details, failure, log_failure
-from halving.trial import Job, Step
+from halving.executors.base import Objective
+from halving.executors.pool import Pool, Slot
+from halving.executors.work import Lost, Message, Raised, Ready, work
+from halving.trial import Job
 
 
-class Serial:
+class Serial(Pool):
     """Runs one job at a time where the study runs: the simplest executor, and the one to debug with."""
 
     workers = 1
 
     def __init__(self, objective: Objective) -> None:
+        super().__init__(_Here(objective))
+
+
+class _Here:
+    """The study's own process as the only worker, which works while it is listened to."""
+
+    def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._job: Job | None = None
-        self._steps: Generator[Step] | None = None
-        self._began = time.monotonic()
-        self._places = set[str]()
+        self._stopping = False
+        self._said: Generator[Message] | None = None
+        self._ready = True
 
-    def submit(self, job: Job) -> None:
-        self._job = job
+    def listen(self, timeout: float | None) -> Iterator[tuple[Slot, Message]]:
+        if self._ready:
+            self._ready = False
+            yield 0, Ready()
+        for message in self._said or ():
+            yield 0, message
 
-    def wait(self) -> Iterator[Step]:
-        job = self._job
-        if job is None:
-            return
-        began = time.monotonic()
-        try:
-            self._steps = self._objective((job,))
-            while (step := self._next(self._steps, job, began)) is not None:
-                yield step
-        finally:
-            self._job = None
+    def send(self, slot: Slot, job: Job) -> None:
+        self._said = self._work(job)
 
-    def _next(self, steps: Generator[Step], job: Job, began: float) -> Step | None:
-        try:
-            return advance(steps)
-        except BaseException as error:  # SystemExit, too, ends no more than the trial
-            if isinstance(error, StudyError) or signals.from_user(error):
-                raise
-            failed = failure(job, error, time.monotonic() - began)
-            log_failure(job, failed.cause, details(error), self._places)
-            return failed
+    def ask_to_stop(self, slot: Slot) -> None:
+        self._stopping = True
 
-    def has_room(self) -> bool:
-        return self._job is None
+    def kill(self, slot: Slot) -> None:
+        self.close()
 
-    def idle(self) -> bool:
-        return self._job is None
+    def close(self) -> None:
+        self._said = None
 
-    def now(self) -> float:
-        return time.monotonic() - self._began
-
-    def stop(self) -> Iterator[Step]:
-        if self._steps is not None:
-            self._steps.close()
-        return iter(())
-
-    def shutdown(self, graceful: bool = True) -> None:
-        if graceful:
-            self.stop()
-        self._job = self._steps = None
+    def _work(self, job: Job) -> Generator[Message]:
+        for message in work(self._objective, job, lambda: self._stopping):
+            if isinstance(message, Lost):  # it cannot end, and let another one try again
+                message = Raised(job.trial, job.until, message.reason, message.details)
+            yield message
