@@ -1,6 +1,7 @@
 """What a checkpoint holds, that no change of it goes unseen, and which of them stay."""
 
 import copy
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,38 @@ def test_discarding_leaves_what_is_named_and_what_a_training_works_in(tmp_path: 
     assert tree(tmp_path) == {"30/1.pt"} and not (tmp_path / "checkpoints" / "3").exists()
 
 
+def test_a_worker_that_was_given_up_deletes_nothing_newer(tmp_path: Path) -> None:
+    made(tmp_path, "3/1.pt", "3/3/files/a", "3/6.pt", "3/6.0a.tmp", "3/9.0a.tmp", "3/27.pt", "3/working-1/b", "30/1.pt")
+    Store(tmp_path).supersede(3, 3, 9)
+    assert tree(tmp_path) == {"3/3/files/a", "3/9.0a.tmp", "3/27.pt", "3/working-1/b", "30/1.pt"}
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("when", ["os.fsync", "halving.checkpoints.store.remove"])
+def test_two_workers_may_write_the_same_checkpoint(
+    when: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One begins when the other has written half of it, or is about to put it there, and is done before."""
+    store, files = Store(tmp_path / "study"), tmp_path / "files"
+    files.mkdir()
+    (files / "a").write_text("whole")
+    state, others = State({"x": 1}, files if own else None), [1, 2]
+    module, _, name = when.rpartition(".")
+    act = getattr(sys.modules[module], name)
+
+    def halfway(what: Any) -> None:
+        act(what)
+        if others:
+            others.pop()
+            store.save(4, 9, "hash", state)
+
+    monkeypatch.setattr(when, halfway)
+    store.save(4, 9, "hash", state)
+    store.save(4, 9, "hash", state)
+    assert store.load(4, 9, "hash").values == {"x": 1} and (not others or not own)
+    assert [path.name for path in (tmp_path / "study" / "checkpoints" / "4").iterdir()] == ["9" if own else "9.pt"]
+
+
 def test_sweeping_leaves_what_somebody_still_needs(tmp_path: Path) -> None:
     """Trial 0 is best, 1 runs, 2 is paused, 3 stopped, 4 unknown; 5 failed; -1 is of trial 0, -2 of 2, -3 of nobody."""
     history = History()
@@ -130,8 +163,8 @@ def test_sweeping_leaves_what_somebody_still_needs(tmp_path: Path) -> None:
     for event in events:
         history.apply(event, 0.0)
     assert [named(trial) for trial in history.trials.values()] == [(3,), (), (3,), (3,), ()]
-    trials = [f"{trial}/{file}" for trial in range(6) for file in ("1.pt", "3.pt", "working-1/a")]
-    confirmations = ["-1/9.pt", "-2/9.pt", "-3/9.pt", "other/1.pt"]
+    trials = [f"{trial}/{file}" for trial in range(6) for file in ("1.pt", "3.pt", "3.0a.tmp", "working-1/a")]
+    confirmations = ["-1/9.pt", "-2/9.pt", "-2/9.0a.tmp", "-3/9.pt", "other/1.pt"]
     needed = {"0/3.pt", "1/1.pt", "1/3.pt", "2/3.pt"}
 
     def left() -> set[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from halving.checkpoints import discard
 from halving.checkpoints.store import State, Store
 from halving.environment import expanded
 from halving.training.own import Own, Running
@@ -75,11 +76,11 @@ def measured(work: Work, root: Path, repeats: int) -> tuple[float, float, float,
             train = seconds(partial(training.epoch, epoch + 1))
             save = seconds(partial(saved, training, store, epoch + 1))
             load = seconds(partial(loaded, work, store, epoch + 1))
-            store.discard(0, epoch + 1)
+            store.supersede(0, 0, epoch + 1)
             rows.append(((train + save) / plain, save, load, plain))
     finally:
         training.close()
-        store.discard(0)
+        discard(root, 0)
     ratio, save, load, plain = (statistics.median(column) for column in zip(*rows, strict=True))
     return ratio, save, load, plain
 

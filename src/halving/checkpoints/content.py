@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from halving.checkpoints.files import durable, make, refused
-from halving.checkpoints.names import remove
+from halving.checkpoints.names import draft
 from halving.errors import StudyError, UserError
 from halving.links import create
 
@@ -33,11 +33,9 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     content = storable(content, "checkpoint")
     serialised = io.BytesIO()
     torch.save({**content, "digest": digest(content)}, serialised)
-    temporary = path.with_suffix(".tmp")
+    temporary = draft(path)
     try:
         make(path.parent)
-        if temporary.is_dir():  # a draft of files, which a kill has left
-            remove(temporary)
         with os.fdopen(create(temporary), "wb") as file:
             file.write(serialised.getbuffer())
             file.flush()

@@ -6,6 +6,7 @@ One is a file `<trial>/<resource>.pt` or, where a training leaves files of its o
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from secrets import token_hex
 
 from halving.errors import UserError
 from halving.history import History, Trial
@@ -43,8 +44,24 @@ def named(trial: Trial) -> tuple[int, ...]:
     return () if trial.checkpoint is None else (int(Path(trial.checkpoint).stem),)
 
 
+def draft(path: Path) -> Path:
+    """Return another name beside a checkpoint's: a new one each time, as two workers may write the same."""
+    return path.with_name(f"{path.stem}.{token_hex(8)}.tmp")
+
+
+def supersede(run_dir: Path, trial: int, since: int, resource: int) -> None:
+    """Delete what lies below a checkpoint, except at `since`: a worker that was given up has newer ones to leave."""
+    for path in inside(run_dir, f"{DIRECTORY}/{trial}").glob("*"):
+        at = path.name.partition(".")[0]
+        if at.isdecimal() and int(at) < resource and int(at) != since:
+            remove(path)
+
+
 def discard(run_dir: Path, trial: int, but: Iterable[int] = ()) -> None:
-    """Delete a trial's checkpoints, except those at some resources and what it works in; without these, everything."""
+    """Delete a trial's checkpoints, except those at some resources and what it works in; without these, everything.
+
+    This is for whoever knows that nobody works on the trial.
+    """
     directory = inside(run_dir, f"{DIRECTORY}/{trial}")
     kept = {f"{resource}{suffix}" for resource in but for suffix in ("", ".pt")}
     if not kept:
@@ -79,13 +96,15 @@ def sweep(run_dir: Path, history: History) -> None:
     best = history.incumbent
     for found in inside(run_dir, DIRECTORY).glob("*"):
         directory = inside(run_dir, f"{DIRECTORY}/{found.name}")
-        if (number := confirmation(directory.name)) is not None and is_kept(history, number):
-            continue
+        number = confirmation(directory.name)
         trial = history.trials.get(int(directory.name)) if directory.name.isdecimal() else None
-        if trial is None or (trial.state not in ("running", "paused") and (best is None or best[0] is not trial)):
+        goes_on = trial is not None and (
+            trial.state in ("running", "paused") or (best is not None and best[0] is trial)
+        )
+        if not goes_on and (number is None or not is_kept(history, number)):
             shutil.rmtree(directory, ignore_errors=True)
             continue
-        for path in directory.glob(f"{WORKING}*"):
+        for path in (*directory.glob(f"{WORKING}*"), *directory.glob("*.tmp")):
             remove(path)
-        if trial.state != "running":
+        if trial is not None and trial.state != "running":
             discard(run_dir, trial.trial, named(trial))

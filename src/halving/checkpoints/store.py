@@ -1,5 +1,6 @@
 """The one place where trials are put down and taken up again: on the disk, and the last one also in memory."""
 
+import errno
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from secrets import token_hex
 from typing import Any, Protocol
 
 from halving.checkpoints.files import copy, digests, durable, make, refused, room
-from halving.checkpoints.names import DIRECTORY, WORKING, discard, inside, path, remove, resources
+from halving.checkpoints.names import DIRECTORY, WORKING, draft, inside, path, remove, resources, supersede
 from halving.errors import UserError
 from halving.trial import Job, Restarted
 
@@ -63,9 +64,9 @@ class Store:
                 remove(files)
         else:
             below = below.removesuffix(".pt")
-            with _drafted(self.run_dir / below) as draft:
-                copy(state.files, draft / "files", sync=True)
-                write(content | {"files": digests(draft / "files")}, draft / "state.pt")
+            with _drafted(self.run_dir / below) as drawn:
+                copy(state.files, drawn / "files", sync=True)
+                write(content | {"files": digests(drawn / "files")}, drawn / "state.pt")
         self.seconds = time.perf_counter() - began
         return below
 
@@ -110,9 +111,9 @@ class Store:
             yield Restarted(job.trial, state.resource, "; ".join(reasons))
         return state
 
-    def discard(self, trial: int, *but: int) -> None:
-        """Delete a trial's checkpoints, except those at some resources."""
-        discard(self.run_dir, trial, but)
+    def supersede(self, trial: int, since: int, resource: int) -> None:
+        """Delete a trial's checkpoints below the one at `resource`, except the one at `since`."""
+        supersede(self.run_dir, trial, since, resource)
 
     def working(self, trial: int, files: Path | None = None) -> Path:
         """Return a new directory to work in, with a copy of `files`, on the same file system as a trial's checkpoints.
@@ -151,16 +152,20 @@ class Store:
 @contextmanager
 def _drafted(path: Path) -> Iterator[Path]:
     """Give a directory to fill; whole, it takes the place of `path`. Raises StorageError if the disk refuses."""
-    draft = path.with_suffix(".tmp")
+    drawn = draft(path)
     try:
-        remove(draft)
-        make(draft)
-        yield draft
+        make(drawn)
+        yield drawn
         remove(path)
-        draft.replace(path)
+        try:
+            drawn.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            remove(drawn)  # another worker has just left the same there
         durable(path.parent)
     except OSError as error:
-        remove(draft)
+        remove(drawn)
         raise refused(path, error) from error
 
 

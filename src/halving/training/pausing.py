@@ -153,5 +153,5 @@ def _save(
     if state is None:
         return None
     below = store.save(job.trial, epoch, course.config, State({**state.values, "epochs": done}, state.files))
-    store.discard(job.trial, job.since, epoch)
+    store.supersede(job.trial, job.since, epoch)
     return below

@@ -84,7 +84,7 @@ class Folds(Axis):
             if fold > job.since:
                 values = {"errors": errors, "models": models, "averages": averages, **weights, "epochs": epochs}
                 store.save(job.trial, fold, whole.config, State(values))
-                store.discard(job.trial, job.since, fold)
+                store.supersede(job.trial, job.since, fold)
         outcome = Outcome(job.trial, job.until, fmean(errors), curve=_means(errors, job.since))
         yield Finished(outcome, time.perf_counter() - began, path(job.trial, job.until))
 
