@@ -1,8 +1,10 @@
-"""Every scheduler and searcher passes the conformance suite, and the suite tells what is wrong with broken ones."""
+"""Every scheduler, searcher and executor passes the conformance suite, which tells what is wrong with broken ones."""
 
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from conftest import Run
 
 from halving.conformance import Result, conform
 from halving.conformance.__main__ import main
-from halving.errors import UserError
+from halving.errors import StorageError, UserError
+from halving.executors import Serial
 from halving.schedulers import ASHA, FIFO, SuccessiveHalving
 from halving.searchers import Searcher
-from halving.trial import Configuration, Done, Outcome, Resume, Start, Verdict, Wait
+from halving.trial import Configuration, Done, Epoch, Finished, Outcome, Resume, Start, Step, Verdict, Wait
 
 SCHEDULERS: list[tuple[str, dict[str, Any]]] = [
     ("FIFO", {"r_max": 9}),
@@ -83,6 +86,11 @@ def test_every_searcher_conforms(name: str, options: dict[str, Any]) -> None:
     if name == "OptunaSearcher":
         pytest.importorskip("optuna")
     assert not complaints(conform(f"halving.searchers:{name}", options, schedules=6))
+
+
+@pytest.mark.parametrize("name", ["Serial", "Process"])
+def test_every_executor_conforms(name: str) -> None:
+    assert not complaints(conform(f"halving.executors:{name}"))
 
 
 # Broken on purpose, one fault each.
@@ -202,6 +210,54 @@ def test_suite_finds_a_second_promotion() -> None:
     found = complaints(conform(f"{__name__}:PromotesTwice", schedules=8))
     assert "enters rung 1 twice" in found["promotes_nobody_twice"]
     assert found["promotes_nobody_twice"].count("resume from 1 to 3 at rung 1") == 2
+
+
+class Repeats(Serial):
+    """Every end comes twice."""
+
+    def wait(self) -> Iterator[Step]:
+        for step in super().wait():
+            yield step
+            if isinstance(step, Finished):
+                yield step
+
+
+class Skips(Serial):
+    """First epochs are lost."""
+
+    def wait(self) -> Iterator[Step]:
+        return (step for step in super().wait() if not (isinstance(step, Epoch) and step.epoch == 1))
+
+
+class Forgives(Serial):
+    """Nothing ends the study, be the disk full."""
+
+    def wait(self) -> Iterator[Step]:
+        with suppress(StorageError):
+            yield from super().wait()
+
+
+class Deaf(Serial):
+    """It ends what runs at once."""
+
+    def stop(self) -> Iterator[Step]:
+        self.shutdown(graceful=False)
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("broken", "checks", "told"),
+    [
+        (Repeats, {"every_job_ends_once"}, "trial 0 had 1 jobs and 2 ends"),
+        (Skips, {"epochs_come_in_order", "stopping_leaves_checkpoints"}, "the epochs of trial 0 came as [2, 3]"),
+        (Forgives, {"a_full_disk_ends_the_study", "keeps_what_it_promises"}, "a full disk came to [Epoch("),
+        (Deaf, {"stopping_leaves_checkpoints"}, "told of epochs [1], and left"),
+    ],
+)
+def test_suite_names_what_a_broken_executor_does_wrong(broken: type, checks: set[str], told: str) -> None:
+    found = complaints(conform(f"{__name__}:{broken.__name__}"))
+    assert set(found) == checks, found
+    assert told in " ".join(found.values())
 
 
 class Sloppy:

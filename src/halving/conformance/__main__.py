@@ -1,11 +1,12 @@
-"""What schedulers, searchers and trainings keep: `python -m halving.conformance my_package.schedulers:Mine`.
+"""What schedulers, searchers, executors and trainings keep: `python -m halving.conformance my_package.schedulers:Mine`.
 
 A scheduler is built as `Mine(searcher, **options)` and driven through random schedules of workers, arrivals, failures
 and sizes of the space; a searcher (it has `propose`) as `Mine(space, seed=0, **options)`, over spaces of 1 to 20
 dimensions, finite and conditional ones too. Options are given as `--option r_max=27`; r_max=9 and the like are supplied
-where there is no default. A training, which is a function of one trial, is trained from `--configuration lr=0.1`
-straight and in pieces, here, in another process and after a kill, bit for bit. One line per check; the exit status is 1
-if any failed.
+where there is no default. An executor (it has `submit`), built as `Mine(objective, **options)`, is given jobs that end,
+raise, kill their worker and hang, a full disk, and a study that stops. A training, which is a function of one trial, is
+trained from `--configuration lr=0.1` straight and in pieces, here, in another process and after a kill, bit for bit.
+One line per check; the exit status is 1 if any failed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The suite: every check on every story of a scheduler or a searcher."""
+"""The suite: every check on every story of a scheduler or a searcher, and on what an executor tells."""
 
 import hashlib
 import inspect
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from halving.conformance import scheduler, searcher
+from halving.conformance import executor, scheduler, searcher
 from halving.errors import UserError
 from halving.searchers import Searcher
 from halving.space import Space
@@ -18,7 +18,7 @@ from halving.targets import check_call, locate
 
 SCHEDULES = 40
 # What a constructor may ask for without having a default.
-_SUPPLIED: Mapping[str, Any] = {"eta": 3, "r_min": 1, "r_max": 9, "seed": 0, "max_trials": 20}
+_SUPPLIED: Mapping[str, Any] = {"eta": 3, "r_min": 1, "r_max": 9, "seed": 0, "max_trials": 20, "workers": 2}
 
 Story = scheduler.Story | searcher.Proposals
 
@@ -36,13 +36,16 @@ class Result:
 
 
 def conform(target: str, options: Mapping[str, Any] | None = None, schedules: int = SCHEDULES) -> list[Result]:
-    """Put a scheduler or searcher through every check, in `schedules` random schedules or spaces.
+    """Put a scheduler or searcher through every check, in `schedules` random schedules or spaces; or an executor.
 
     It is built with `options`, its own defaults and what `supplied` says.
 
-    Raises UserError for a target that cannot be imported, is neither, or cannot be built with these options.
+    Raises UserError for a target that cannot be imported, is none of these, or cannot be built with these options.
     """
     options = options or {}
+    if hasattr(locate(target), "submit"):
+        told = executor.play(*_maker(target, options), options)
+        return [_result(check, [told]) for check in executor.CHECKS]
     stories, checks = _play(target, options, schedules)
     results = [_result(check, stories) for check in checks]
     there = _digests_elsewhere(target, options, schedules)
@@ -67,8 +70,10 @@ def supplied(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises UserError for what is no scheduler or searcher, and where it cannot be guessed, with what to type.
     """
     subject = locate(target)
-    if not (hasattr(subject, "suggest") or hasattr(subject, "propose")):
-        raise UserError(f"{target} has neither `suggest` (a scheduler) nor `propose` (a searcher)")
+    if not any(hasattr(subject, name) for name in ("suggest", "propose", "submit")):
+        raise UserError(
+            f"{target} has neither `suggest` (a scheduler) nor `propose` (a searcher) nor `submit` (an executor)"
+        )
     parameters = list(inspect.signature(subject).parameters.values())[1:]
     named = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
     lacking = [each.name for each in named if each.default is each.empty and each.name not in options]
@@ -78,33 +83,40 @@ def supplied(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _SUPPLIED[name] for name in lacking}
 
 
-def _play(
-    target: str, options: Mapping[str, Any], schedules: int
-) -> tuple[Sequence[Story], Sequence[Callable[[Any], str]]]:
-    """Return every story of a class, and the checks of its kind."""
+def _maker(target: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
+    """Return what builds one with these options, and what it can be given."""
     subject: Callable[..., Any] = locate(target)
-    parameters = inspect.signature(subject).parameters
     options = {**supplied(target, options), **options}
 
     def make(first: Any, **extra: Any) -> Any:
         check_call(subject, [first], {**options, **extra}, False, target)
         return subject(first, **{**options, **extra})
 
+    return make, inspect.signature(subject).parameters
+
+
+def _play(
+    target: str, options: Mapping[str, Any], schedules: int
+) -> tuple[Sequence[Story], Sequence[Callable[[Any], str]]]:
+    """Return every story of a class, and the checks of its kind."""
+    make, parameters = _maker(target, options)
+
     def make_searcher(space: Space, seed: int) -> Searcher:
         return make(space, seed=seed) if "seed" in parameters else make(space)
 
-    if hasattr(subject, "propose"):
+    if hasattr(locate(target), "propose"):
         return [searcher.Proposals(make_searcher, seed) for seed in range(schedules)], searcher.CHECKS
-    r_max = options.get("r_max", parameters["r_max"].default if "r_max" in parameters else math.inf)
+    default = parameters["r_max"].default if "r_max" in parameters else math.inf
+    r_max = {"r_max": default, **supplied(target, options), **options}["r_max"]
     return [scheduler.play(make, r_max, seed) for seed in range(schedules)], scheduler.CHECKS
 
 
-def _result(check: Callable[[Any], str], stories: Sequence[Story]) -> Result:
+def _result(check: Callable[[Any], str], stories: Sequence[Story | executor.Told]) -> Result:
     complaints = [f"{text} ({story})" for story in stories if (text := _complaint(check, story))]
     return Result(check.__name__, min(complaints, key=len, default=""))
 
 
-def _complaint(check: Callable[[Any], str], story: Story) -> str:
+def _complaint(check: Callable[[Any], str], story: Story | executor.Told) -> str:
     """Return a check's answer; a user's class may also raise on the way."""
     try:
         return check(story)
