@@ -16,6 +16,7 @@ from typing import Any
 from halving.errors import StorageError, UserError
 from halving.executors import Executor
 from halving.executors.pool import Pool
+from halving.executors.work import trial_of
 from halving.trial import Epoch, Finished, Job, Outcome, Restarted, Step
 
 
@@ -93,7 +94,7 @@ class Told:
     faults: list[str] = field(default_factory=list[str])
 
     def of(self, trial: int) -> list[Step]:
-        return [step for step in self.steps if _trial(step) == trial]
+        return [step for step in self.steps if trial_of(step) == trial]
 
     def ends(self, trial: int) -> list[Finished]:
         return [step for step in self.of(trial) if isinstance(step, Finished)]
@@ -155,7 +156,7 @@ def _act(executor: Executor, told: Told, root: Path) -> None:
     while not begun:
         for step in executor.wait():
             told.steps.append(step)
-            begun.add(_trial(step))
+            begun.add(trial_of(step))
             break  # as a study does that is stopped: what was not taken must not be lost
     told.stopped = list(executor.stop())
     if not executor.idle():
@@ -196,7 +197,7 @@ def keeps_what_it_promises(told: Told) -> str:
 
 def every_job_ends_once(told: Told) -> str:
     """Of every job there is one Finished, and nothing after it."""
-    for trial in {*map(_trial, told.steps)} - {Trial.FULL, *_PATIENT}:
+    for trial in {*map(trial_of, told.steps)} - {Trial.FULL, *_PATIENT}:
         wanted = 2 if trial in _AGAIN else 1
         if len(told.ends(trial)) != wanted:
             return f"trial {trial} had {wanted} jobs and {len(told.ends(trial))} ends"
@@ -262,7 +263,7 @@ def stopping_leaves_checkpoints(told: Told) -> str:
     """Asked to stop, what runs leaves a checkpoint after its epoch; what it has said is told, and no job failed."""
     if any(isinstance(step, Finished) for step in told.stopped):
         return "a job that was asked to stop has an end"
-    for trial in {*map(_trial, [*told.steps, *told.stopped])} & {*_PATIENT}:
+    for trial in {*map(trial_of, [*told.steps, *told.stopped])} & {*_PATIENT}:
         epochs = [s.epoch for s in [*told.steps, *told.stopped] if isinstance(s, Epoch) and s.trial == trial]
         if epochs != list(range(1, len(epochs) + 1)) or told.kept.get(trial) != len(epochs):
             return f"trial {trial} told of epochs {epochs}, and left {told.kept.get(trial)}"
@@ -299,10 +300,6 @@ def _failed_alone(told: Told, words: dict[int, str]) -> str:
             return f"trial {trial} should have failed with {word!r}, and came to {told.ends(trial)}"
     failed = [trial for trial in (*_PLAIN, *_AGAIN) if any(end.outcome.failed for end in told.ends(trial))]
     return f"trial {failed[0]} failed as well" if failed else ""
-
-
-def _trial(step: Step) -> int:
-    return step.outcome.trial if isinstance(step, Finished) else step.trial
 
 
 def _alive(pid: int) -> bool:

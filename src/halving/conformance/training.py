@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import isclass, ismodule
 from itertools import takewhile
@@ -151,7 +151,13 @@ class _Pieces:
                 if job.trial == _KILLED and isinstance(step, Epoch) and step.epoch == 3 and not killed.exists():
                     killed.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
-                yield step
+                # An executor knows the scenes by the numbers of trials.
+                ended = isinstance(step, Finished)
+                yield (
+                    replace(step, outcome=replace(step.outcome, trial=job.trial))
+                    if ended
+                    else replace(step, trial=job.trial)
+                )
 
 
 def _compared(pieces: _Pieces, travels: bool) -> Report:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from halving.errors import StudyError, UserError, real, whole
 from halving.executors.base import failure
-from halving.executors.work import Began, Lost, Message, Raised, Ready, Stopped, Unstarted
+from halving.executors.work import Began, Lost, Message, Raised, Ready, Stopped, Unstarted, trial_of
 from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 log = logging.getLogger(__name__)
@@ -244,9 +244,7 @@ def _of(job: Job, message: Message) -> bool:
     match message:
         case Raised(trial, until):
             return (trial, until) == (job.trial, job.until)
-        case Finished(outcome):
-            return outcome.trial == job.trial and (outcome.failed or outcome.resource > job.since)
-        case Epoch() | Restarted():
-            return message.trial == job.trial
+        case Epoch() | Restarted() | Finished():
+            return trial_of(message) == job.trial
         case _:
             return True

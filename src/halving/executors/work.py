@@ -10,7 +10,7 @@ from functools import partial
 from halving.errors import StudyError, UserError
 from halving.executors import signals
 from halving.executors.base import Objective, failure
-from halving.trial import Epoch, Job, Step
+from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,14 @@ def work(objective: Objective, job: Job, asked_to_stop: Callable[[], bool]) -> G
     Raises only what answers a signal of the user's.
     """
     yield Began(job.trial, job.until)
-    steps = _steps(objective, job)
-    while (message := _answer(job, partial(_advance, steps))) is not None:
-        yield message
+    steps, last = _steps(objective, job), None
+    while (message := _answer(job, partial(_advance, steps, job))) is not None:
+        yield (last := message)
         if isinstance(message, Epoch) and asked_to_stop():
             yield _answer(job, steps.close) or Stopped()
             return
+    if last is None or isinstance(last, Epoch | Restarted):
+        yield raised(job, ValueError(f"the objective was given trial {job.trial}, and tells no end of it"))
 
 
 def raised(job: Job, error: BaseException) -> Raised:
@@ -100,14 +102,24 @@ def _steps(objective: Objective, job: Job) -> Generator[Step]:
     yield from objective((job,))
 
 
-def _advance(steps: Generator[Step]) -> Step | None:
-    """Return an objective's next step, None after the last. A process that it forked ends here, if not before."""
+def trial_of(step: Step) -> int:
+    return step.outcome.trial if isinstance(step, Finished) else step.trial
+
+
+def _advance(steps: Generator[Step], job: Job) -> Step | None:
+    """Return an objective's next step, None after the last. A process that it forked ends here, if not before.
+
+    Raises ValueError where that is another trial's.
+    """
     process = os.getpid()
     try:
-        return next(steps, None)
+        step = next(steps, None)
     finally:
         if os.getpid() != process:
             error = sys.exception()
             if error is not None and not isinstance(error, SystemExit):
                 traceback.print_exc()
             os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else error is not None)
+    if step is not None and trial_of(step) != job.trial:
+        raise ValueError(f"the objective was given trial {job.trial}, and tells of trial {trial_of(step)}")
+    return step
