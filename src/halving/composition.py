@@ -1,5 +1,6 @@
 """From a config to the objects that a study consists of."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,10 +16,10 @@ from halving.config.choices import Choices, composed
 from halving.config.trust import trusted_packages
 from halving.curves.table import ROW
 from halving.environment import cores, default_threads
-from halving.errors import UserError, whole
+from halving.errors import UserError, real, whole
 from halving.executors import Executor
 from halving.history import History, Ladder
-from halving.objective import Objective
+from halving.objective import Elsewhere, Objective, found
 from halving.planning import Plan, Simulation, Unsearched, fit, simulated_costs
 from halving.schedulers import PASHA, Scheduler
 from halving.schedulers.early_stopping import EarlyStopping
@@ -30,7 +31,7 @@ from halving.searchers.table import on_table, space_of
 from halving.searchers.transfer import transferred
 from halving.space import Space
 from halving.study import load, planned_cost
-from halving.targets import instantiate
+from halving.targets import instantiate, locate
 from halving.tracking.wording import count
 from halving.training.fidelities.base import Fidelity
 from halving.training.fidelities.table import Table
@@ -74,8 +75,10 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
     defaults = trials.defaults(cfg, space, choices)
     earlier = recorded.get("environment", {})
     placed = cfg.copy()
-    placed.device, placed.data_dir = _device(cfg.device), str(arguments.placed(cfg.data_dir))
-    _device(config["data"].get("device") or cfg.device)
+    elsewhere = getattr(locate(config["executor"]["_target_"], "executor"), "elsewhere", False)
+    placed.device, placed.data_dir = found("auto" if elsewhere else cfg.device), str(arguments.placed(cfg.data_dir))
+    if not elsewhere:
+        found(config["data"].get("device") or cfg.device)
     settings, threads = _executor(config["executor"], cfg.device, placed.device, earlier.get("threads"))
     objective = Objective(placed, run_dir, threads, trusted_packages(), choices=choices)
     initial = _initial(config["searcher"].pop("initial", None) or (), space, defaults, before)
@@ -88,12 +91,14 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
         for each in (cfg, placed):
             OmegaConf.update(each, "r_min", plan.r_min)
             OmegaConf.update(each, f"scheduler.{plan.count}", plan.value)
-    executor: Executor = instantiate(settings, "executor", objective=objective)
+    work = Elsewhere(objective, cfg.device, OmegaConf.is_interpolation(cfg, "data_dir")) if elsewhere else objective
+    executor: Executor = instantiate(settings, "executor", objective=work)
+    workers = getattr(executor, "workers", 1)
     try:  # worker processes begin with their imports meanwhile
         fidelity = objective.prepare(defaults)
         objective.prepare_options(space)
         scheduler = build(own=_whole_list(cfg, searcher))
-        budget = _budget(cfg, scheduler, fidelity, settings.get("workers", 1))
+        budget = _budget(cfg, scheduler, fidelity, workers)
         return Parts(
             dimensions=space.names,
             domains=space.domains,
@@ -104,7 +109,7 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
                 *(f"note: {text}" for text in choices.notes),
                 *_unaveraged(cfg, space, fidelity),
                 *([f"plan: {plan.reason}"] if plan is not None else []),
-                *_outrun(budget, scheduler, fidelity, settings.get("workers", 1)),
+                *_outrun(budget, scheduler, fidelity, workers),
                 *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, GridSearcher) else []),
             ],
             executor=executor,
@@ -188,7 +193,10 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
             settings["workers"] = on_gpus or cores()
     if threads is not None and threads > _THREADS:
         raise UserError(f"executor.threads={threads}: a job has at most {_THREADS}")
-    return settings, threads or earlier or default_threads(max(1, settings.get("workers", 1)))
+    if "num_cpus" in settings:  # of each, wherever it is
+        among = real("executor.num_cpus", settings["num_cpus"], lambda x: 0 <= x < math.inf, "must be at least 0")
+        return settings, threads or earlier or default_threads(1, among)
+    return settings, threads or earlier or default_threads(settings.get("workers") or 1)
 
 
 def _gpus() -> list[str]:
@@ -295,24 +303,3 @@ def _unaveraged(cfg: DictConfig, space: Space, fidelity: Fidelity | Table) -> li
 
 def plan_of(scheduler: Scheduler) -> tuple[Ladder, ...]:
     return getattr(scheduler, "plan", ())
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device={name}: no such device; give auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={name}: there is no CUDA device here; device=auto takes what there is")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}: there are only cuda:0 to cuda:{torch.cuda.device_count() - 1} here")
-    try:
-        if device.type != "cuda":  # which would take its memory for this process too
-            torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # torch has a way of its own for each
-        raise UserError(f"device={name}: cannot be used here; device=auto takes what there is") from error
-    return "cuda:0" if name == "cuda" else name

@@ -57,11 +57,14 @@ def cores() -> int:
     return max(1, math.ceil(min(mask, _quota())))
 
 
-def default_threads(workers: int) -> int:
-    """Return how many threads each of `workers` jobs gets: as many as OMP_NUM_THREADS says, or at most 4."""
+def default_threads(workers: int, among: float | None = None) -> int:
+    """Return how many threads each of `workers` jobs gets of so many cores, or of those that there are.
+
+    As many as OMP_NUM_THREADS says, or at most 4.
+    """
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     most = int(asked) if asked.isdecimal() else _MOST_THREADS
-    return max(1, min(cores() // workers, most))
+    return max(1, min(int(cores() if among is None else among) // workers, most))
 
 
 def _quota() -> float:

@@ -1,7 +1,9 @@
 """What a study optimises: training one trial, as executors run it here or in other processes."""
 
+import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -104,3 +106,46 @@ class Objective:
         torch.set_num_threads(self.threads)  # after what is the user's was imported, as that may set it
         fidelity: Fidelity = instantiate(config["fidelity"], "fidelity")
         return fidelity, Setting(config, self.store, self.threads)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """An objective on other machines, which have a device of their own, and perhaps their own place for the data.
+
+    `device` is as configured. Where `moves`, what HALVING_DATA says there counts; else the data lie where they do here.
+    """
+
+    objective: Objective
+    device: str
+    moves: bool
+
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        yield from self._here(jobs)
+
+    @cached_property
+    def _here(self) -> Objective:
+        cfg, there = self.objective.cfg.copy(), Path(os.environ.get("HALVING_DATA", ""))
+        cfg.device = found(self.device)
+        if self.moves and there.is_absolute():
+            cfg.data_dir = str(there)
+        return replace(self.objective, cfg=cfg)
+
+
+def found(device: str) -> str:
+    """Return the device that a name stands for on this machine. Raises UserError where there is no such one."""
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device={device}: no such device; give auto, cpu, cuda or cuda:1") from error
+    if kind.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}: there is no CUDA device here; device=auto takes what there is")
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device}: there are only cuda:0 to cuda:{torch.cuda.device_count() - 1} here")
+    try:
+        if kind.type != "cuda":  # which would take its memory for this process too
+            torch.zeros(1, device=kind).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch has a way of its own for each
+        raise UserError(f"device={device}: cannot be used here; device=auto takes what there is") from error
+    return "cuda:0" if device == "cuda" else device

@@ -1,0 +1,196 @@
+"""Workers on a real Ray cluster of several nodes on this machine; skipped, with the reason, where there is no Ray."""
+
+import csv
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from faults.objectives import Plain
+from hydra import compose, initialize_config_dir
+from test_conformance import complaints
+
+from halving.config.polite import register
+from halving.conformance import conform
+from halving.errors import UserError
+from halving.executors import Serial
+from halving.executors.ray import Ray
+from halving.objective import Elsewhere, Objective
+from halving.trial import Epoch, Finished, Job, Restarted, Step
+
+_STORE = 80_000_000
+
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'halving[ray]'")
+
+
+@pytest.fixture(scope="module")
+def cluster(repo: Path) -> Iterator[Any]:
+    """A cluster whose head has no room for workers; who has not its key is not admitted."""
+    # Ray reads these when it is first imported, and keeps the key for as long as the process lives.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    from ray.cluster_utils import Cluster  # pyright: ignore
+
+    paths = os.pathsep.join([str(repo / "tests"), str(repo / "src"), os.environ.get("PYTHONPATH", "")])
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _STORE}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", paths)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.fixture
+def node(cluster: Any) -> Iterator[Callable[[], Any]]:
+    """`node()` joins one with room for one worker, for as long as the test lasts."""
+    joined: list[Any] = []
+
+    def node(room: int = 1) -> Any:
+        joined.append(cluster.add_node(num_cpus=room, object_store_memory=_STORE))
+        return joined[-1]
+
+    yield node
+    for each in joined:
+        if each in cluster.worker_nodes:
+            cluster.remove_node(each)
+
+
+@needs_ray
+def test_ray_conforms(cluster: Any, node: Callable[..., Any]) -> None:
+    node(2)
+    assert not complaints(conform("halving.executors.ray:Ray", {"address": cluster.address}))
+
+
+@needs_ray
+def test_a_node_that_joins_gets_work_and_the_death_of_one_is_no_trials_fault(
+    cluster: Any, node: Callable[[], Any]
+) -> None:
+    first = node()
+    executor = Ray(Plain(0.05), address=cluster.address, retries=0)
+    steps: list[Step] = []
+    places: dict[int, str | None] = {}
+
+    def until(happened: Callable[[], bool]) -> None:
+        while not happened():
+            for step in executor.wait():
+                steps.append(step)
+                if isinstance(step, Finished):
+                    places[step.outcome.trial] = step.checkpoint
+
+    try:
+        assert executor.workers == 1
+        executor.submit(Job(0, {}, 0, 400))
+        until(lambda: bool(steps))
+        assert not executor.has_room()
+        second = node()
+        until(executor.has_room)
+        executor.submit(Job(1, {}, 0, 40))
+        until(lambda: any(isinstance(step, Epoch) and step.trial == 1 for step in steps))
+        cluster.remove_node(first, allow_graceful=False)
+        until(executor.idle)
+        executor.submit(Job(2, {}, 0, 1))
+        until(executor.idle)
+    finally:
+        executor.shutdown(graceful=False)
+    assert second in cluster.worker_nodes and places[0] == places[1] == places[2], "the same worker, of the second"
+    restarts = [step for step in steps if isinstance(step, Restarted)]
+    assert restarts == [Restarted(0, 0, "its node died or is out of reach")]
+    epochs = [step.epoch for step in steps if isinstance(step, Epoch) and step.trial == 0]
+    assert epochs[-400:] == list(range(1, 401)) and len(epochs) < 2 * 400
+
+
+@needs_ray
+def test_what_cannot_be_imported_there_ends_the_study_in_a_line(
+    cluster: Any, node: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node()
+    (tmp_path / "only_here.py").write_text("class Objective:\n    def __call__(self, jobs): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    executor = Ray(__import__("only_here").Objective(), address=cluster.address)
+    try:
+        executor.submit(Job(0, {}, 0, 1))
+        with pytest.raises(
+            UserError, match=r"could not start: .*'only_here'; what it runs must be importable on every"
+        ):
+            while True:
+                list(executor.wait())
+    finally:
+        executor.shutdown(graceful=False)
+
+
+@needs_ray
+def test_a_study_on_ray_decides_as_in_one_process_and_goes_on_elsewhere(run: Run, fork: Run, tmp_path: Path) -> None:
+    """On a cluster of its own, which ends with it."""
+    small = (
+        "model=softmax",
+        "data.train_samples=100",
+        "r_max=3",
+        "tracker=none",
+        "executor.threads=1",
+        "scheduler=sha",
+    )
+
+    def rows(run_dir: Path) -> list[dict[str, str]]:
+        with (run_dir / "results.csv").open(newline="") as file:
+            return sorted(({**row, "seconds": ""} for row in csv.DictReader(file)), key=lambda row: sorted(row.items()))
+
+    ray, alone = tmp_path / "ray", tmp_path / "alone"
+    begun = run(*small, "executor=ray", "budget.evaluations=3", f"hydra.run.dir={ray}")
+    assert begun.returncode == 0, begun.stderr
+    ended = fork(f"resume={ray}", "executor=serial", "budget.evaluations=null")
+    assert ended.returncode == 0, ended.stderr
+    assert fork(*small, f"hydra.run.dir={alone}").returncode == 0
+    assert rows(ray) == rows(alone) and len(rows(ray)) == 4
+    left = subprocess.run(["pgrep", "-f", str(ray)], capture_output=True, text=True, check=False).stdout
+    assert not left
+
+
+def test_device_and_data_are_found_out_where_the_work_is_done(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(repo / "conf")
+    with initialize_config_dir(str(repo / "conf"), version_base="1.3"):
+        cfg = compose("config", ["model=mlp", "data=airfoil", f"data_dir={tmp_path}/here", "device=cpu"])
+    (tmp_path / "here").mkdir()
+    for damaged in (tmp_path, tmp_path / "here"):
+        (damaged / "airfoil_self_noise.dat").write_text("neither")
+    monkeypatch.setenv("HALVING_DATA", str(tmp_path))
+
+    def cause(device: str, moves: bool) -> str:
+        executor = Serial(Elsewhere(Objective(cfg, tmp_path, 1), device, moves))
+        executor.submit(Job(0, {}, 0, 1))
+        (step,) = executor.wait()
+        assert isinstance(step, Finished)
+        return step.cause
+
+    assert str(tmp_path / "airfoil_self_noise.dat") in cause("auto", True)
+    assert "here/airfoil_self_noise.dat" in cause("auto", False)
+    assert "device=cuda:7" in cause("cuda:7", True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_cpus": -1}, "executor.num_cpus=-1: must be at least 0"),
+        ({"resources": {"big": "x"}}, "executor.resources.big=x"),
+        ({"workers": 0}, "executor.workers=0"),
+        ({}, "Ray is not installed: pip install"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=message):
+        Ray(Plain(), **settings)
