@@ -14,6 +14,7 @@ import pytest
 from conftest import Run
 from faults.objectives import Plain
 from hydra import compose, initialize_config_dir
+from test_carried import came_to, leaving, left, tuned
 from test_conformance import complaints
 
 from halving.config.polite import register
@@ -22,6 +23,7 @@ from halving.errors import UserError
 from halving.executors import Serial
 from halving.executors.ray import Ray
 from halving.objective import Elsewhere, Objective
+from halving.training.own import Trainings
 from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 _STORE = 80_000_000
@@ -127,6 +129,20 @@ def test_what_cannot_be_imported_there_ends_the_study_in_a_line(
                 list(executor.wait())
     finally:
         executor.shutdown(graceful=False)
+
+
+@needs_ray
+def test_checkpoints_are_carried_from_where_the_run_directory_is_not(
+    cluster: Any, node: Callable[..., Any], tmp_path: Path
+) -> None:
+    node(2)
+
+    def ray(objective: Trainings) -> Ray:
+        return Ray(objective, address=cluster.address, checkpoints="carried")
+
+    alone = tuned(leaving, tmp_path / "alone", Serial)
+    assert sorted(came_to(tuned(leaving, tmp_path / "carried", ray))) == sorted(came_to(alone))
+    assert left(tmp_path / "carried") == left(tmp_path / "alone")
 
 
 @needs_ray

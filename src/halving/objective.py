@@ -45,6 +45,10 @@ class Objective:
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Store(self.run_dir))
 
+    def at(self, run_dir: Path) -> "Objective":
+        """Return the same with its checkpoints below another directory."""
+        return replace(self, run_dir=run_dir)
+
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
         """Run jobs. Raises MemoryError where the machine's memory is full, UserError where the device's is."""
         for job in jobs:
@@ -118,6 +122,13 @@ class Elsewhere:
     objective: Objective
     device: str
     moves: bool
+
+    @property
+    def run_dir(self) -> Path:
+        return self.objective.run_dir
+
+    def at(self, run_dir: Path) -> "Elsewhere":
+        return replace(self, objective=self.objective.at(run_dir))
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
         yield from self._here(jobs)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -12,10 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from halving.checkpoints.files import durable, make, refused
-from halving.checkpoints.names import draft
+from halving.checkpoints.files import put
 from halving.errors import StudyError, UserError
-from halving.links import create
 
 _ARRAY = "numpy.ndarray"  # marks a tensor that was one
 _DTYPES = ("bool", *(f"{kind}int{n}" for kind in ("", "u") for n in (8, 16, 32, 64)), "float16", "float32", "float64")
@@ -25,7 +22,7 @@ _SEQUENCES = (list, tuple, torch.Size)
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Write a mapping durably, with its digest: a temporary file beside it, fsync, rename, fsync of the directory.
+    """Write a mapping durably, with its digest.
 
     Raises StorageError if the disk refuses, and StudyError for what could not be read again; an older file is then
     untouched.
@@ -33,18 +30,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     content = storable(content, "checkpoint")
     serialised = io.BytesIO()
     torch.save({**content, "digest": digest(content)}, serialised)
-    temporary = draft(path)
-    try:
-        make(path.parent)
-        with os.fdopen(create(temporary), "wb") as file:
-            file.write(serialised.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        durable(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise refused(path, error) from error
+    put(serialised.getbuffer(), path)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from halving.checkpoints.names import draft
 from halving.errors import StorageError, StudyError, UserError
+from halving.links import create
 
 _CHUNK = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -50,6 +52,25 @@ def durable(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def put(content: bytes | memoryview, path: Path) -> None:
+    """Write a file durably: a draft beside it, fsync, rename, fsync of the directory.
+
+    Raises StorageError if the disk refuses; an older file is then untouched.
+    """
+    drawn = draft(path)
+    try:
+        make(path.parent)
+        with os.fdopen(create(drawn), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        drawn.replace(path)
+        durable(path.parent)
+    except OSError as error:
+        drawn.unlink(missing_ok=True)
+        raise refused(path, error) from error
 
 
 def make(directory: Path) -> None:

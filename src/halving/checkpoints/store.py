@@ -64,7 +64,7 @@ class Store:
                 remove(files)
         else:
             below = below.removesuffix(".pt")
-            with _drafted(self.run_dir / below) as drawn:
+            with drafted(self.run_dir / below) as drawn:
                 copy(state.files, drawn / "files", sync=True)
                 write(content | {"files": digests(drawn / "files")}, drawn / "state.pt")
         self.seconds = time.perf_counter() - began
@@ -150,7 +150,7 @@ class Store:
 
 
 @contextmanager
-def _drafted(path: Path) -> Iterator[Path]:
+def drafted(path: Path) -> Iterator[Path]:
     """Give a directory to fill; whole, it takes the place of `path`. Raises StorageError if the disk refuses."""
     drawn = draft(path)
     try:

@@ -16,13 +16,15 @@ from typing import Any
 from halving.environment import cores, wait_passively
 from halving.errors import StudyError, UserError, real, whole
 from halving.executors.base import Objective
-from halving.executors.pool import Pool, Slot, limits
-from halving.executors.work import Lost, Message, Raised, Ready, Stopped, Unstarted, work
+from halving.executors.carried import Carrier, Carrying, Keeping
+from halving.executors.pool import Backend, Pool, Slot, limits
+from halving.executors.work import Lost, Message, Raised, Ready, Stopped, Unstarted
 from halving.trial import Job
 
 log = logging.getLogger(__name__)
 
 _BEAT = 1.0  # seconds after which the cluster is looked at again
+_PARTING = 1.0  # seconds for workers to leave nothing behind
 _STORE = 80_000_000  # bytes of Ray's own on a machine that is not part of a cluster: nothing large goes there
 
 
@@ -32,7 +34,8 @@ class Ray(Pool):
     Ray places workers, and nothing else: what is run again is the pool's to say. Each gets `num_cpus`, `num_gpus`, of
     which a fraction lets several share one, and custom `resources`. `address` is a cluster's, or "auto"; None begins
     one on this machine, which ends with the study and admits nobody without its key. `runtime_env` is Ray's. Nodes that
-    join get work, and the death of one costs its trials no retry. A run directory must be the same on all of them.
+    join get work, and the death of one costs its trials no retry. `checkpoints` are on a path that all nodes share, or
+    are carried to this machine with what workers tell; None finds out for each worker.
 
     Raises UserError without Ray, for a cluster that cannot be joined, and for numbers out of range.
     """
@@ -49,9 +52,12 @@ class Ray(Pool):
         resources: Mapping[str, float] | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         dashboard: bool = False,
+        checkpoints: str | None = None,
         retries: int = 2,
         trial_timeout: float | None = None,
     ) -> None:
+        if checkpoints not in (None, "shared", "carried"):
+            raise UserError(f"executor.checkpoints={checkpoints}: give shared, carried, or null to find out")
         most = None if workers is None else whole("executor.workers", workers)
         within = limits(retries, trial_timeout)
         asked = {
@@ -63,13 +69,16 @@ class Ray(Pool):
             real(f"executor.{name}", amount, lambda x: 0 <= x < math.inf, "must be at least 0")
         wanted = {"CPU": num_cpus, "GPU": num_gpus, **(resources or {})}
         ray, mine = _joined(address, most, num_cpus, dict(runtime_env or {}), dashboard)
-        backend = _Actors(ray, mine, objective, most, {name: amount for name, amount in wanted.items() if amount})
+        actors = _Actors(ray, mine, objective, most, {name: amount for name, amount in wanted.items() if amount})
         try:
+            backend: Backend = actors
+            if checkpoints != "shared" and isinstance(objective, Keeping):
+                backend = Carrying(actors, objective.run_dir, always=checkpoints == "carried")
             super().__init__(backend, *within)
         except BaseException:
-            backend.close()
+            actors.close()
             raise
-        self.workers = most or max(1, backend.places())
+        self.workers = most or max(1, actors.places())
 
 
 class _Actors:
@@ -132,6 +141,9 @@ class _Actors:
         self._looked = -math.inf  # there is a place for another
 
     def close(self) -> None:
+        ends = [actor.end.options(concurrency_group="control").remote() for actor in self._actors.values()]
+        if ends:
+            self._ray.wait(ends, num_returns=len(ends), timeout=_PARTING)
         for slot in list(self._actors):
             self.kill(slot)
         if self._mine:
@@ -207,9 +219,9 @@ class _Actor:
 
     def __init__(self, objective: bytes) -> None:
         wait_passively()  # before torch is imported
-        self._asked, self._objective, self._cause = False, None, ""
+        self._asked, self._worker, self._cause = False, None, ""
         try:
-            self._objective = pickle.loads(objective)
+            self._worker = Carrier(pickle.loads(objective))
         except Exception as error:
             self._cause = f"{type(error).__name__}: {error}"
 
@@ -220,9 +232,13 @@ class _Actor:
     def stop(self) -> None:
         self._asked = True
 
-    def run(self, job: Job) -> Generator[Message]:
-        assert self._objective is not None
-        yield from work(self._objective, job, lambda: self._asked)
+    def run(self, job: Job) -> Generator[Any]:
+        assert self._worker is not None
+        yield from self._worker.work(job, lambda: self._asked)
+
+    def end(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
 
 
 def _joined(

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -257,6 +257,14 @@ class Trainings:
     r_max: int
     test_function: Callable[[Running], Mapping[str, float]] | None = None
     threads: int | None = field(default_factory=lambda: _threads(), compare=False)
+
+    @property
+    def run_dir(self) -> Path:
+        return self.store.run_dir
+
+    def at(self, run_dir: Path) -> "Trainings":
+        """Return the same with its checkpoints below another directory."""
+        return replace(self, store=Store(run_dir))
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
         if self.threads is not None and self.threads != _threads():  # other numbers give other bits
