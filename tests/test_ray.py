@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from test_carried import came_to, leaving, left, tuned
 from test_conformance import complaints
 
+from halving.config import trust
 from halving.config.polite import register
 from halving.conformance import conform
 from halving.errors import UserError
@@ -210,3 +212,38 @@ def test_what_cannot_be_is_refused_in_a_line(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=message):
         Ray(Plain(), **settings)
+
+
+def test_a_file_cannot_say_which_cluster_to_join(fork: Run, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "executor").mkdir(parents=True)
+    for name, line in (("theirs", "address: 192.0.2.1:6379"), ("hook", "runtime_env: {py_executable: ./any}")):
+        file = tmp_path / "conf" / "executor" / f"{name}.yaml"
+        file.write_text(f"defaults: [ray, _self_]\n{line}\n")
+        refused = fork("--config-dir", "conf", f"executor={name}", "model=softmax", "tracker=none", cwd=tmp_path)
+        assert refused.returncode == 1 and f"executor.{line[:7]}" in refused.stderr, refused.stderr
+        assert "a file, and nobody at this command line, says" in refused.stderr and "[cluster]" in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "passes"),
+    [
+        (("executor.address='there:1'", "executor.runtime_env={pip:[a]}"), True),
+        (("trusted_packages=[cluster]",), True),
+        (("executor.address=auto", "executor.runtime_env={pip:[a]}"), False),
+        (("executor.address=there:1", "executor.runtime_env.pip=[a]"), False),
+        (("executor.address=there:1", "executor.runtime_env={}"), False),
+        (("trusted_packages=[mine]",), False),
+    ],
+)
+def test_a_cluster_counts_as_typed(typed: tuple[str, ...], passes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "resume=theirs", *typed])
+    trust.remember()
+    try:
+        with (
+            nullcontext() if passes else pytest.raises(UserError, match=r"executor\.(address|runtime_env): a file, and")
+        ):
+            trust.check_cluster({"address": "there:1", "runtime_env": {"pip": ["a"]}})
+    finally:
+        monkeypatch.undo()
+        trust.remember()

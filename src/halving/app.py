@@ -20,7 +20,7 @@ from halving.config import checks, commands, trials, winner
 from halving.config.arguments import place
 from halving.config.resumption import merged, settle, settled, typed
 from halving.config.secrets import Secrets
-from halving.config.trust import trusted_packages
+from halving.config.trust import check_cluster, trusted_packages
 from halving.confirming import Confirming
 from halving.environment import dated, environment
 from halving.errors import UserError, noted, real
@@ -84,6 +84,7 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         checks.check(cfg)
         settle(cfg)
         check_trusted(trials.plain(cfg), trusted_packages())
+        check_cluster(trials.plain(cfg)["executor"])
         secrets = Secrets.of(trials.plain(cfg), overrides)
         _note(console, [f"note: {text}" for text in checks.warnings(cfg, overrides)])
         parts = compose(cfg, hydra, run_dir, before)

@@ -13,6 +13,7 @@ from halving.errors import UserError, did_you_mean
 TRUSTED = ("halving", "torch", "torchvision", "scipy.stats")
 VARIABLE = "HALVING_TRUSTED_PACKAGES"
 COMMAND = "command"  # among trusted packages: what a configuration names as a command may be run
+CLUSTER = "cluster"  # and here what it names as one may be joined
 
 # Where these define what a configuration builds. The rest of them also loads code, unpickles or writes files.
 _PARTS = (

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from halving.config.schema import GROUPS
 from halving.errors import UserError
-from halving.targets import COMMAND, trusted_in_environment
+from halving.targets import CLUSTER, COMMAND, trusted_in_environment
 
 _OVERRIDE = re.compile(r"\+{0,2}trusted_packages=")
 _COMMAND = re.compile(r"\+{0,2}fidelity\.command=")
+_CLUSTER = re.compile(r"\+{0,2}executor\.(address|runtime_env)=")
 _PACKAGE = re.compile(r"^\s*#\s*@package", re.MULTILINE)
 
 
@@ -69,10 +70,31 @@ def let_in(directory: str) -> None:
 def trusted_packages() -> tuple[str, ...]:
     """Return the packages that the command line and the environment of this process trust beyond our own.
 
-    A command that was typed is trusted, too.
+    A command that was typed is trusted, too, and so is a cluster.
     """
     command = (COMMAND,) if any(map(_COMMAND.match, _arguments)) else ()
-    return tuple(dict.fromkeys((*typed(_arguments), *command, *_environment)))
+    cluster = (CLUSTER,) if any(map(_CLUSTER.match, _arguments)) else ()
+    return tuple(dict.fromkeys((*typed(_arguments), *command, *cluster, *_environment)))
+
+
+def check_cluster(executor: Mapping[str, Any]) -> None:
+    """Raise UserError where a file, and nobody at the command line, says which cluster to join, and what runs there.
+
+    Whoever has a cluster has what is sent there, and what comes back can run anything.
+    """
+    if CLUSTER in (*typed(_arguments), *_environment):
+        return
+    said = {
+        found[1]: OverridesParser.create().parse_override(word).value()
+        for word in _arguments
+        if (found := _CLUSTER.match(word))
+    }
+    for key in ("address", "runtime_env"):
+        if (value := executor.get(key)) and said.get(key) != value:
+            raise UserError(
+                f"executor.{key}: a file, and nobody at this command line, says {value!r}; type it, or "
+                f"trusted_packages=[{CLUSTER}] if you trust whoever wrote it"
+            )
 
 
 _arguments, _environment = sys.argv[1:], trusted_in_environment()

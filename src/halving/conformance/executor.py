@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import subprocess
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
@@ -69,7 +70,9 @@ class Misbehaving:
             case Trial.HUNGRY:
                 raise MemoryError("on purpose")
             case Trial.HANGS:
-                time.sleep(3600)
+                child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+                (self.root / "started").write_text(str(child.pid))
+                child.wait()
             case Trial.FULL:
                 raise StorageError("cannot write: make room, on purpose")
             case _:
@@ -129,6 +132,7 @@ def play(make: Callable[..., Executor], takes: Container[str], options: Mapping[
             executor.shutdown(graceful=False)
             pool_log.removeFilter(_unsaid)
         pids = {int(step.metrics["pid"]) for step in told.steps if isinstance(step, Epoch)} - {os.getpid()}
+        pids |= {int(file.read_text()) for file in Path(root).glob("started")}
         deadline = time.monotonic() + 10
         while (left := {pid for pid in pids if _alive(pid)}) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -271,7 +275,7 @@ def stopping_leaves_checkpoints(told: Told) -> str:
 
 
 def nobody_is_left_behind(told: Told) -> str:
-    """After its end no worker lives."""
+    """After its end no worker lives, nor what a job had started that was ended."""
     return f"processes {sorted(told.left)} are still there" if told.left else ""
 
 

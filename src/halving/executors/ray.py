@@ -9,12 +9,13 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from halving.environment import cores, wait_passively
 from halving.errors import StudyError, UserError, real, whole
+from halving.executors import tree
 from halving.executors.base import Objective
 from halving.executors.carried import Carrier, Carrying, Keeping
 from halving.executors.pool import Backend, Pool, Slot, limits
@@ -135,17 +136,10 @@ class _Actors:
         self._actors[slot].stop.options(concurrency_group="control").remote()
 
     def kill(self, slot: Slot) -> None:
-        self._waited = {each: at for each, at in self._waited.items() if at != slot}
-        self._ray.kill(self._actors.pop(slot))
-        self._nodes.pop(slot, None)
-        self._looked = -math.inf  # there is a place for another
+        self._end([slot])
 
     def close(self) -> None:
-        ends = [actor.end.options(concurrency_group="control").remote() for actor in self._actors.values()]
-        if ends:
-            self._ray.wait(ends, num_returns=len(ends), timeout=_PARTING)
-        for slot in list(self._actors):
-            self.kill(slot)
+        self._end(list(self._actors))
         if self._mine:
             self._ray.shutdown()
 
@@ -156,6 +150,19 @@ class _Actors:
             min((int(node.get(name, 0) / amount + 1e-9) for name, amount in self._wanted.items()), default=1)
             for node in nodes
         )
+
+    def _end(self, slots: Sequence[Slot]) -> None:
+        """Kill actors, after those that still hear anything have ended what their trials started."""
+        ray, actors = self._ray, [self._actors.pop(slot) for slot in slots]
+        self._waited = {each: slot for each, slot in self._waited.items() if slot not in slots}
+        if actors:
+            ends = [actor.end.options(concurrency_group="control").remote() for actor in actors]
+            ray.wait(ends, num_returns=len(ends), timeout=_PARTING)
+        for actor in actors:
+            ray.kill(actor)
+        for slot in slots:
+            self._nodes.pop(slot, None)
+        self._looked = -math.inf  # there is a place for another
 
     def _grow(self) -> None:
         self._looked = time.monotonic()
@@ -219,6 +226,8 @@ class _Actor:
 
     def __init__(self, objective: bytes) -> None:
         wait_passively()  # before torch is imported
+        self._mark = secrets.token_hex(8)
+        tree.brand(self._mark)
         self._asked, self._worker, self._cause = False, None, ""
         try:
             self._worker = Carrier(pickle.loads(objective))
@@ -237,8 +246,10 @@ class _Actor:
         yield from self._worker.work(job, lambda: self._asked)
 
     def end(self) -> None:
+        """Leave nothing behind."""
         if self._worker is not None:
             self._worker.close()
+        tree.end({os.getpid(): self._mark})
 
 
 def _joined(

@@ -13,6 +13,11 @@ _ROUNDS = 5  # in which what is started while others are killed is found, too
 def lead(mark: str) -> None:
     """Make this process the head of a tree, in a session of its own, which a terminal's Ctrl-C does not reach."""
     os.setsid()
+    brand(mark)
+
+
+def brand(mark: str) -> None:
+    """Let what this process starts carry a mark, by which `end` finds it."""
     os.environ[_MARK] = mark
 
 
