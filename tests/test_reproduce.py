@@ -52,16 +52,16 @@ def test_what_was_broken_off_goes_on_and_what_is_there_is_not_trained_again(fork
 
 
 def test_a_multirun_goes_on_where_it_lacks_a_job(fork: Call, out: Path) -> None:
-    folder = out / "quick" / "lr_schedules"
+    folder = out / "quick" / "dropout_mlp"
     if not (folder / "numbers.csv").is_file():
-        assert repeat(fork, out, "lr_schedules").returncode == 0
+        assert repeat(fork, out, "dropout_mlp").returncode == 0
     numbers = (folder / "numbers.csv").read_bytes()
-    shutil.rmtree(folder / "schedules" / "5")
-    kept = (folder / "schedules" / "4" / "journal.jsonl").read_bytes()
-    result = repeat(fork, out, "lr_schedules")
+    shutil.rmtree(folder / "searchers" / "1")
+    kept = (folder / "searchers" / "0" / "journal.jsonl").read_bytes()
+    result = repeat(fork, out, "dropout_mlp")
     assert result.returncode == 0, result.stderr
     assert (folder / "numbers.csv").read_bytes() == numbers
-    assert (folder / "schedules" / "4" / "journal.jsonl").read_bytes() == kept
+    assert (folder / "searchers" / "0" / "journal.jsonl").read_bytes() == kept
 
 
 def test_a_study_that_diverges_is_out_of_range_and_loses_none_of_the_others(fork: Call, tmp_path: Path) -> None:
@@ -96,12 +96,13 @@ def test_what_cannot_be_one_study_or_written_is_said_in_one_line(fork: Call, tmp
 
 
 def test_a_number_out_of_its_range_ends_it_with_status_1(fork: Call, tmp_path: Path) -> None:
-    figure = tmp_path / "quick" / "softmax_random_search" / "figure.png"
+    figure = tmp_path / "quick" / "lenet_random_search" / "figure.png"
     figure.mkdir(parents=True)
-    result = repeat(fork, tmp_path, "softmax_random_search", "space.optimizer.lr.b=2e-4", "optimizer.lr=1e-4")
+    low = ("space.optimizer.lr.a=1e-9", "space.optimizer.lr.b=2e-9", "optimizer.lr=1e-9", "r_max=1")
+    result = repeat(fork, tmp_path, "lenet_random_search", *low)
     assert result.returncode == 1 and "| NO |" in result.stdout
-    assert result.stderr.startswith("error: softmax_random_search: out of range: validation error, 5 trainings")
-    assert result.stderr.endswith(f"softmax_random_search: {figure} cannot be written: Is a directory\n")
+    assert result.stderr.startswith("error: lenet_random_search: out of range: validation error, 5 trainings")
+    assert result.stderr.endswith(f"lenet_random_search: {figure} cannot be written: Is a directory\n")
 
 
 def test_a_command_that_fails_is_said_with_where_to_look(fork: Call, tmp_path: Path) -> None:
