@@ -18,7 +18,7 @@ from halving.composition import Parts, compose, plan_of
 from halving.conduct import Conduct
 from halving.config import checks, commands, trials, winner
 from halving.config.arguments import place
-from halving.config.resumption import merged, settle, settled, typed
+from halving.config.resumption import as_recorded, merged, settle, settled, typed
 from halving.config.secrets import Secrets
 from halving.config.trust import check_cluster, trusted_packages
 from halving.confirming import Confirming
@@ -66,7 +66,7 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         if before.header is not None:
             if "unresolved" not in before.header.settings:
                 raise UserError(f"resume: {run_dir} holds a study of a Python function; go on with it by halving.tune")
-            stored = OmegaConf.create(dict(before.header.settings["unresolved"]))
+            stored = as_recorded(before.header.settings["unresolved"])
             cfg = merged(stored, cfg, overrides)
             budgeted, confirming = cfg.budget != stored.budget, Confirming(**cfg.confirm)
             over = _complete(before, run_dir) and not confirming.wanted(before, cfg.r_max)

@@ -98,6 +98,14 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("hydra_or_kept", _hydra_or_kept, replace=True)
 
 
+def as_recorded(unresolved: Mapping[str, Any]) -> DictConfig:
+    """Return a study's own config; where it says no evidence, it began when `concordant_asha` had another rule."""
+    cfg = OmegaConf.create(dict(unresolved))
+    if cfg.scheduler.get("_target_") == "halving.schedulers.ConcordantASHA":
+        cfg.scheduler.setdefault("evidence", None)
+    return cfg
+
+
 def merged(stored: DictConfig, composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     """Return a study's own config with what the typed `overrides` may change taken from the one composed with them.
 

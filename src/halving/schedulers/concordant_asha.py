@@ -1,12 +1,14 @@
-"""ASHA that skips a rung while its ranks contradict those of a higher rung."""
+"""ASHA that lets a rung's trials through while its ranks are not known to last."""
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
-import numpy as np
-
+from halving.errors import UserError, did_you_mean
 from halving.schedulers.asynchronous import AsynchronousBracket, AsynchronousBrackets
 from halving.schedulers.bracket import Promotion
+from halving.schedulers.leaders import Agree, Agreement, Doubt, leaders_doubt, leading
 from halving.schedulers.rung import Key
 from halving.schedulers.successive_halving import ladder
 from halving.searchers import Searcher
@@ -14,34 +16,53 @@ from halving.trial import Outcome, Verdict
 
 
 class ConcordantASHA(AsynchronousBrackets):
-    """Runs ASHA among the trials that survive, and promotes everybody from a rung while its ranks mislead.
+    """Runs ASHA among the trials that survive, and lets through whoever waits at a rung that is not trusted.
 
-    A rung misleads while, at some higher rung that eta² trials have finished, the best one in eta were not more often
-    ahead at the lower rung than behind the others there (`concordance` of at most 1/2). Who went on was the best of the
-    lower rung, so that the concordance of a good rung is not far above 1/2 either, and suspicions are often wrong: the
-    unselected trials that one lets through are what answers it. Whether a rung misleads is asked again when a tenth
-    more trials have finished the higher one. Unlike in `ASHA`, a failed trial does not count.
+    Rung j tells of those below from 2j + 1 trials on, and again whenever a tenth more have finished it: by Kendall's
+    tau between their errors there and below, which must exceed 5 over their number. A rung is trusted while the sum of
+    what is exceeded or lacking, over the higher rungs that tell, rung j counted j times, is above 0, or none tells yet.
+    So chance goes on with many while little is known, and evidence closes a rung. Unlike in `ASHA`, a failed trial does
+    not count. `evidence=None` is for studies that began with the rule before it.
 
-    It is the choice where it is not known whether early errors mislead, and one bracket should do.
+    It is the choice where it is not known whether early errors mislead.
 
-    Raises UserError for a ladder that cannot be climbed.
+    Raises UserError for a ladder that cannot be climbed, and for unknown evidence.
     """
 
     def __init__(
-        self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 27, max_trials: int | None = None
+        self,
+        searcher: Searcher,
+        eta: int = 3,
+        r_min: int = 1,
+        r_max: int = 27,
+        max_trials: int | None = None,
+        evidence: Literal["ranks"] | None = "ranks",
     ) -> None:
-        super().__init__(searcher, [_Concordant(ladder(eta, r_min, r_max), eta)], max_trials)
+        if evidence not in ("ranks", None):
+            raise UserError(f"scheduler.evidence={evidence}: unknown{did_you_mean(evidence, ('ranks', 'null'))}")
+        levels = ladder(eta, r_min, r_max)
+        if evidence is None:
+            looks, agree, doubt = [eta**2] * len(levels), partial(leading, eta=eta), leaders_doubt
+        else:
+            looks, agree, doubt = [2 * rung + 1 for rung in range(len(levels))], tau, _doubt
+        super().__init__(searcher, [_Doubting(levels, eta, looks, agree, doubt)], max_trials)
 
 
-class _Concordant(AsynchronousBracket):
-    def __init__(self, levels: Sequence[int], eta: int) -> None:
+class _Doubting(AsynchronousBracket):
+    """Promotes as ASHA does and, while `doubt` gives a reason, whoever waits.
+
+    `agree` says how far a rung agrees with one below, from the errors there of those who finished it, its best first;
+    `doubt` judges a rung by what the higher ones said, each from as many trials on as `looks` has for it.
+    """
+
+    def __init__(self, levels: Sequence[int], eta: int, looks: Sequence[int], agree: Agree, doubt: Doubt) -> None:
         super().__init__(levels, eta)
-        self._eta = eta
+        self._judged_from = list(looks)
+        self._agree, self._doubt = agree, doubt
         self._errors: list[dict[int, float]] = [{} for _ in levels]
-        self._judged_from = [eta**2 for _ in levels]
         self._waiting: list[list[Key]] = [[] for _ in levels]
-        # For each rung, the higher rungs that contradict it, and by how much.
-        self._against: list[dict[int, float]] = [{} for _ in levels]
+        self._agreement: list[dict[int, tuple[float, int]]] = [{} for _ in levels]
+        self._doubts = [""] * len(levels)
 
     def promote(self) -> Promotion | None:
         promotion = super().promote()
@@ -56,43 +77,43 @@ class _Concordant(AsynchronousBracket):
             return Verdict(trial, "failed", f"failed at rung {index}")
         self._errors[index][trial] = error
         insort(self._waiting[index], (error, trial))
-        self._judge(index)
-        return super().report(outcome, index)
-
-    def _judge(self, index: int) -> None:
-        """Compare who leads at rung `index` with who led at each rung below."""
         finished = len(self._errors[index])
-        if finished < self._judged_from[index]:
-            return
-        self._judged_from[index] = finished + max(1, finished // 10)
-        ranked = sorted((error, trial) for trial, error in self._errors[index].items())
-        cut = finished // self._eta
-        for below in range(index):
-            errors = [self._errors[below][trial] for _, trial in ranked]
-            agreement = concordance(errors[:cut], errors[cut:])
-            self._against[below].pop(index, None)
-            if agreement <= 0.5:
-                self._against[below][index] = agreement
+        if finished >= self._judged_from[index]:
+            self._judged_from[index] = finished + max(1, finished // 10)
+            ranked = sorted((error, trial) for trial, error in self._errors[index].items())
+            for below in range(index):
+                agreement = self._agree([self._errors[below][trial] for _, trial in ranked])
+                self._agreement[below][index] = agreement, finished
+                self._doubts[below] = self._doubt(below, self._agreement[below])
+        return super().report(outcome, index)
 
     def _candidate(self) -> Promotion | None:
         for index in range(self.top - 1, -1, -1):
-            rung, waiting, against = self._rungs[index], self._waiting[index], self._against[index]
+            rung, waiting = self._rungs[index], self._waiting[index]
             if (key := rung.candidate()) is not None:
                 reason = f"error {key[0]:.6g} is among the best {rung.size} of {rung.finished} at rung {index}"
                 return self._promotion(key[1], index, reason)
-            if against and waiting:
-                higher = min(against, key=lambda rung: (against[rung], rung))
-                share = f"{against[higher]:.0%}"
-                reason = f"rung {index} misleads: the leaders of rung {higher} were ahead here in only {share} of pairs"
-                return self._promotion(waiting[0][1], index, reason)
+            if waiting and self._doubts[index]:
+                return self._promotion(waiting[0][1], index, self._doubts[index])
         return None
 
 
-def concordance(leaders: Sequence[float], others: Sequence[float]) -> float:
-    """Return how often a leader's error is below another's, of all such pairs; a tie counts half.
+def _doubt(index: int, agreement: Agreement) -> str:
+    needed = {rung: min(1.0, 5 / finished) for rung, (_, finished) in agreement.items()}
+    excess = {rung: rung * (value - needed[rung]) for rung, (value, _) in agreement.items()}
+    if sum(excess.values()) > 0:
+        return ""
+    higher = min(excess, key=lambda rung: (excess[rung], rung))
+    value, finished = agreement[higher]
+    order = f"Kendall's tau with the order of the {finished} at rung {higher} is {value:.2f}"
+    return f"rung {index} is not trusted: its {order}, not above {needed[higher]:.2f}"
 
-    It is the area under the ROC curve, or Mann and Whitney's U over the number of pairs: 1/2 without any relation.
-    """
-    ordered = np.sort(others)
-    below, up_to = (np.searchsorted(ordered, leaders, side=side).mean() for side in ("left", "right"))
-    return float(1 - (below + up_to) / 2 / len(ordered))
+
+def tau(errors: Sequence[float]) -> float:
+    """Return Kendall's tau between the order of `errors` and their size: 1 where they ascend; a tie counts 0."""
+    seen: list[float] = []
+    pairs = 0
+    for error in errors:
+        pairs += bisect_left(seen, error) + bisect_right(seen, error) - len(seen)
+        insort(seen, error)
+    return 2 * pairs / (len(errors) * (len(errors) - 1))
