@@ -188,6 +188,24 @@ def test_asha_counts_failed_and_promoted_trials_as_finished_after_li_2020() -> N
     ]
 
 
+def test_asha_without_failed_trials_promotes_of_those_that_survive() -> None:
+    errors = by_table({0: math.nan, 1: 0.3, 2: 0.1, 3: 0.2, 4: 0.4})
+    assert short(drive(ASHA(Numbers(), eta=2, r_max=2, count_failed=False), errors, 6)) == [
+        *[("start", 0), ("failed", 0)],
+        *[("start", 1), ("paused", 1)],  # 1 // 2 = 0
+        *[("start", 2), ("paused", 2)],  # 2 // 2 = 1
+        *[("resume", 2), ("completed", 2)],
+        *[("start", 3), ("paused", 3)],  # 3 // 2 = 1, trial 2
+        *[("start", 4), ("paused", 4)],  # 4 // 2 = 2: trials 2 and 3
+    ]
+    errors = by_table({0: 0.5, 1: math.nan, 2: math.nan, 3: 0.6})
+    states = {
+        count: short(drive(ASHA(Numbers(), eta=2, r_max=2, variant="stopping", count_failed=count), errors, 5))[-1]
+        for count in (True, False)
+    }
+    assert states == {True: ("paused", 3), False: ("stopped", 3)}  # rank 2; 4 // 2 = 2, 2 // 2 = 1
+
+
 def test_asha_stopping_by_max_of_1_and_finished_over_eta() -> None:
     """eta = 2, rungs 1, 2, 4: a trial goes on iff its rank on arrival is within max(1, finished // 2)."""
     table = {(0, 1): 0.5, (0, 2): 0.5, (0, 4): 0.5, (1, 1): 0.6, (2, 1): 0.4, (2, 2): 0.55, (3, 1): math.nan}

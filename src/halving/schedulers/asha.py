@@ -10,6 +10,7 @@ class ASHA(AsynchronousBrackets):
 
     It is the choice for many workers, and for trials of which many fail. With few trials the early promotions are
     made on little evidence. `variant="stopping"` decides once, when a trial finishes a rung, and keeps its worker.
+    Without `count_failed`, the best one in `eta` of those go on that have not failed: fewer, where many fail.
 
     Raises UserError for a ladder that cannot be climbed.
     """
@@ -22,5 +23,7 @@ class ASHA(AsynchronousBrackets):
         r_max: int = 27,
         variant: Variant = "promotion",
         max_trials: int | None = None,
+        count_failed: bool = True,
     ) -> None:
-        super().__init__(searcher, [AsynchronousBracket(ladder(eta, r_min, r_max), eta, variant)], max_trials)
+        levels = ladder(eta, r_min, r_max)
+        super().__init__(searcher, [AsynchronousBracket(levels, eta, variant, count_failed)], max_trials)

@@ -18,18 +18,21 @@ Variant = Literal["promotion", "stopping"]
 
 
 class AsynchronousBracket:
-    """One ladder of open rungs (Li et al. 2020, algorithm 2).
+    """One ladder of open rungs (Li et al. 2020, algorithm 2), at which failed trials count, if `count_failed`.
 
     "promotion" pauses every trial at its rung until it is among the best `finished // eta`; "stopping" decides at
     once, and a trial goes on iff it is among the best `max(1, finished // eta)`. `top` is the highest rung in use.
     """
 
-    def __init__(self, levels: Sequence[int], eta: int, variant: Variant = "promotion") -> None:
+    def __init__(
+        self, levels: Sequence[int], eta: int, variant: Variant = "promotion", count_failed: bool = True
+    ) -> None:
         if variant not in ("promotion", "stopping"):
             raise UserError(f"scheduler.variant={variant}: unknown{did_you_mean(variant, ('promotion', 'stopping'))}")
         self.levels = tuple(levels)
         self.top = len(self.levels) - 1
         self._variant = variant
+        self._count_failed = count_failed
         self._rungs = [OpenRung(eta, at_least=int(variant == "stopping")) for _ in self.levels]
         self._going_on: deque[Promotion] = deque()
         self._paused: dict[int, int] = {}
@@ -49,7 +52,8 @@ class AsynchronousBracket:
     def report(self, outcome: Outcome, index: int) -> Verdict:
         """Take in the outcome of a trial at rung `index`."""
         rung, error = self._rungs[index], outcome.rank_error
-        rung.add(outcome.trial, error)
+        if self._count_failed or math.isfinite(error):
+            rung.add(outcome.trial, error)
         if math.isinf(error):
             return Verdict(outcome.trial, "failed", f"failed at rung {index}")
         if index == len(self.levels) - 1:

@@ -1,5 +1,6 @@
 """ASHA that lets a rung's trials through while its ranks are not known to last."""
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from functools import partial
@@ -22,9 +23,9 @@ class ConcordantASHA(AsynchronousBrackets):
     tau between their errors there and below, which must exceed 5 over their number. A rung is trusted while the sum of
     what is exceeded or lacking, over the higher rungs that tell, rung j counted j times, is above 0, or none tells yet.
     So chance goes on with many while little is known, and evidence closes a rung. Unlike in `ASHA`, a failed trial does
-    not count. `evidence=None` is for studies that began with the rule before it.
+    not count. It is the choice where it is not known whether early errors mislead.
 
-    It is the choice where it is not known whether early errors mislead.
+    `evidence=None` is the rule of earlier studies, with which they go on.
 
     Raises UserError for a ladder that cannot be climbed, and for unknown evidence.
     """
@@ -45,10 +46,10 @@ class ConcordantASHA(AsynchronousBrackets):
             looks, agree, doubt = [eta**2] * len(levels), partial(leading, eta=eta), leaders_doubt
         else:
             looks, agree, doubt = [2 * rung + 1 for rung in range(len(levels))], tau, _doubt
-        super().__init__(searcher, [_Doubting(levels, eta, looks, agree, doubt)], max_trials)
+        super().__init__(searcher, [Doubting(levels, eta, looks, agree, doubt)], max_trials)
 
 
-class _Doubting(AsynchronousBracket):
+class Doubting(AsynchronousBracket):
     """Promotes as ASHA does and, while `doubt` gives a reason, whoever waits.
 
     `agree` says how far a rung agrees with one below, from the errors there of those who finished it, its best first;
@@ -56,7 +57,7 @@ class _Doubting(AsynchronousBracket):
     """
 
     def __init__(self, levels: Sequence[int], eta: int, looks: Sequence[int], agree: Agree, doubt: Doubt) -> None:
-        super().__init__(levels, eta)
+        super().__init__(levels, eta, count_failed=False)
         self._judged_from = list(looks)
         self._agree, self._doubt = agree, doubt
         self._errors: list[dict[int, float]] = [{} for _ in levels]
@@ -72,20 +73,20 @@ class _Doubting(AsynchronousBracket):
         return promotion
 
     def report(self, outcome: Outcome, index: int) -> Verdict:
-        trial, error = outcome.trial, outcome.rank_error
-        if error == float("inf"):
-            return Verdict(trial, "failed", f"failed at rung {index}")
-        self._errors[index][trial] = error
-        insort(self._waiting[index], (error, trial))
-        finished = len(self._errors[index])
-        if finished >= self._judged_from[index]:
-            self._judged_from[index] = finished + max(1, finished // 10)
-            ranked = sorted((error, trial) for trial, error in self._errors[index].items())
-            for below in range(index):
-                agreement = self._agree([self._errors[below][trial] for _, trial in ranked])
-                self._agreement[below][index] = agreement, finished
-                self._doubts[below] = self._doubt(below, self._agreement[below])
+        if math.isfinite(error := outcome.rank_error):
+            self._errors[index][outcome.trial] = error
+            insort(self._waiting[index], (error, outcome.trial))
+            self._judge(index, len(self._errors[index]))
         return super().report(outcome, index)
+
+    def _judge(self, index: int, finished: int) -> None:
+        if finished < self._judged_from[index]:
+            return
+        self._judged_from[index] = finished + max(1, finished // 10)
+        ranked = sorted((error, trial) for trial, error in self._errors[index].items())
+        for below in range(index):
+            self._agreement[below][index] = self._agree([self._errors[below][trial] for _, trial in ranked]), finished
+            self._doubts[below] = self._doubt(below, self._agreement[below])
 
     def _candidate(self) -> Promotion | None:
         for index in range(self.top - 1, -1, -1):
@@ -111,8 +112,7 @@ def _doubt(index: int, agreement: Agreement) -> str:
 
 def tau(errors: Sequence[float]) -> float:
     """Return Kendall's tau between the order of `errors` and their size: 1 where they ascend; a tie counts 0."""
-    seen: list[float] = []
-    pairs = 0
+    seen, pairs = list[float](), 0
     for error in errors:
         pairs += bisect_left(seen, error) + bisect_right(seen, error) - len(seen)
         insort(seen, error)
