@@ -1,6 +1,7 @@
 """ConcordantASHA, worked by hand: eta 2, the levels 1, 2 and 4."""
 
 import csv
+import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from halving.journal import FILE, encode, read
 from halving.schedulers import ConcordantASHA
 from halving.schedulers.concordant_asha import tau
 from halving.schedulers.leaders import concordance
+from halving.searchers.table import RandomRows
 from halving.trial import Configuration, Done, Outcome, Resume, Start
 from halving.tuner import Budget
 
@@ -162,3 +164,21 @@ def test_a_study_of_the_earlier_rule_goes_on_by_it(fork: Callable[..., Completed
     found = [(int(row["trial"]), int(row["resource"])) for row in csv.DictReader((run_dir / "results.csv").open())]
     assert found == [(trial.trial, evaluation.resource) for trial, evaluation in own]
     assert found != [(trial.trial, evaluation.resource) for trial, evaluation in other]
+
+
+def test_the_ablation_runs_studies_as_simulate_does(monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
+    """One run tells the winners at several budgets; a study that diverges pays for what came before."""
+    monkeypatch.syspath_prepend(repo / "scripts/bench")
+    ablation = importlib.import_module("ablation")
+    rng = np.random.default_rng(0)
+    error = rng.random((60, 9))
+    error[rng.random(60) < 0.3, 4:] = np.nan
+    error[:5] = np.nan
+    curves = Curves(error, np.arange(1, 10))
+    names = list[str]()
+    for name, build in ablation.methods(curves, 3, 7):
+        names.append(name)
+        found = list(ablation.winners(curves, build(RandomRows(curves, 7, reuse=True)), [18, 60, 200]))
+        studies = [simulate(curves, build, seed=7, reuse=True, budget=Budget(resource=end)) for end in (18, 60, 200)]
+        assert found == [study.incumbent and study.incumbent[0].configuration["row"] for study in studies], name
+    assert names[:4] == ["random", "ranks", "leaders", "coin"]

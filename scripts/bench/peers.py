@@ -1,11 +1,12 @@
 """Our rules and those of Optuna, Ray Tune and Syne Tune on the same recorded curves, in one run.
 
-python scripts/bench/peers.py <curves.npz ...> --seeds 200        (pip install -e '.[peers]')
+python scripts/bench/peers.py <curves.npz ...> --seeds 200 --trainings 20        (pip install -e '.[peers]')
 
 One worker, eta 3, r_min the first level. For a seed every method gets the same draws in the same order, and all get the
-resource of 20 full trainings; a trial that has begun finishes. A trial that diverges pays for the levels before, and
-for at least one since it was last decided about. All recommend by one rule: the lowest error at the highest resource
-that any trial has reached. Regret is the recommended row's error at the end of its curve minus the table's least.
+resource of so many full trainings, one table for each number; a trial that has begun finishes. A trial that diverges
+pays for the levels before, and for at least one since it was last decided about. All recommend by one rule: the lowest
+error at the highest resource that any trial has reached. Regret is the recommended row's error at the end of its curve
+minus the table's least.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from halving.schedulers.successive_halving import ladder
 from halving.searchers.table import RandomRows
 from halving.tuner import Budget
 
-ETA, TRAININGS = 3, 20
+ETA = 3
 RANDOM = "random (fifo)"
 
 
@@ -100,13 +101,13 @@ def syne_tune_rule(curves: Curves, seed: int) -> Rule:
     return goes_on
 
 
-def stopping(make: Callable[[Curves, int], Rule], curves: Curves, seed: int) -> float:
+def stopping(make: Callable[[Curves, int], Rule], curves: Curves, seed: int, trainings: int) -> float:
     """Run trials one after another, each until the rule stops it; return the regret."""
     rule, rows = make(curves, seed), RandomRows(curves, seed, reuse=True)
     last = int(curves.resource[-1])
     levels = ladder(ETA, int(curves.resource[0]), last)
     spent, trial, best = 0.0, 0, (0.0, np.inf, -1)
-    while spent < TRAININGS * last:
+    while spent < trainings * last:
         row, since = row_of(rows.propose(trial) or {}), 0
         for until in levels:
             error = float(curves.error[row, curves.level(until)])
@@ -123,9 +124,9 @@ def stopping(make: Callable[[Curves, int], Rule], curves: Curves, seed: int) -> 
     return regret(curves, int(best[2]) if np.isfinite(best[1]) else None)
 
 
-def ours(scheduler: Callable[..., Any], curves: Curves, seed: int) -> float:
+def ours(scheduler: Callable[..., Any], curves: Curves, seed: int, trainings: int) -> float:
     """Run one of our schedulers until the resource is spent; return the regret."""
-    budget = Budget(resource=TRAININGS * float(curves.resource[-1]))
+    budget = Budget(resource=trainings * float(curves.resource[-1]))
     history = simulate(curves, scheduler, seed=seed, reuse=True, budget=budget)
     return regret(curves, row_of(history.incumbent[0].configuration) if history.incumbent else None)
 
@@ -134,14 +135,14 @@ def regret(curves: Curves, row: int | None) -> float:
     return float(curves.final[row] if row is not None else curves.final.max()) - curves.optimum
 
 
-def one_epoch(searcher: Any, r_min: int, r_max: int, half: bool) -> OneEpoch:
+def one_epoch(searcher: Any, r_min: int, r_max: int, trainings: int, half: bool) -> OneEpoch:
     """Everything for r_min, then the best in full: with half of the resource each, or the best one only."""
-    resource = TRAININGS * r_max
+    resource = trainings * r_max
     k = max(1, resource // 2 // (r_max - r_min)) if half else 1
     return OneEpoch(searcher, r_min, r_max, k=k, n=max(k, (resource - k * (r_max - r_min)) // r_min))
 
 
-def methods(curves: Curves, seed: int) -> Iterator[tuple[str, Callable[[], float]]]:
+def methods(curves: Curves, seed: int, trainings: int) -> Iterator[tuple[str, Callable[[], float]]]:
     first, last = int(curves.resource[0]), int(curves.resource[-1])
     ladders = {"eta": ETA, "r_min": first, "r_max": last}
     own: dict[str, Callable[..., Any]] = {
@@ -149,12 +150,13 @@ def methods(curves: Curves, seed: int) -> Iterator[tuple[str, Callable[[], float
         "sha": partial(SuccessiveHalving, **ladders, rounds=100),
         "asha": partial(ASHA, **ladders),
         "asha, stopping": partial(ASHA, **ladders, variant="stopping"),
+        "asha, failed not counted": partial(ASHA, **ladders, count_failed=False),
         "concordant_asha": partial(ConcordantASHA, **ladders),
         "hyperband": partial(Hyperband, **ladders, rounds=50),
         "async_hyperband": partial(AsyncHyperband, **ladders, seed=seed),
         "pasha": partial(PASHA, **ladders),
-        "one_epoch, k=1": partial(one_epoch, r_min=first, r_max=last, half=False),
-        "one_epoch, half for each": partial(one_epoch, r_min=first, r_max=last, half=True),
+        "one_epoch, k=1": partial(one_epoch, r_min=first, r_max=last, trainings=trainings, half=False),
+        "one_epoch, half for each": partial(one_epoch, r_min=first, r_max=last, trainings=trainings, half=True),
     }
     peers: dict[str, Callable[[Curves, int], Rule]] = {
         "Optuna SuccessiveHalvingPruner": partial(optuna_rule, "SuccessiveHalvingPruner"),
@@ -162,14 +164,14 @@ def methods(curves: Curves, seed: int) -> Iterator[tuple[str, Callable[[], float
         "Ray Tune ASHA": ray_rule,
         "Syne Tune ASHA": syne_tune_rule,
     }
-    yield from ((name, partial(ours, scheduler, curves, seed)) for name, scheduler in own.items())
-    yield from ((name, partial(stopping, make, curves, seed)) for name, make in peers.items())
+    yield from ((name, partial(ours, scheduler, curves, seed, trainings)) for name, scheduler in own.items())
+    yield from ((name, partial(stopping, make, curves, seed, trainings)) for name, make in peers.items())
 
 
-def compare(file: Path, seed: int) -> dict[str, float]:
+def compare(file: Path, trainings: int, seed: int) -> dict[str, float]:
     """Return every method's regret with one seed; NaN where its library is not installed."""
     curves, found = load(file), dict[str, float]()
-    for name, run in methods(curves, seed):
+    for name, run in methods(curves, seed, trainings):
         try:
             found[name] = run()
         except ImportError:
@@ -181,23 +183,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("curves", type=expanded, nargs="+")
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--trainings", type=int, nargs="+", default=[20], help="full trainings that may be spent")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
+    if min(arguments.trainings) < 1:
+        parser.error("--trainings: at least 1")
     try:
         tables = {file.stem: load(file) for file in arguments.curves}
     except UserError as error:
         sys.exit(f"error: {error}")
-    regrets: dict[str, dict[str, np.ndarray]] = {}
-    with ProcessPoolExecutor(arguments.processes) as pool:
-        for file in arguments.curves:
-            done = list(pool.map(partial(compare, file), range(arguments.seeds), chunksize=5))
-            regrets[file.stem] = {name: np.array([each[name] for each in done]) for name in done[0]}
     print(f"Mean regret and standard error over {arguments.seeds} seeds; bold: within two standard errors of the best,")
     print(
         "of the paired difference. Of random: the mean over tables of the regret over that of random search. Optima: "
         + ", ".join(f"{n} {c.optimum:.4g}" for n, c in tables.items())
-        + "\n"
     )
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        for trainings in arguments.trainings:
+            print(f"\nThe resource of {trainings} full trainings:\n")
+            regrets: dict[str, dict[str, np.ndarray]] = {}
+            for file in arguments.curves:
+                done = list(pool.map(partial(compare, file, trainings), range(arguments.seeds), chunksize=5))
+                regrets[file.stem] = {name: np.array([each[name] for each in done]) for name in done[0]}
+            show(regrets)
+
+
+def show(regrets: dict[str, dict[str, np.ndarray]]) -> None:
+    """Print the regrets, by table and method, as a table."""
     print(f"| method | {' | '.join(regrets)} | within | of random |")
     print(f"| --- |{' ---: |' * (len(regrets) + 2)}")
     for name in next(iter(regrets.values())):
