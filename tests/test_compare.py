@@ -89,7 +89,7 @@ def test_over_seconds_whoever_is_quick_wins_though_it_spends_more() -> None:
         )
     ]
     assert [(common_end(runs, axis), *grid(runs, axis, 2)) for axis in ("resource", "seconds")] == [
-        (10.0, 5.0, 10.0), (5.0, 20.0, 40.0),
+        (10.0, 5.0, 10.0), (5.0, 5.0, 20.0, 40.0),
     ]  # fmt: skip
     for axis, wins, difference in (("resource", 0, 0.1), ("seconds", 6, -0.1)):
         (pair,) = pairs(runs, axis)

@@ -213,9 +213,9 @@ def common_end(runs: Iterable[Run], axis: Axis = "resource") -> float:
 
 
 def grid(runs: Iterable[Run], axis: Axis, points: int = 400) -> Array:
-    """Return as many points, at equal distances up to where the last run ended."""
-    end = max(run.end(axis) for run in runs)
-    return np.linspace(end / points, end, points)
+    """Return as many points, at equal distances up to where the last run ended, and the ends of the methods."""
+    ends = [max(run.end(axis) for run in own.values()) for own in by_method(runs).values()]
+    return np.union1d(np.arange(1, points) * (max(ends) / points), ends)
 
 
 def band(method: str, runs: Sequence[Run], x: Array, axis: Axis) -> Band:
