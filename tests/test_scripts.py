@@ -87,7 +87,7 @@ def test_rebuild_writes_the_same_files_from_the_journal_alone(fork: Callable, ru
     before = {name: (run_dir / name).read_bytes() for name in names}
     for name in names:
         (run_dir / name).unlink()
-    assert call(fork, "rebuild", run_dir).returncode == 0
+    assert fork("rebuild", str(run_dir), program="scripts/study.py", drawn=True).returncode == 0
     assert {name: (run_dir / name).read_bytes() for name in names} == before
 
 
