@@ -154,6 +154,7 @@ def test_a_study_of_the_earlier_rule_goes_on_by_it(fork: Callable[..., Completed
     assert isinstance(header, Header)
     for config in ("unresolved", "config"):
         del header.settings[config]["scheduler"]["evidence"]
+    header.settings["overrides"].remove("scheduler.evidence=null")
     (run_dir / FILE).write_bytes(b"".join(encode(event, seq, at) for seq, (event, at) in enumerate(journal)))
     done = fork(f"resume={run_dir}", "budget.resource=120")
     assert done.returncode == 0, done.stderr
@@ -161,6 +162,9 @@ def test_a_study_of_the_earlier_rule_goes_on_by_it(fork: Callable[..., Completed
         simulate(curves, ConcordantASHA, budget=Budget(resource=120), eta=2, r_max=4, evidence=evidence).finished
         for evidence in (None, "ranks")
     )
+    retyped = fork(f"resume={run_dir}", "scheduler=concordant_asha")
+    assert retyped.returncode == 1
+    assert "scheduler.evidence: None in the study, ranks on the command line" in retyped.stderr
     found = [(int(row["trial"]), int(row["resource"])) for row in csv.DictReader((run_dir / "results.csv").open())]
     assert found == [(trial.trial, evaluation.resource) for trial, evaluation in own]
     assert found != [(trial.trial, evaluation.resource) for trial, evaluation in other]

@@ -3,12 +3,15 @@
 import csv
 import shutil
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import torch
 
+from halving.config.resumption import as_recorded
 from halving.journal import read
+from halving.schedulers import ASHA
 from halving.trial import Restarted
 
 # Killed after ten evaluations of thirteen; results.csv and winner.pt are of the same study, undisturbed, by 0.2.0.
@@ -33,3 +36,9 @@ def test_a_study_that_0_2_0_began_ends_with_its_decisions_and_weights(
     assert winner.keys() == golden.keys() and winner["config"] == golden["config"]
     for name, weight in golden["state"]["model"].items():  # another processor may round otherwise
         torch.testing.assert_close(winner["state"]["model"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_what_an_earlier_study_of_asha_could_not_choose_may_be_typed() -> None:
+    """All of `scheduler=asha` is in its config then, so that typing it again makes no other study."""
+    cfg = as_recorded({"scheduler": {"_target_": "halving.schedulers.ASHA", "eta": 3}})
+    assert cfg.scheduler.count_failed is signature(ASHA).parameters["count_failed"].default

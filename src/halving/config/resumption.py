@@ -34,6 +34,11 @@ _OF_A_TRIAL = ("data", "model", "optimizer", "lr_schedule", "averaging", "fideli
 _FLEETING = re.compile(r"\$\{(oc\.env|now|hydra):")
 
 
+_BEFORE = {
+    "halving.schedulers.ASHA": {"count_failed": True},
+    "halving.schedulers.ConcordantASHA": {"evidence": None},
+}
+
 _repeated: list[str] = []
 
 
@@ -99,10 +104,10 @@ def register_resolvers() -> None:
 
 
 def as_recorded(unresolved: Mapping[str, Any]) -> DictConfig:
-    """Return a study's own config; where it says no evidence, it began when `concordant_asha` had another rule."""
+    """Return a study's own config, with what its scheduler did where it had no such option yet."""
     cfg = OmegaConf.create(dict(unresolved))
-    if cfg.scheduler.get("_target_") == "halving.schedulers.ConcordantASHA":
-        cfg.scheduler.setdefault("evidence", None)
+    for name, value in _BEFORE.get(str(cfg.scheduler.get("_target_")), {}).items():
+        cfg.scheduler.setdefault(name, value)
     return cfg
 
 
