@@ -1,18 +1,22 @@
 """Workers on a real Ray cluster of several nodes on this machine; skipped, with the reason, where there is no Ray."""
 
 import csv
+import math
 import os
 import secrets
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Run
+from faults import on_ray
 from faults.objectives import Plain
 from hydra import compose, initialize_config_dir
 from test_carried import came_to, leaving, left, tuned
@@ -24,6 +28,7 @@ from halving.conformance import conform
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.executors.ray import Ray
+from halving.journal import FILE, read, replay
 from halving.objective import Elsewhere, Objective
 from halving.training.own import Trainings
 from halving.trial import Epoch, Finished, Job, Restarted, Step
@@ -172,6 +177,124 @@ def test_a_study_on_ray_decides_as_in_one_process_and_goes_on_elsewhere(run: Run
     assert rows(ray) == rows(alone) and len(rows(ray)) == 4
     left = subprocess.run(["pgrep", "-f", str(ray)], capture_output=True, text=True, check=False).stdout
     assert not left
+
+
+class Network:
+    """Network namespaces on a bridge in one of its own, with a Ray node in each; nothing leaves them."""
+
+    def __init__(self, paths: str) -> None:
+        self._name = f"halving{os.getpid()}"
+        self._nodes: dict[int, subprocess.Popen[bytes]] = {}
+        self._made: list[str] = []
+        self.env = os.environ | {
+            "PYTHONPATH": paths,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_enable_metrics_collection": "0",
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "2000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        self._ip("netns", "add", f"{self._name}s")
+        self._made.append(f"{self._name}s")
+        for words in (("add", "br0", "type", "bridge"), ("set", "br0", "up")):
+            self._ip("-n", f"{self._name}s", "link", *words)
+
+    def join(self, number: int, *words: str) -> None:
+        """Begin a node at 10.77.0.<number>, the head where it is 1."""
+        space, switch = f"{self._name}n{number}", f"{self._name}s"
+        self._ip("netns", "add", space)
+        self._made.append(space)
+        self._ip("link", "add", "eth0", "netns", space, "type", "veth", "peer", "name", f"p{number}", "netns", switch)
+        self._ip("-n", switch, "link", "set", f"p{number}", "master", "br0", "up")
+        self._ip("-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
+        for device in ("eth0", "lo"):
+            self._ip("-n", space, "link", "set", device, "up")
+        where = ["--head", "--port=6379", "--include-dashboard=false"] if number == 1 else ["--address=10.77.0.1:6379"]
+        options = ["--block", f"--node-ip-address=10.77.0.{number}", f"--object-store-memory={_STORE}", *where, *words]
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
+        self._nodes[number] = self.begin(number, ray)
+
+    def begin(self, number: int, command: list[str]) -> subprocess.Popen[bytes]:
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        inside = ["ip", "netns", "exec", f"{self._name}n{number}", *command]
+        return subprocess.Popen(inside, env=self.env, start_new_session=True, **quiet)
+
+    def link(self, number: int, state: str) -> None:
+        self._ip("-n", f"{self._name}s", "link", "set", f"p{number}", state)
+
+    def kill(self, number: int) -> None:
+        """Kill all that runs on a node."""
+        inside = ["ip", "netns", "pids", f"{self._name}n{number}"]
+        for pid in subprocess.run(inside, capture_output=True, text=True, check=False).stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        self._nodes.pop(number).wait()
+
+    def close(self) -> None:
+        for number in list(self._nodes):
+            self.kill(number)
+        for space in self._made:
+            subprocess.run(["ip", "netns", "del", space], check=False)
+
+    def _ip(self, *words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def network(repo: Path) -> Iterator[Network]:
+    paths = os.pathsep.join([str(repo / "tests"), str(repo / "src"), os.environ.get("PYTHONPATH", "")])
+    try:
+        network = Network(paths)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces can be made here: {error}")
+    yield network
+    network.close()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_study_outlives_a_nodes_death_and_a_cut_link(network: Network, repo: Path, tmp_path: Path) -> None:
+    run_dir, slowly = tmp_path / "run", tmp_path / "slowly"
+    run_dir.mkdir()
+    slowly.touch()
+    network.env["SLOWLY"] = str(slowly)
+    network.join(1, "--num-cpus=0")
+    reach = "import socket, sys; sys.exit(socket.socket().connect_ex(('10.77.0.1', 6379)))"
+    while network.begin(1, [sys.executable, "-c", reach]).wait():
+        time.sleep(0.5)
+    network.join(2, "--num-cpus=1")
+    study = network.begin(1, [sys.executable, str(repo / "tests/faults/on_ray.py"), str(run_dir), "10.77.0.1:6379"])
+
+    def wait(happened: Callable[[str], bool]) -> None:
+        deadline = time.monotonic() + 400
+        while not (run_dir / FILE).exists() or not happened((run_dir / FILE).read_text()):
+            assert study.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+
+    wait(lambda journal: '"node":2.0' in journal)
+    network.join(3, "--num-cpus=1")  # one after the other: they choose names in one directory
+    wait(lambda journal: '"node":3.0' in journal)
+    network.kill(2)
+    network.join(4, "--num-cpus=1")
+    wait(lambda journal: '"node":4.0' in journal and '"type":"restarted"' in journal)
+    network.link(3, "down")
+    wait(lambda journal: journal.count('"type":"restarted"') == 2)
+    network.link(3, "up")
+    slowly.unlink()
+    assert study.wait(300) == 0
+    events = read(run_dir)
+    reasons = [event.reason for event, _ in events if isinstance(event, Restarted)]
+    assert reasons == ["its node died or is out of reach"] * 2
+    history = replay(events)
+    assert len(history.trials) == 200 and not any(math.isinf(e.error) for _, e in history.finished)
+    told = [(trial.trial, e.until, epoch.epoch) for trial in history.trials.values() for e, epoch in trial.epochs]
+    assert len(told) == len({*told}) == sum(max(e.resource for e in t.evaluations) for t in history.trials.values())
+    again = on_ray.tuner(tmp_path / "again", None, Serial(Plain()))
+    again.replay(events)  # a legal history
+    assert again.history.incumbent is not None
 
 
 def test_device_and_data_are_found_out_where_the_work_is_done(
