@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,8 @@ def needed(group: str, option: str, tmp_path: Path) -> list[str]:
         return ["fidelity.function=math.hypot"]
     if (group, option) == ("fidelity", "command"):
         return ["fidelity.command=true"]
+    if option == "ssh":
+        return ["executor.hosts=[nowhere.invalid]"]
     if option in ("simulated", "compare_on_curves", "table"):
         save(Curves(np.full((4, 27), 0.5), np.arange(1, 28)), tmp_path / "curves.npz")
         return ["experiment=simulated", f"executor.curves={tmp_path / 'curves.npz'}"]
@@ -113,6 +116,8 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
         case "executor":
             if option == "ray" and find_spec("ray") is None:
                 pytest.skip("Ray is not installed: pip install 'halving[ray]'")
+            if option == "ssh" and which("ssh") is None:
+                pytest.skip("there is no ssh: install openssh-client")
             cfg = compose("config", [f"executor={option}", "model=softmax", "device=cpu", *extra])
             executor = composition.compose(cfg, OmegaConf.create(), tmp_path, History()).executor
             assert type(executor).__name__.lower() == option

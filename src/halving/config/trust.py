@@ -15,7 +15,7 @@ from halving.targets import CLUSTER, COMMAND, trusted_in_environment
 
 _OVERRIDE = re.compile(r"\+{0,2}trusted_packages=")
 _COMMAND = re.compile(r"\+{0,2}fidelity\.command=")
-_CLUSTER = re.compile(r"\+{0,2}executor\.(address|runtime_env)=")
+_CLUSTER = re.compile(r"\+{0,2}executor\.(address|runtime_env|hosts|python|sbatch)=")
 _PACKAGE = re.compile(r"^\s*#\s*@package", re.MULTILINE)
 
 
@@ -78,9 +78,9 @@ def trusted_packages() -> tuple[str, ...]:
 
 
 def check_cluster(executor: Mapping[str, Any]) -> None:
-    """Raise UserError where a file, and nobody at the command line, says which cluster to join, and what runs there.
+    """Raise UserError where a file, and nobody at the command line, says which machines to use, and what runs there.
 
-    Whoever has a cluster has what is sent there, and what comes back can run anything.
+    Whoever has such a machine has what is sent there, and what comes back can run anything.
     """
     if CLUSTER in (*typed(_arguments), *_environment):
         return
@@ -89,7 +89,7 @@ def check_cluster(executor: Mapping[str, Any]) -> None:
         for word in _arguments
         if (found := _CLUSTER.match(word))
     }
-    for key in ("address", "runtime_env"):
+    for key in ("address", "runtime_env", "hosts", "python", "sbatch"):
         if (value := executor.get(key)) and said.get(key) != value:
             raise UserError(
                 f"executor.{key}: a file, and nobody at this command line, says {value!r}; type it, or "

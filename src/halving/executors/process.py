@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing import current_process, get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -17,12 +17,13 @@ from halving.environment import wait_passively
 from halving.errors import UserError, whole
 from halving.executors import signals, tree
 from halving.executors.base import Objective
+from halving.executors.carried import Carrier
 from halving.executors.pool import Pool, Slot, limits
-from halving.executors.work import Lost, Message, Ready, Stopped, Unstarted, raised, work
+from halving.executors.work import Lost, Message, Ready, Stopped, Unstarted, raised
 from halving.trial import Job
 
 _WORKERS = 1024  # many more are a slip, which takes all of the machine's memory
-_START = 120.0  # seconds that a worker may take for its imports
+START = 120.0  # seconds that a worker may take for its imports
 _PARTING = 10.0  # seconds that one may take for its end
 
 
@@ -51,7 +52,7 @@ class Process(Pool):
         within = limits(retries, trial_timeout)
         wait_passively()  # several workers' threads share the cores
         places = [devices[i % len(devices)] if devices else None for i in range(self.workers)]
-        super().__init__(_Processes(objective, places), *within, _START)
+        super().__init__(Processes(objective, places), *within, START)
 
 
 @dataclass
@@ -66,14 +67,19 @@ class _Worker:
     device: str | None
     mark: str
     ready: bool = False
-    word: Lost | None = None
+    word: Lost | Unstarted | None = None
 
 
-class _Processes:
-    """Spawned processes, each on one of `devices`. In the place of a dead one another begins with its first job."""
+class Processes:
+    """Spawned processes, each on one of `devices`. In the place of a dead one another begins with its first job.
 
-    def __init__(self, objective: Objective, devices: Sequence[str | None]) -> None:
-        self._objective = objective
+    `listen` returns early when `bell` rings. An objective that comes to Unstarted says why a worker cannot work.
+    """
+
+    def __init__(
+        self, objective: Objective | Unstarted, devices: Sequence[str | None], bell: Connection | None = None
+    ) -> None:
+        self._objective, self._bell = objective, [] if bell is None else [bell]
         self._numbers = itertools.count()
         self._workers: dict[Slot, _Worker] = {}
         self._vacant: dict[Slot, str | None] = {}
@@ -87,7 +93,7 @@ class _Processes:
         workers = dict(self._workers)
         ends = [end for each in workers.values() for end in (each.pipe, each.process.sentinel)]
         # What a dead worker had started may hold its pipes open, so that its death is not heard but must be looked for.
-        heard = wait(ends, 1.0 if timeout is None else min(1.0, timeout))
+        heard = wait([*ends, *self._bell], 1.0 if timeout is None else min(1.0, timeout))
         for slot, worker in workers.items():
             if worker.pipe in heard or not worker.process.is_alive():
                 yield from self._said(slot, worker)
@@ -121,7 +127,7 @@ class _Processes:
                 match worker.pipe.recv():
                     case Ready():
                         worker.ready = True
-                    case Lost() as word:
+                    case (Lost() | Unstarted()) as word:
                         worker.word = word
                     case message:
                         yield slot, message
@@ -130,7 +136,9 @@ class _Processes:
         del self._workers[slot]
         _end([worker])
         code = worker.process.exitcode
-        if not worker.ready and (code or 0) > 0:
+        if isinstance(worker.word, Unstarted):
+            yield slot, worker.word
+        elif not worker.ready and (code or 0) > 0:
             told = f"executor=process: a worker could not start ({_epitaph(code)}; it says above why); what it runs"
             told += ' must be importable, and a script be guarded by if __name__ == "__main__":'
             yield slot, Unstarted(told)
@@ -202,21 +210,25 @@ def _begin(mark: str) -> str:
     return mark
 
 
-def _work(pipe: Connection, mark: str, objective: Objective, device: str | None) -> None:
+def _work(pipe: Connection, mark: str, objective: Objective | Unstarted, device: str | None) -> None:
     """Be a worker: work on the jobs that come through the pipe, until it says stop."""
     threading.Thread(target=_follow_parent, args=(mark,), daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     with suppress(EOFError, OSError):  # the parent has gone
-        pipe.send(Ready())
-        while isinstance(job := pipe.recv(), Job):
-            if not _run(pipe, objective, job):
-                return
+        if isinstance(objective, Unstarted):
+            pipe.send(objective)
+            return
+        with closing(Carrier(objective)) as worker:
+            pipe.send(Ready())
+            while isinstance(job := pipe.recv(), Job):
+                if not _run(pipe, worker, job):
+                    return
 
 
-def _run(pipe: Connection, objective: Objective, job: Job) -> bool:
+def _run(pipe: Connection, worker: Carrier, job: Job) -> bool:
     """Work on a job and tell of it; return whether to go on."""
-    for message in work(objective, job, pipe.poll):
+    for message in worker.work(job, pipe.poll):
         try:
             pipe.send(message)
         except OSError:

@@ -1,0 +1,179 @@
+"""A pilot: workers on another machine, which the study's process has over one connection, for as long as it lasts."""
+
+import json
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from halving.environment import wait_passively
+from halving.executors.base import Objective
+from halving.executors.pool import Slot
+from halving.executors.process import Processes
+from halving.executors.work import Lost, Raised, Ready, Stopped, Unstarted
+from halving.trial import Finished, Job
+
+# What an interpreter elsewhere is given: what was put on this one's path goes before what is installed there.
+BEGIN = (
+    "import sys, json; said = json.loads(sys.stdin.readline()); sys.path[:0] = said['path']; "
+    "from halving.executors.pilot import main; main(said, *sys.argv[1:])"
+)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_SILENCE = 60  # seconds after which the other side is given up
+
+Order = tuple[Slot, Job | Stopped | None]  # to run, to stop, to be killed
+
+
+def invitation(host: str, port: int, key: bytes) -> bytes:
+    """Return the line that a pilot reads first. Whoever has it may join: `port` of `host`, or 0 and a socket's path."""
+    entries = [Path(each).absolute() for each in sys.path if each]
+    own = [str(each) for each in entries if not any(map(each.is_relative_to, (sys.prefix, sys.base_prefix)))]
+    return json.dumps({"host": host, "port": port, "key": key.hex(), "path": own}).encode() + b"\n"
+
+
+def main(invited: dict[str, Any], name: str, workers: str) -> None:
+    """Join, and work until the connection ends or a signal asks to."""
+    asked: list[int] = []
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: asked.append(number))
+    wait_passively()
+    try:
+        connection = _joined(invited)
+    except Exception as error:
+        sys.exit(f"the study at {invited['host']}:{invited['port']} cannot be joined: {type(error).__name__}: {error}")
+    bell, ring = Pipe(duplex=False)
+    orders: SimpleQueue[Order | None] = SimpleQueue()
+    # What a worker that is killed has had on the disk goes with the pilot; the study may go at any moment.
+    with suppress(EOFError, OSError), TemporaryDirectory(prefix="halving-") as os.environ["TMPDIR"]:
+        connection.send(name)
+        objective = _Given(connection.recv_bytes())
+        threading.Thread(target=_hear, args=(connection, orders, ring), daemon=True).start()
+        with closing(Processes(objective, [None] * int(workers), bell)) as processes:
+            _Pilot(connection, processes).fly(orders, bell, asked)
+
+
+def tune(connection: Connection) -> None:
+    """Let a connection wait for no more to send, and end when the other side has long been silent."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        if end.family == socket.AF_UNIX:
+            return
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        own = {"TCP_KEEPIDLE": _SILENCE // 3, "TCP_KEEPINTVL": _SILENCE // 6, "TCP_KEEPCNT": 4}
+        for option, value in {**own, "TCP_USER_TIMEOUT": _SILENCE * 1000}.items():
+            if hasattr(socket, option):
+                end.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+class _Pilot:
+    """Tells of workers, and does with them what is ordered. Asked to, it ends when each has left a checkpoint."""
+
+    def __init__(self, connection: Connection, processes: Processes) -> None:
+        self._connection, self._processes = connection, processes
+        self._busy: dict[Slot, bool] = {}
+
+    def fly(self, orders: "SimpleQueue[Order | None]", bell: Connection, asked: list[int]) -> None:
+        ending = False
+        while not (ending and not self._busy):
+            for slot, message in self._processes.listen(None):
+                self._tell(slot, message, ending)
+            while bell.poll():
+                bell.recv_bytes()
+                if (order := orders.get()) is None:
+                    return
+                self._obey(*order)
+            if asked and not ending:
+                ending = True
+                for slot, busy in list(self._busy.items()):
+                    if busy:
+                        self._processes.ask_to_stop(slot)
+                    else:
+                        self._tell(slot, Stopped(), ending)
+
+    def _tell(self, slot: Slot, message: Any, ending: bool) -> None:
+        match message:
+            case Ready() if ending:
+                return
+            case Ready():
+                self._busy[slot] = False
+            case Lost() | Stopped() | Unstarted():
+                if self._busy.pop(slot, None) is None:
+                    return
+            case Finished() | Raised() if slot in self._busy:
+                self._busy[slot] = False
+            case _:
+                pass
+        self._connection.send((slot, message))
+        if ending and self._busy.get(slot) is False:
+            self._tell(slot, Stopped(), ending)
+
+    def _obey(self, slot: Slot, order: Job | Stopped | None) -> None:
+        if slot not in self._busy:
+            return
+        match order:
+            case Job():
+                self._busy[slot] = True
+                self._processes.send(slot, order)
+            case Stopped():
+                self._processes.ask_to_stop(slot)
+            case None:
+                del self._busy[slot]
+                self._processes.kill(slot)
+
+
+class _Given:
+    """An objective by value: it is the worker that imports what it needs, and can say what it lacks."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __reduce__(self) -> tuple[Callable[[bytes], object], tuple[bytes]]:
+        return _unpacked, (self._content,)
+
+    __call__: Any = None
+
+
+def _unpacked(content: bytes) -> Objective | Unstarted:
+    try:
+        return pickle.loads(content)
+    except Exception as error:
+        return Unstarted(
+            f"a worker on {socket.gethostname()} could not start: {type(error).__name__}: {error}; what it runs must "
+            "be importable there"
+        )
+
+
+def _joined(invited: dict[str, Any]) -> Connection:
+    host, port, key = str(invited["host"]), int(invited["port"]), bytes.fromhex(invited["key"])
+    if port:
+        end = socket.create_connection((host, port), timeout=_SILENCE)
+    else:
+        end = socket.socket(socket.AF_UNIX)
+        end.connect(host)
+        Path(host).unlink(missing_ok=True)
+    end.settimeout(None)
+    connection = Connection(end.detach())
+    tune(connection)
+    answer_challenge(connection, key)
+    deliver_challenge(connection, key)
+    return connection
+
+
+def _hear(connection: Connection, orders: "SimpleQueue[Order | None]", ring: Connection) -> None:
+    """Take orders as they come, whatever else is done, so that nobody there waits for being heard."""
+    with suppress(EOFError, OSError):
+        while True:
+            orders.put(connection.recv())
+            ring.send_bytes(b"")
+    orders.put(None)
+    ring.send_bytes(b"")

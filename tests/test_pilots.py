@@ -1,0 +1,250 @@
+"""Pilots: workers that connect to the study, by ssh through a real sshd on loopback; skipped where there is none."""
+
+import csv
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.objectives import Patient, Plain
+from test_carried import came_to, leaving, left, tuned
+from test_conformance import complaints
+
+from halving.conformance import conform
+from halving.errors import UserError
+from halving.executors import Serial
+from halving.executors.pilots import Pilots
+from halving.executors.ssh import SSH
+from halving.executors.work import Ready
+from halving.training.own import Trainings
+from halving.trial import Epoch, Job, Restarted, Step
+
+SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1", "scheduler=sha")
+_SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+needs_sshd = pytest.mark.skipif(
+    not (_SSHD and shutil.which("ssh") and os.geteuid() == 0), reason="no sshd can be run here: install openssh-server"
+)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as end:
+        return end.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An sshd with keys of its own, which `ssh a` and `ssh b` reach; `ssh nobody` reaches none."""
+    there, port = tmp_path_factory.mktemp("sshd"), free_port()
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", there / key], check=True)
+    Path("/run/sshd").mkdir(exist_ok=True)  # which it insists on
+    (there / "sshd_config").write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {there}/host\nAuthorizedKeysFile {there}/user.pub\n"
+        f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 50\n"
+    )
+    (there / "config").write_text(
+        f"Host a b\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {there}/user\n"
+        f"Host nobody\n  HostName 127.0.0.1\n  Port {free_port()}\n"
+        f"Host *\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n  UserKnownHostsFile {there}/known\n"
+    )
+    (there / "bin").mkdir()
+    (there / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {there}/config "$@"\n')
+    (there / "bin" / "ssh").chmod(0o755)
+    sshd = subprocess.Popen([str(_SSHD), "-D", "-f", there / "sshd_config", "-E", there / "log"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{there / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        deadline = time.monotonic() + 10
+        while subprocess.run(["ssh", "a", "true"], capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline, (there / "log").read_text()
+        yield
+    sshd.terminate()
+    sshd.wait()
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    """Return a study's results, but for what the clock said."""
+    with (run_dir / "results.csv").open(newline="") as file:
+        return sorted(({**row, "seconds": ""} for row in csv.DictReader(file)), key=lambda row: sorted(row.items()))
+
+
+def pilots() -> set[int]:
+    """Return the processes that are a study's pilots."""
+    found = subprocess.run(["pgrep", "-f", "halving.executors.pilot import main"], capture_output=True, check=False)
+    pids = {int(pid) for pid in found.stdout.split()}
+    return {pid for pid in pids if (comm := Path(f"/proc/{pid}/comm")).exists() and comm.read_text()[:6] == "python"}
+
+
+def nobody_left(before: set[int]) -> bool:
+    deadline = time.monotonic() + 10
+    while pilots() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not pilots() - before
+
+
+class Nobody:
+    """Starts no pilot, and notes what one would be told."""
+
+    def start(self, host: str, port: int, key: bytes) -> None:
+        self.host, self.port, self.key = host, port, key
+
+    def tend(self, joined: Any) -> Iterator[str]:
+        return iter(())
+
+    def places(self) -> int:
+        return 1
+
+    def blames(self, name: str) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+
+def test_who_has_not_the_key_gets_nothing_and_holds_nobody_up() -> None:
+    launcher = Nobody()
+    backend = Pilots(Plain(), launcher, None)
+    try:
+        address = (launcher.host, launcher.port)
+        assert launcher.host == "127.0.0.1"
+        with pytest.raises(AuthenticationError):
+            Client(address, authkey=b"another")
+        with socket.create_connection(address), socket.create_connection(address) as loud:
+            loud.sendall(b"\x00\x00\x00\x04ping" * 3)
+            said = b""
+            with pytest.raises((ConnectionError, TimeoutError)):
+                loud.settimeout(5)
+                while part := loud.recv(4096):
+                    said += part
+                raise ConnectionError
+            assert said[4:15] == b"#CHALLENGE#" and len(said) < 200
+            assert list(backend.listen(0)) == []
+            with Client(address, authkey=launcher.key) as connection:
+                connection.send("mine")
+                assert b"Plain" in connection.recv_bytes()
+                connection.send((3, Ready()))
+                heard: list[Any] = []
+                while not heard:
+                    heard += backend.listen(0.1)
+        assert heard == [(0, Ready())]
+    finally:
+        backend.close()
+    with pytest.raises(OSError):
+        socket.create_connection(address)
+
+
+@needs_sshd
+def test_ssh_conforms(hosts: None) -> None:
+    assert not complaints(conform("halving.executors.ssh:SSH", {"hosts": ["a", "b"]}))
+
+
+@needs_sshd
+def test_a_pilots_end_is_no_trials_fault_and_its_host_is_tried_again(
+    hosts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halving.executors.ssh._AGAIN", 0.5)
+    before = pilots()
+    executor = SSH(Patient(tmp_path), ["a", "b"], retries=0)
+    steps: list[Step] = []
+
+    def until(happened: Callable[[], bool]) -> None:
+        while not happened():
+            steps.extend(executor.wait())
+
+    def epochs(trial: int) -> int:
+        return sum(isinstance(step, Epoch) and step.trial == trial for step in steps)
+
+    try:
+        assert executor.workers == 2
+        executor.submit(Job(0, {}, 0, 1000))
+        until(lambda: epochs(0) > 1)
+        until(executor.has_room)
+        executor.submit(Job(1, {}, 0, 1000))
+        until(lambda: epochs(1) > 1)
+        first, key = sorted(pilots() - before), executor._backend._key.hex().encode()
+        for seen in (*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")):
+            with suppress(OSError):
+                assert key not in seen.read_bytes()
+        os.kill(first[0], signal.SIGKILL)
+        until(lambda: any(isinstance(step, Restarted) for step in steps))
+        os.kill(first[1], signal.SIGTERM)  # as a machine does that is shut down
+        until(lambda: sum(isinstance(step, Restarted) for step in steps) == 2)
+        restarts = [step for step in steps if isinstance(step, Restarted)]
+        assert {step.reason for step in restarts[1:]} == {"its worker had to stop"}
+        assert "ended or is out of reach" in restarts[0].reason
+        stopped = restarts[1].trial
+        assert int((tmp_path / str(stopped)).read_text()) == epochs(stopped), "it left a checkpoint, and lost no epoch"
+        told = [epochs(0), epochs(1)]
+        until(lambda: epochs(0) > told[0] and epochs(1) > told[1])
+        assert len(pilots() - before) == 2 and not {*first} & pilots()
+    finally:
+        executor.shutdown(graceful=False)
+    assert nobody_left(before) and not [*Path("/tmp").glob("halving-*.sock")]
+
+
+@needs_sshd
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hosts": ["nobody"]}, "on nobody no worker could start: .*Connection refused"),
+        ({"hosts": ["a"], "python": "/no/python"}, "on a no worker could start: .*/no/python"),
+        ({"hosts": ["a"], "address": "192.0.2.1"}, "executor.address=192.0.2.1: this machine cannot listen there"),
+        ({"hosts": ["-oProxyCommand=touch x"]}, "executor.hosts=.*: give the names of machines"),
+        ({"hosts": []}, "executor.hosts=.*: give the names of machines"),
+        ({"hosts": "a"}, "executor.hosts=a: give the names of machines"),
+        ({"hosts": ["a"], "checkpoints": "here"}, "executor.checkpoints=here: give shared"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(hosts: None, settings: dict[str, Any], message: str) -> None:
+    before = {*Path("/tmp").glob("halving-*")}
+    with pytest.raises(UserError, match=message):
+        executor = SSH(Plain(), **settings)
+        try:
+            executor.submit(Job(0, {}, 0, 1))
+            while True:
+                list(executor.wait())
+        finally:
+            executor.shutdown(graceful=False)
+    assert not {*Path("/tmp").glob("halving-*.sock")} - before
+
+
+@needs_sshd
+def test_checkpoints_are_carried_and_what_a_function_needs_comes_along(hosts: None, tmp_path: Path) -> None:
+    def ssh(objective: Trainings) -> SSH:
+        return SSH(objective, ["a"], workers=2, checkpoints="carried", address="127.0.0.1")
+
+    before = {*Path("/tmp").glob("halving-*")}
+    alone = tuned(leaving, tmp_path / "alone", Serial)
+    assert sorted(came_to(tuned(leaving, tmp_path / "carried", ssh))) == sorted(came_to(alone))
+    assert left(tmp_path / "carried") == left(tmp_path / "alone")
+    assert not {*Path("/tmp").glob("halving-*")} - before
+
+
+@needs_sshd
+def test_a_study_by_ssh_that_is_killed_leaves_nobody_and_decides_as_alone(
+    hosts: None, fork: Any, tmp_path: Path
+) -> None:
+    ssh, alone, before = tmp_path / "ssh", tmp_path / "alone", pilots()
+    typed = ("executor=ssh", "executor.hosts=[a,b]", "tracker=csv")
+    study = fork.begin(*SMALL, *typed, "r_max=9", f"hydra.run.dir={ssh}")
+    deadline = time.monotonic() + 60
+    while not ((journal := ssh / "journal.jsonl").exists() and journal.read_text().count('"finished"') > 2):
+        assert time.monotonic() < deadline and study.ended(True) is None, study.communicate(0.0)
+        time.sleep(0.02)
+    study.send_signal(signal.SIGKILL)
+    assert nobody_left(before)
+    refused = fork(f"resume={ssh}")
+    assert refused.returncode == 1 and "executor.hosts: a file, and nobody at this command line" in refused.stderr
+    ended = fork(f"resume={ssh}", "executor.hosts=[a,b]")
+    assert ended.returncode == 0, ended.stderr
+    assert fork(*SMALL, "r_max=9", "tracker=csv", f"hydra.run.dir={alone}").returncode == 0
+    assert rows(ssh) == rows(alone) and len(rows(ssh)) > 4
+    assert nobody_left(before)
