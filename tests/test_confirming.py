@@ -168,7 +168,7 @@ def test_a_study_is_the_same_with_confirmations_and_without(
 ) -> None:
     done = fork(*SMALL, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0 and re.search(
-        r"luckiest of 6, which no interval around it counts; confirm it: .* resume=\S+ confirm.top=3\n", done.stdout
+        r"luckiest of 6, a choice that its interval leaves out; confirm it: .* resume=\S+ confirm.top=3\n", done.stdout
     )
     kinds = (Start, Epoch, Verdict)
     plain = [

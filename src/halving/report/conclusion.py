@@ -106,7 +106,7 @@ def doubts(history: History, again: str = "") -> list[str]:
         rate = is_rate(header.metric) and history.ended is not None and history.ended.test.get("val_samples")
         lines.append(
             f"its {metric_label(header).removeprefix('validation ')} is that of the luckiest of {len(history.trials)}"
-            f"{', which no interval around it counts' * bool(rate)}; confirm it: {again} confirm.top=3"
+            f"{', a choice that its interval leaves out' * bool(rate)}; confirm it: {again} confirm.top=3"
         )
     return lines
 
