@@ -39,6 +39,20 @@ class Plain:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """Takes `seconds` for each unit, and tells by which process."""
+
+    seconds: float
+
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        (job,) = jobs
+        for epoch in range(job.since + 1, job.until + 1):
+            time.sleep(self.seconds)
+            yield Epoch(job.trial, epoch, {"pid": os.getpid()})
+        yield Finished(Outcome(job.trial, job.until, quality(job)))
+
+
+@dataclass(frozen=True)
 class Killed:
     """Trial 1 is killed in its second epoch by SIGKILL, as often as `times`; it goes on from what it left."""
 
