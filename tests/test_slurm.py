@@ -14,6 +14,7 @@ from faults.objectives import Patient, Placed, Plain
 from test_conformance import complaints
 from test_pilots import SMALL, nobody_left, pilots, rows
 
+from halving.config import trust
 from halving.conformance import conform
 from halving.errors import UserError
 from halving.executors.slurm import Slurm
@@ -173,3 +174,16 @@ def test_without_slurm_or_with_nodes_out_of_reach_it_says_so(tmp_path: Path, mon
     (tmp_path / "sinfo").chmod(0o755)
     with pytest.raises(UserError, match=r"nodes such as node17.example have to connect .*executor.address="):
         Slurm(Plain(), 1)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"sbatch": {"prolog": "x"}}, {"python": "./x"}, {"hosts": ["x"]}, {"address": "x"}]
+)
+def test_a_file_cannot_say_which_machines_work_nor_how(
+    setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "_arguments", ["executor=slurm"])
+    with pytest.raises(UserError, match=rf"executor\.{next(iter(setting))}: a file, and nobody at this command line"):
+        trust.check_cluster(setting)
+    monkeypatch.setattr(trust, "_arguments", ["executor=slurm", "trusted_packages=[cluster]"])
+    trust.check_cluster(setting)
