@@ -361,6 +361,18 @@ def test_a_trial_that_diverged_is_the_worst_of_its_rung_and_no_best_row() -> Non
     ]
 
 
+def test_equal_errors_at_a_rung_are_kept_by_lot_and_tell_nothing() -> None:
+    """All begin equal, in the order in which they end: of the best three one in three is kept, and no row for sure."""
+    error = np.column_stack([np.ones(9), np.arange(9.0), np.arange(9.0)])
+    first, _, last = trust(Curves(error, np.array([1, 3, 9])), eta=3, draws=20)
+    assert (first.tau, first.tau_interval, first.recall, first.kept) == (0, (0, 0), pytest.approx(1 / 3), False)
+    assert not first.trusted and (last.tau, last.recall, last.kept) == (1, 1, True)
+    twins = trust(Curves(error[[0, 0, 1, 1, 8, 8]], np.array([1, 3, 9])), eta=3, draws=20)[-1]
+    assert (twins.recall, twins.kept, np.isfinite(twins.tau_interval).all()) == (1, True, True)
+    with pytest.raises(UserError, match="two rows that do not diverge"):
+        trust(Curves(error[:1], np.array([1, 3, 9])))
+
+
 def test_what_if_counts_no_trial_that_ends_after_the_deadline() -> None:
     """A training takes 9 s: in 13.5 s one ends, in 4.5 s none does, and the regret is the most that there is."""
     curves, seeds = ordered(misleading=False), range(12)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
 from halving.curves.simulation import simulate
@@ -85,8 +86,9 @@ class Judged:
 class Trust:
     """How well the errors at resource `low` tell the order at `high`, with 95 % bootstrap intervals over the rows.
 
-    `tau` is Kendall's tau-b; `recall` the share of the best one in eta at `high` that are among the best one in eta at
-    `low`, which by chance is 1 / eta. `kept` says whether the best row at the last level is among them.
+    `tau` is Kendall's tau-b, 0 where all are equal; `recall` the share of the best one in eta at `low` that are as good as
+    the best one in eta at `high`, which by chance is 1 / eta: equal rows at `low` are kept by lot. `kept` says whether
+    the best row at the last level is among them, whatever the lot.
     """
 
     low: int
@@ -174,9 +176,7 @@ def samples(curves: Curves, n: int, seed: int = 0) -> list[tuple[Curves, Curves]
 
     Any of these tables has a row that does not diverge. Raises UserError where fewer than two of the rows do not.
     """
-    survives, every = np.isfinite(curves.error[:, -1]), np.arange(len(curves))
-    if survives.sum() < 2:
-        raise UserError("the table needs two rows that do not diverge: one that may choose and one that may judge")
+    survives, every = _survives(curves), np.arange(len(curves))
     rng, found = np.random.default_rng(seed), list[tuple[Curves, Curves]]()
     while len(found) < n:
         rows = rng.choice(every, len(every))
@@ -212,19 +212,22 @@ def judged(
 
 
 def trust(curves: Curves, eta: int = 3, r_min: int | None = None, draws: int = 200, seed: int = 0) -> list[Trust]:
-    """Return how far each rung of a ladder tells the order at each higher one; trials that diverged rank last."""
+    """Return how far each rung of a ladder tells the order at each higher one; trials that diverged rank last.
+
+    Raises UserError where fewer than two of the rows do not.
+    """
     levels = ladder(eta, int(curves.resource[0]) if r_min is None else r_min, int(curves.resource[-1]))
     errors = np.array([np.nan_to_num(curves.error[:, curves.level(r)], nan=np.inf) for r in levels])
+    best, keep = _survives(curves) & (curves.final == curves.optimum), max(1, len(curves) // eta)
     n = len(curves)
     rng = np.random.default_rng(seed)
     samples = [rng.integers(0, n, n) for _ in range(draws)]
-    best = int(np.argmin(curves.final))
     found: list[Trust] = []
     for i, low in enumerate(levels):
         for j, high in list(enumerate(levels))[i + 1 :]:
             taus = [_tau(errors[i, rows], errors[j, rows]) for rows in samples]
             recalls = [_recall(errors[i, rows], errors[j, rows], eta) for rows in samples]
-            kept = bool((errors[i] < errors[i, best]).sum() < max(1, n // eta))
+            kept = bool((errors[i, ~best] <= errors[i, best].min()).sum() < keep)
             tau, recall = _tau(errors[i], errors[j]), _recall(errors[i], errors[j], eta)
             found.append(Trust(low, high, tau, middle(taus), recall, middle(recalls), kept))
     return found
@@ -270,12 +273,21 @@ def _replay_remembered(job: tuple[Setting, int], seeds: Sequence[int], resource:
     return [replay(_remembered[0][table], setting, seed, resource) for seed in seeds]
 
 
+def _survives(curves: Curves) -> NDArray[np.bool_]:
+    survives = np.isfinite(curves.error[:, -1])
+    if survives.sum() < 2:
+        raise UserError("the table needs two rows that do not diverge: one that may choose and one that may judge")
+    return survives
+
+
 def _tau(low: Array, high: Array) -> float:
-    return float(kendalltau(rankdata(low), rankdata(high)).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+    if np.ptp(ranks := rankdata(low)) == 0 or np.ptp(others := rankdata(high)) == 0:
+        return 0.0
+    return float(kendalltau(ranks, others).statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _recall(low: Array, high: Array, eta: int) -> float:
-    """The share of the best one in eta at the high level that are in the best one in eta at the low one."""
     keep = max(1, len(low) // eta)
-    kept, good = (set[int](np.argsort(errors, kind="stable")[:keep].tolist()) for errors in (low, high))
-    return len(kept & good) / keep
+    cut, good = np.sort(low)[keep - 1], np.isfinite(high) & (high <= np.sort(high)[keep - 1])
+    ahead, level = low < cut, low == cut
+    return float(good[ahead].sum() + (keep - ahead.sum()) * good[level].mean()) / keep
