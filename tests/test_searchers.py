@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -814,6 +815,10 @@ def test_a_trial_that_failed_later_keeps_its_error_below() -> None:
         history.apply(Finished(Outcome(trial, 2, math.inf, failed=True)), 3.0)
         history.apply(Verdict(trial, "failed"), 3.0)
     assert importances(history, 1) == before and before.explained > 0.8
+    for trial in range(60, 70):  # of a bracket that begins higher: nobody knows what their errors at 1 were
+        history.apply(Start(trial, {"lr": 0.0, "noise": 0.5}, 9), 4.0)
+        history.apply(Finished(Outcome(trial, 4, math.inf, failed=True)), 5.0)
+    assert importances(history, 1) == before
 
 
 def test_what_a_choice_decides_is_not_its_childrens_importance() -> None:
@@ -829,6 +834,28 @@ def test_what_a_choice_decides_is_not_its_childrens_importance() -> None:
     found = {row.dimension: row.loss for row in importances(history_of(errors, drawn, names)).dimensions}
     assert found["optimizer"] > 0.5
     assert all(abs(loss) < 0.05 for name, loss in found.items() if name != "optimizer"), found
+
+
+@pytest.mark.parametrize("written", ["config", "described"])
+def test_what_a_condition_names_is_shuffled_with_what_it_is_for(written: str) -> None:
+    """Dropout exists from depth 2 on, and noise where dropout is low: who lacks them is shallow, and that mattered."""
+    rng = np.random.default_rng(0)
+    drawn = list[Configuration]()
+    for _ in range(80):
+        drawn.append({"model.depth": int(rng.integers(1, 4))})
+        if float(str(drawn[-1]["model.depth"])) > 1:
+            drawn[-1]["model.dropout"] = float(rng.random())
+            if float(str(drawn[-1]["model.dropout"])) < 0.8:
+                drawn[-1]["model.noise"] = float(rng.random())
+    below = {"model.dropout": "model.depth > 1", "model.noise": "model.dropout < 0.8"}
+    tree = {name.removeprefix("model."): {"_values_": [], "_when_": when} for name, when in below.items()}
+    lines = [f"{name}: uniform(0, 1) if {when}" for name, when in below.items()]
+    history = history_of([float(each["model.depth"] == 1) for each in drawn], drawn, ("model.depth", *below))
+    assert history.header is not None
+    told = {"config": {"config": {"space": {"model": tree}}}, "described": {"space": lines}}[written]
+    history.header = replace(history.header, settings=told)
+    depth, *others = importances(history, samples=4).dimensions
+    assert depth.dimension == "model.depth" and depth.loss > 0.8 > 0.05 > max(abs(each.loss) for each in others)
 
 
 def test_what_mattered_is_said_early_and_late() -> None:

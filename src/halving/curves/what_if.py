@@ -86,9 +86,9 @@ class Judged:
 class Trust:
     """How well the errors at resource `low` tell the order at `high`, with 95 % bootstrap intervals over the rows.
 
-    `tau` is Kendall's tau-b, 0 where all are equal; `recall` the share of the best one in eta at `low` that are as good as
-    the best one in eta at `high`, which by chance is 1 / eta: equal rows at `low` are kept by lot. `kept` says whether
-    the best row at the last level is among them, whatever the lot.
+    `tau` is Kendall's tau-b, 0 where all are equal; `recall` the share of the best one in eta at `low` that are as good
+    as the best one in eta at `high`, by chance 1 / eta: of equal rows at `low` the lot decides. `kept` says whether the
+    best row at the last level is among them, whatever the lot.
     """
 
     low: int

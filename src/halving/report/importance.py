@@ -1,17 +1,18 @@
 """Which dimensions mattered: permutation importance under a random forest (Breiman 2001)."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halving.errors import UserError
-from halving.history import History
+from halving.history import Evaluation, Header, History
 from halving.report.tables import digits, header_of
 from halving.trial import Configuration, Value
 
@@ -57,7 +58,7 @@ def importances(history: History, resource: int | None = None, samples: int = 10
 
     By default at the one that the most trials have reached without failing, and of several the highest: higher rungs
     hold only the selected. Trials that failed on the way there rank last. A choice is shuffled with all that is below
-    its options, and what is below an option among the trials that have it.
+    its options, what a condition names with all that the condition is for, and these among the trials that have them.
 
     Raises UserError for fewer than 8 trials there, and for a study that searched no dimension.
     """
@@ -67,18 +68,23 @@ def importances(history: History, resource: int | None = None, samples: int = 10
     if resource is None:
         resource = max(counts, key=lambda r: (counts[r], r), default=0)
     ended = [(trial.trial, each) for trial, each in history.finished]
-    errors = {trial: math.inf for trial, each in ended if not math.isfinite(each.error) and each.since < resource}
+
+    def failed(each: Evaluation) -> bool:
+        return not math.isfinite(each.error) and each.since < resource and each.resource <= resource
+
+    errors = {trial: math.inf for trial, each in ended if failed(each)}
     errors |= {trial: each.error for trial, each in ended if each.resource == resource and math.isfinite(each.error)}
     if len(errors) < _FEWEST:
         raise UserError(
             f"importance: {len(errors)} trials at resource {resource} are too few to tell; it takes at least {_FEWEST}"
         )
-    dimensions = header_of(history).dimensions
+    header = header_of(history)
+    dimensions = header.dimensions
     if not dimensions:
         raise UserError("importance: the study searched no dimension")
     errors = dict(sorted(errors.items()))
     configurations = [history.trials[trial].configuration for trial in errors]
-    inputs, together = _columns(configurations, dimensions), _together(configurations, dimensions)
+    inputs, together = _columns(configurations, dimensions), _together(configurations, dimensions, _named(header))
     ranks = _ranks(np.array(list(errors.values())))
 
     rng = np.random.default_rng(seed)
@@ -157,13 +163,46 @@ def _columns(configurations: Sequence[Configuration], dimensions: Sequence[str])
     return np.array(columns, dtype=np.float64).T
 
 
-def _together(configurations: Sequence[Configuration], dimensions: Sequence[str]) -> list[list[int]]:
-    """Return for each dimension the columns that are shuffled with it: of a choice, those below its options, too."""
+def _together(
+    configurations: Sequence[Configuration], dimensions: Sequence[str], named: Mapping[str, set[str]]
+) -> list[list[int]]:
+    """Return for each dimension the columns that are shuffled with it: those that exist by its value, too."""
     conditional = [any(name not in each for each in configurations) for name in dimensions]
-    return [
-        [i, *(j for j, name in enumerate(dimensions) if conditional[j] and name.startswith(f"{choice}."))]
-        for i, choice in enumerate(dimensions)
-    ]
+
+    def below(found: list[int]) -> list[int]:
+        names = [dimensions[i] for i in found]
+        more = [
+            j
+            for j, name in enumerate(dimensions)
+            if conditional[j] and j not in found
+            if any(name.startswith(f"{each}.") or each in named.get(name, ()) for each in names)
+        ]
+        return below([*found, *more]) if more else found
+
+    return [below([i]) for i in range(len(dimensions))]
+
+
+def _named(header: Header) -> dict[str, set[str]]:
+    """Return what the conditions of each dimension name, of a space that is written as a config or described."""
+    described = (each.partition(" if ") for each in header.settings.get("space", ()))
+    found: dict[str, set[str]] = {}
+    for name, conditions in (
+        *((text.partition(": ")[0], conditions) for text, _, conditions in described),
+        *_whens(header.settings.get("config", {}).get("space")),
+    ):
+        found.setdefault(name, set()).update(re.findall(r"[\w.]+", conditions))
+    return found
+
+
+def _whens(node: Any, path: str = "", conditions: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        items = cast(Mapping[str, Any], node)
+        conditions = f"{conditions} {items.get('_when_', '')}"
+        for key, below in items.items():
+            options = list(cast(Mapping[str, Any], below).values()) if isinstance(below, Mapping) else []
+            for each in options if key == "_choice_" else [below]:
+                yield from _whens(each, path if key.startswith("_") else f"{path}.{key}".lstrip("."), conditions)
+    yield path, conditions
 
 
 def _ranks(errors: NDArray[np.float64]) -> NDArray[np.float64]:
