@@ -26,10 +26,12 @@ from halving.curves.simulation import simulate
 from halving.curves.what_if import Setting, Trust, deadline, judged, replay_all, samples, settings, trust
 from halving.errors import UserError
 from halving.executors import Serial
-from halving.history import Header, History, Trial
+from halving.history import Ended, Header, History, Trial
 from halving.journal import Journal
+from halving.report import jobs
 from halving.report.comparison import COLOURS, styles_of, task_figures
-from halving.report.methods import across_table, across_words, mean_and_error, methods_table, notes
+from halving.report.comparison_page import comparison_html
+from halving.report.methods import across_table, across_words, mean_and_error, methods_table, notes, ranks_table
 from halving.report.wandb_report import Text, of_studies
 from halving.review.comparison import (
     Run,
@@ -211,7 +213,9 @@ def test_a_method_that_loses_whole_seeds_is_worst_with_these() -> None:
     """It is not averaged over its good ones: neither in the table, nor in tests, ranks and figures."""
     good = [run("t", "steady", seed, (1, 0.3 + seed / 100)) for seed in range(6)]
     lost = [run("t", "reckless", seed, *([(1, 0.1)] if seed < 3 else [])) for seed in range(6)]
-    (pair,) = pairs([*good, *lost])
+    with np.errstate(over="raise"):
+        (pair,) = pairs([*good, *lost])
+        assert pairs([*good, *(run("t", "none", seed) for seed in range(6))])[0].difference == -math.inf
     assert (pair.n, pair.wins, pair.losses) == (6, 3, 3)
     table = methods_table([*good, *lost])
     cells = dict(zip(table.heads, table.rows[1], strict=True))
@@ -325,6 +329,7 @@ def test_studies_on_a_table_are_reported_by_regret_and_as_draws_of_its_rows(tmp_
             assert study.header is not None
             settings = {"config": {"executor": {"curves": str(place)}}, "overrides": [f"scheduler={name}"]}
             study.header = replace(study.header, settings=settings)
+            study.apply(Ended(study.incumbents[-1][0].trial), study.seconds)
             studies[tmp_path / f"{name}{seed}"] = study
     words = of_studies(studies, {path: path.name for path in studies}, "p").blocks[1]
     assert (
@@ -332,6 +337,26 @@ def test_studies_on_a_table_are_reported_by_regret_and_as_draws_of_its_rows(tmp_
         and "FIFO against SuccessiveHalving, regret at the end: better with 0 of 6" in words.text
     )
     assert "Seeds draw from the same recorded rows" in words.text and "Wilcoxon's test over tasks" not in words.text
+    compared = [jobs.Job(path.name, path, (), "finished", study) for path, study in studies.items()]
+    text = comparison_html(tmp_path, compared, {str(place): curves})
+    assert re.search(r"<b>SuccessiveHalving</b> has the best mean regret: <b>[\d.]+ ± [\d.]+</b> at the end", text)
+
+
+def test_ranks_at_the_end_go_by_regret_as_the_tests_do() -> None:
+    """Pasha's winners were trained for less, and so have the greater error; in full they are better."""
+    runs = [
+        replace(run("t", method, seed, (1, error)), regret=regret, level=np.array([level]))
+        for seed in range(6)
+        for method, error, regret, level in (("pasha", 0.3, 0.1, 3), ("fifo", 0.2, 0.2, 27))
+    ]
+    assert [(pair.wins, pair.losses) for pair in pairs(runs)] == [(6, 0)]
+    assert ranks_table(runs).rows == (("pasha", "1.00 ± 0.00"), ("fifo", "2.00 ± 0.00"))
+    table = methods_table(runs)
+    cells = dict(zip(table.heads, table.rows[0], strict=True))
+    assert (cells["mean rank by regret"], cells["regret at its end"], cells["mean error"]) == (
+        "1.00", "0.1 ± 0", "0.3 ± 0",
+    )  # fmt: skip
+    assert ranks(runs, np.ones(1))["fifo"][0].tolist() == [1.0], "on the way it is not known"
 
 
 def test_rungs_that_order_trials_are_trusted_and_misleading_ones_are_not() -> None:

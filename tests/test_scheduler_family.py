@@ -204,6 +204,8 @@ def test_asha_without_failed_trials_promotes_of_those_that_survive() -> None:
         for count in (True, False)
     }
     assert states == {True: ("paused", 3), False: ("stopped", 3)}  # rank 2; 4 // 2 = 2, 2 // 2 = 1
+    with pytest.raises(UserError, match=r"scheduler.count_failed=maybe: must be true or false"):
+        ASHA(Numbers(), count_failed="maybe")  # pyright: ignore
 
 
 def test_asha_stopping_by_max_of_1_and_finished_over_eta() -> None:

@@ -30,7 +30,7 @@ from halving.report.methods import (
     too_few,
 )
 from halving.report.tables import digits, metric_label, number, own_error, summary, uncertainty
-from halving.review.comparison import Pair, Run, across, by_method, by_task, common_end, labelled, pairs
+from halving.review.comparison import Pair, Run, across, by_method, by_regret, by_task, common_end, labelled, pairs
 from halving.terminal import printable
 from halving.tracking.wording import count, cut
 
@@ -182,11 +182,16 @@ def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, 
         best, value = table.rows[0] if table.rows else ("", "")
         what, where = f"mean rank over {count(len(tasks), 'tasks')}", ""
     else:
-        errors = {method: float(np.mean([run.at(end) for run in own.values()])) for method, own in methods.items()}
+        known = by_regret(runs)
+        errors = {
+            method: float(np.mean([run.regret if known else float(run.at(end)) for run in own.values()]))
+            for method, own in methods.items()
+        }
         best = min(errors, key=lambda method: (math.isnan(errors[method]), errors[method]))
-        value = next(row[2] for row in methods_table(runs).rows if row[0] == best)
-        what = f"mean {label}"
-        where = f" after {count(end, runs[0].unit)}, over {count(len(methods[best]), 'seeds')}"
+        value = next(row[-1 if known else 2] for row in methods_table(runs).rows if row[0] == best)
+        what = "mean regret" if known else f"mean {label}"
+        where = " at the end" if known else f" after {count(end, runs[0].unit)}"
+        where += f", over {count(len(methods[best]), 'seeds')}"
     ahead = {pair.second: pair for pair in tested if pair.first == best and pair.effect > 0}
     ahead |= {pair.first: pair for pair in tested if pair.second == best and pair.effect < 0}
     beaten = [method for method, pair in ahead.items() if pair.p_holm < 0.05] if tested else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from halving.report.confirmation import half_width
 from halving.report.tables import digits, number
-from halving.review.comparison import Pair, Run, by_method, by_task, common_end, ranks, untested
+from halving.review.comparison import Pair, Run, by_method, by_regret, by_task, common_end, ranks, untested
 from halving.tracking.wording import count, duration
 
 
@@ -26,7 +26,7 @@ class Table:
 def methods_table(runs: Sequence[Run]) -> Table:
     """Return how each method of a task did after the most that all have spent."""
     end, sign = common_end(runs), -1 if runs[0].maximize else 1
-    rank = ranks(runs, np.array([1.0]))
+    rank = ranks(runs)
     regret = not all(math.isnan(run.regret) for run in runs)
     heads = [
         "method",
@@ -34,7 +34,7 @@ def methods_table(runs: Sequence[Run]) -> Table:
         f"mean {runs[0].metric}",
         "median (quartiles)",
         f"incumbents' {runs[0].unit}",
-        "mean rank",
+        "mean rank by regret" if by_regret(runs) else "mean rank",
     ]
     heads += ["mean spent", "mean time", *(["regret at its end"] if regret else [])]
     rows: list[tuple[str, ...]] = []
@@ -139,7 +139,7 @@ def across_words(tested: Sequence[Pair]) -> str:
 
 def ranks_table(runs: Sequence[Run]) -> Table:
     """Return each method's mean rank over the tasks that have all methods, the best first."""
-    found = sorted(ranks(runs, np.array([1.0])).items(), key=lambda item: item[1][0][0])
+    found = sorted(ranks(runs).items(), key=lambda item: item[1][0][0])
     spread = ((method, float(mean[0]), float(error[0])) for method, (mean, error) in found)
     rows = (
         (method, f"{mean:.2f}{f' ± {error:.2f}' if math.isfinite(error) else ''}") for method, mean, error in spread
@@ -164,7 +164,8 @@ def _error(values: NDArray[Any]) -> float | None:
     """Return the standard error of the mean, None where it cannot be told."""
     if len(values) < 2 or not np.isfinite(values).all():
         return None
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
+    # Of equal values it is 0, which rounding need not be.
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if np.ptp(values) else 0.0
 
 
 def _quartiles(errors: NDArray[Any], sign: int) -> NDArray[Any]:

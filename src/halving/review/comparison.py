@@ -207,6 +207,11 @@ def by_method(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
     return methods
 
 
+def by_regret(runs: Iterable[Run]) -> bool:
+    """Whether what all winners come to at the end of a full training is known."""
+    return not any(math.isnan(run.regret) for run in runs)
+
+
 def common_end(runs: Iterable[Run], axis: Axis = "resource") -> float:
     """Return the most that every run has spent: up to there a comparison is fair."""
     return min(run.end(axis) for run in runs)
@@ -228,11 +233,12 @@ def band(method: str, runs: Sequence[Run], x: Array, axis: Axis) -> Band:
     return Band(method, n, x, errors.mean(axis=0), deviation / math.sqrt(n), median, lower, upper)
 
 
-def ranks(runs: Sequence[Run], fractions: Array) -> dict[str, tuple[Array, Array]]:
+def ranks(runs: Sequence[Run], fractions: Array | None = None) -> dict[str, tuple[Array, Array]]:
     """Return each method's mean rank over tasks, and its standard error, at fractions of the common resource.
 
-    Methods are ranked on each task and seed that all of them have, from 1 for the best, ties sharing the mean of their
-    ranks; then averaged over the seeds of a task, then over tasks. With one task the standard error is over its seeds.
+    Without fractions it is that at the end, and by regret on a task of which a table knows it. Methods are ranked on
+    each task and seed that all of them have, from 1 for the best, ties sharing the mean of their ranks; then averaged
+    over the seeds of a task, then over tasks. With one task the standard error is over its seeds.
     """
     means: dict[str, list[Array]] = {run.method: [] for run in runs}
     for of_task in by_task(runs).values():
@@ -240,8 +246,11 @@ def ranks(runs: Sequence[Run], fractions: Array) -> dict[str, tuple[Array, Array
         seeds = sorted(set.intersection(*(set(own) for own in methods.values())))
         if len(methods) < len(means) or not seeds:
             continue
-        x = fractions * common_end(of_task)
-        errors = np.array([[_worst_if_none(own[seed].at(x)) for seed in seeds] for own in methods.values()])
+        x = (np.ones(1) if fractions is None else fractions) * common_end(of_task)
+        if fractions is None and by_regret(of_task):
+            errors = np.array([[[own[seed].regret] for seed in seeds] for own in methods.values()])
+        else:
+            errors = np.array([[_worst_if_none(own[seed].at(x)) for seed in seeds] for own in methods.values()])
         ranked = rankdata(errors, axis=0)
         for method, own in zip(methods, ranked, strict=True):
             means[method].append(own)
@@ -310,7 +319,7 @@ def _shared(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[tuple[Run, Run
 def _measured(own: Sequence[tuple[Run, Run]], axis: Axis) -> tuple[Callable[[Run], float], str] | None:
     """Return by what two methods can be compared on the seeds that both have, and in words, or None."""
     both, unit = list(chain(*own)), own[0][0].unit
-    if not any(math.isnan(run.regret) for run in both):
+    if by_regret(both):
         return lambda run: run.regret, "regret at the end"
     end = common_end(both, axis)
     found = [run for run in both if not math.isnan(run.at(end, axis))]
@@ -333,11 +342,11 @@ def paired(first: Array, second: Array, task: str = "", name: str = "", other: s
     Where a method has no incumbent (NaN) it is worse than by any number. Equal pairs are left out; without any other
     pair p is 1 and the effect 0.
     """
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         difference = np.nan_to_num(_worst_if_none(first) - _worst_if_none(second), nan=0.0)
+        median = float(np.median(difference))
     unequal = difference[difference != 0]
     wins, losses = int((unequal < 0).sum()), int((unequal > 0).sum())
-    median = float(np.median(difference))
     each = tuple(float(d) if abs(d) < 1e300 else math.copysign(math.inf, d) for d in np.sort(difference))
     if not len(unequal):
         return Pair(task, name, other, len(difference), 0, 0, median, 0.0, 1.0, differences=each, basis=basis)

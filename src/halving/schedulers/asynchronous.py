@@ -29,6 +29,8 @@ class AsynchronousBracket:
     ) -> None:
         if variant not in ("promotion", "stopping"):
             raise UserError(f"scheduler.variant={variant}: unknown{did_you_mean(variant, ('promotion', 'stopping'))}")
+        if count_failed not in (True, False):
+            raise UserError(f"scheduler.count_failed={count_failed}: must be true or false")
         self.levels = tuple(levels)
         self.top = len(self.levels) - 1
         self._variant = variant
