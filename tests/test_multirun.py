@@ -2,19 +2,26 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from test_resume import STRUCK, begin
 
 import halving
+from halving.app import _journal
 from halving.config.multirun import compared
+from halving.history import Halted, Header, Resumed
+from halving.journal import FILE, Journal, owner, read
 from halving.report.methods import mean_and_error
 from halving.report.tables import digits, uncertainty
+from halving.trial import Epoch
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=9", "tracker=none", "executor.threads=1")
 
@@ -251,3 +258,54 @@ def test_each_job_says_how_it_ended_and_how_long_the_rest_takes(fork: Fork, tmp_
     assert table[1].split() == ["optimizer.lr=0.1", *mean_and_error(errors).split(), "3"]
     assert table[2].split() == ["optimizer.lr=-1.0", "0", "3", "not", "finished"]
     assert "all jobs: " in result.stdout and "notes='a b'" in result.stdout
+
+
+ENDLESS = (*SMALL[:2], *SMALL[3:], "scheduler=fifo", "r_max=1000000")
+
+
+def training(job: Path) -> int:
+    """Return the process that runs a job, once its study has epochs."""
+    deadline = time.monotonic() + 120
+    while not (job / FILE).is_file() or b'"type":"epoch"' not in (job / FILE).read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return int(owner(job).rpartition(" ")[2])
+
+
+def test_ctrl_c_lets_the_jobs_of_joblib_end_their_studies(fork: Fork, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
+    launched = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}")
+    process = fork.begin("-m", "seed=0", *ENDLESS, *launched, "executor=process", "executor.workers=1")
+    worker = training(tmp_path / "0")
+    for pid in (worker, process.pid):  # as a terminal does
+        os.kill(pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (130, False), err
+    assert [event for event, _ in read(tmp_path / "0")][-1] == Halted("interrupted")
+    assert [row["state"] for row in jobs(tmp_path)] == ["interrupted"]
+    assert re.search(r"^interrupted; go on with: python .* -m hydra/launcher=joblib .*resume=", out, re.MULTILINE)
+
+
+def test_a_requeued_job_of_submitit_goes_on_in_its_own_directory(fork: Fork, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
+    study = ("seed=0", *SMALL[:2], *SMALL[3:], "r_max=150", f"hydra.sweep.dir={tmp_path}")
+    process = fork.begin("-m", *study, "hydra/launcher=submitit_local")
+    os.kill(training(tmp_path / "0"), signal.SIGUSR2)  # as before its time is over
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    events = [event for event, _ in read(tmp_path / "0")]
+    kept = [type(event) for event in events if isinstance(event, Header | Halted | Resumed)]
+    assert kept == [Header, Halted, Resumed] and sum(isinstance(event, Epoch) for event in events) == 150
+    assert [(row["job"], row["state"], float(row["epochs"])) for row in jobs(tmp_path)] == [("0", "finished", 150)]
+
+
+def test_a_job_of_a_queue_goes_on_with_its_own_study_alone(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(Header("study", "fifo", "random", 0, 1, settings={"queued": "SlurmLauncher 7_0"}), 0.0)
+    journal.close()
+    for other in ("", "SlurmLauncher 7_1", "LocalLauncher 7_0"):
+        with pytest.raises(halving.UserError, match="already holds a study"):
+            _journal(tmp_path, OmegaConf.create({"resume": None}), other)
+    cfg = OmegaConf.create({"resume": None})
+    _journal(tmp_path, cfg, "SlurmLauncher 7_0").close()
+    assert cfg.resume == str(tmp_path)

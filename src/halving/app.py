@@ -59,7 +59,7 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
     place(cfg)
     console = Terminal(quiet=hydra.mode == RunMode.MULTIRUN)
     with ExitStack() as opened:
-        journal = _journal(run_dir, cfg)
+        journal = _journal(run_dir, cfg, commands.queued(hydra))
         opened.callback(journal.close)
         events = tuple(journal.events)
         before = replay(events)
@@ -148,14 +148,19 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         if not conduct.signals and isinstance(mirror, TensorBoard) and (line := mirror.command(tuner.history)):
             console.print(f"curves: {line}", soft_wrap=True, highlight=False, markup=False)
     if conduct.signals:
+        conduct.requeue()
         sys.exit(128 + conduct.signals[0])
     _refuse_failures(tuner.history, run_dir, conduct.problems)
 
 
-def _journal(run_dir: Path, cfg: DictConfig) -> Journal:
-    """Open the journal of a new study, or of the one to resume."""
+def _journal(run_dir: Path, cfg: DictConfig, queued: str) -> Journal:
+    """Open the journal of a new study, or of the one to resume: also of one that the same job of a queue began."""
     journal = Journal(run_dir)
     problem = ""
+    if journal.events and queued and cfg.resume is None:
+        header = replay(journal.events).header
+        if header is not None and header.settings.get("queued") == queued:
+            cfg.resume = str(run_dir)
     if journal.events and cfg.resume is None:
         problem = f"{run_dir} already holds a study; go on with it by: {_again(run_dir)}; or take another run dir"
     if not journal.events and cfg.resume is not None and (Path(cfg.resume) / FILE).is_file():
@@ -179,6 +184,7 @@ def _settings(
     recorded = dict(before.header.settings) if before.header is not None else {}
     keys = set(map(commands.key_of, now))
     unresolved: Any = OmegaConf.to_container(cfg, resolve=False)
+    queued = commands.queued(hydra)
     began = Path(recorded.get("run_dir", run_dir))  # which names its W&B runs, whatever link it is resumed by
     return {
         "unresolved": unresolved,
@@ -190,6 +196,7 @@ def _settings(
         "initial": parts.initial,
         "tags": recorded.get("tags", [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else []),
         "trained": recorded.get("trained", _trained(hydra) if parts.fidelity.loads else []),
+        **({"queued": queued} if queued else {}),
         **dated(cfg.notes),
     }
 

@@ -123,6 +123,11 @@ class Conduct:
             stack.enter_context(noted("the workers could not be ended", self.problems))
             stack.callback(self.executor.shutdown, graceful=False)
 
+    def requeue(self) -> None:
+        """End the process as a queue wants it that asked for the end: it is going to begin the job again."""
+        if (number := self.signals[0]) not in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number](number, None)
+
     def _at_once(self, kind: type[BaseException] | None) -> bool:
         return len(self.signals) > 1 or (kind is not None and not issubclass(kind, Exception))
 

@@ -256,6 +256,7 @@ def tune(
                 else None,
             )
     if conduct.signals:
+        conduct.requeue()
         raise KeyboardInterrupt("the same call with resume=True goes on" if composed.directory else "without a run_dir")
     warn(conduct)
     idle = not tuner.history.beyond(before) and not tuner.history.halted

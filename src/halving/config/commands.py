@@ -74,6 +74,12 @@ def hydra_config() -> DictConfig:
     return cast(DictConfig, HydraConfig.get())
 
 
+def queued(hydra: DictConfig) -> str:
+    """Return which of submitit's jobs this is, however often its queue begins it; nothing where it is none."""
+    launcher = str(hydra.launcher.get("_target_"))
+    return f"{launcher.rpartition('.')[2]} {hydra.job.id}" if "submitit" in launcher else ""
+
+
 def overrides(hydra: DictConfig, of: str = "task") -> list[str]:
     """Return a job's overrides as they were typed; Hydra itself would resolve what they refer to."""
     return cast(list[str], OmegaConf.to_container(hydra.overrides[of], resolve=False))

@@ -1,7 +1,10 @@
 """What a multirun says: a line as each job ends, and at its end a table of all jobs, read from their directories."""
 
+import os
+import re
 import shlex
 import signal
+import socket
 import statistics
 import sys
 import threading
@@ -48,6 +51,7 @@ from halving.terminal import Terminal, printable
 from halving.tracking.wording import count, duration
 
 _FAILURE = "failure.txt"
+_QUIET = 3  # looks in a row at which no job runs
 _COLUMNS: tuple[str, ...] = ("job", "overrides", "error", "epochs", "seconds", "state")
 # Overrides that change nothing about what comes out.
 _NEUTRAL = ("seed", "tracker", "notes", "device", "data_dir", "trusted_packages")
@@ -68,7 +72,7 @@ class RememberSweep(Callback):
         self._ended: list[float | None] = []  # seconds, if it had not finished before
         self._failed: list[tuple[list[str], str]] = []
         self._before, self._began = 0, 0.0
-        self._signal = 0
+        self._signal, self._launcher = 0, ".BasicLauncher"
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Look at where Hydra is about to write its log and its own files."""
@@ -93,11 +97,17 @@ class RememberSweep(Callback):
             for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
                 if signal.getsignal(number) == default:
                     signal.signal(number, self._interrupt)
+            self._launcher = str(config.hydra.launcher["_target_"])
+            if not self._launcher.endswith(".BasicLauncher"):  # what it starts inherits the mask
+                threading.Thread(target=threading.Event().wait, daemon=True).start()  # which hears Ctrl-C instead
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         _sweeps.append(self)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if self.sweep is None:  # a single run
             return
+        if not any(self is sweep for sweep in _sweeps):  # a launcher's process, to which the command passes it on
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         directory = Path(config.hydra.runtime.output_dir).resolve()
         overrides = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
         self._started.append((directory, _told(overrides)))
@@ -126,8 +136,39 @@ class RememberSweep(Callback):
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         from halving.executors.signals import AtOnce  # with numpy, which a mere look can do without
 
-        self._signal = number
+        again, self._signal = self._signal, number
+        if not self._launcher.endswith(".BasicLauncher"):
+            self._stop_jobs(at_once=bool(again))
         raise AtOnce if number == signal.SIGINT else SystemExit(128 + number)
+
+    def _stop_jobs(self, at_once: bool) -> None:
+        """Let the jobs that a launcher has begun on this machine end their studies, before it ends their processes."""
+        if not at_once:
+            Terminal().print("\nthe running jobs stop after their epochs; a second Ctrl-C ends them at once")
+        told: set[int] = set()
+        quiet = 0
+        while quiet < _QUIET:
+            running = self._running()
+            for pid in running - told:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            if at_once:
+                break
+            told, quiet = told | running, 0 if running else quiet + 1
+            time.sleep(0.05)
+        if "submitit" in self._launcher:  # which would leave those that have not begun a study yet
+            from halving.executors.tree import descendants
+
+            for pid in descendants():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _running(self) -> set[int]:
+        """Return the processes of this machine that run a study of this multirun."""
+        assert self.sweep is not None
+        here = re.compile(rf"host {re.escape(socket.gethostname())}, pid (\d+)")
+        found = (here.fullmatch(owner(directory)) for directory in job_directories(self.sweep))
+        return {int(match[1]) for match in found if match} - {os.getpid()}
 
     def _say(self, text: str) -> None:
         directory, overrides = self._started[-1]

@@ -47,6 +47,7 @@ _REFUSALS = {
 }
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _PACKAGE = Path(__file__).parents[1]
+_ended: list[int] = []  # how a signal ended a job: a launcher may begin others in its process
 _theirs: list[str] = []  # config directories that were typed
 _UNKNOWN_KEY = re.compile(r"is not in struct|Key '.*' not in '")
 
@@ -114,6 +115,8 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             attempt(cfg)
 
     def attempt(cfg: DictConfig) -> None:
+        if _ended:
+            sys.exit(_ended[0])
         multirun.forget_failure()
         trust.let_in(HydraConfig.get().runtime.cwd)
         secrets = _kept_out(cfg)
@@ -138,6 +141,8 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             sys.exit(printable(f"error: {message}"))
         except SystemExit as error:
             if error.code:
+                if isinstance(error.code, int) and HydraConfig.get().mode == RunMode.MULTIRUN:
+                    _ended.append(error.code)
                 raise
             message = "something that the study is built of has called sys.exit()"
             multirun.note_failure(message)

@@ -7,7 +7,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from multiprocessing import current_process, get_context, parent_process
+from multiprocessing import (
+    current_process,
+    get_all_start_methods,
+    get_context,
+    get_start_method,
+    parent_process,
+    set_start_method,
+)
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pickle import PicklingError
@@ -156,6 +163,8 @@ class Processes:
             self._workers[slot].pipe.send(what)
 
     def _spawn(self, device: str | None) -> _Worker:
+        if get_start_method(allow_none=True) not in (None, *get_all_start_methods()):
+            set_start_method("spawn", force=True)  # of joblib's own, a worker would be told, and not know it
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         mark = token_hex(8)

@@ -12,6 +12,7 @@ from typing import Any
 Handler = Callable[[int, FrameType | None], None]
 
 _DEFAULTS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_QUEUE = (signal.SIGUSR1, signal.SIGUSR2)  # by one of which submitit asks a job to end, and to be begun again
 _handlers: list[Handler] = []
 _masks = threading.local()
 
@@ -23,10 +24,12 @@ class AtOnce(KeyboardInterrupt):
 def handle(handler: Handler) -> dict[int, Any]:
     """Let a function handle both signals here, and in no child; return what `restore` needs.
 
-    A child that is forked gets Python's defaults, and exec resets a function, as it would not reset SIG_IGN.
+    Also the one of which submitit makes a SystemExit in the midst of a trial, if this is its job. A child that is
+    forked gets Python's defaults, and exec resets a function, as it would not reset SIG_IGN.
     """
     _handlers.append(handler)
-    return {number: signal.signal(number, handler) for number in _DEFAULTS}
+    queue = (it for it in _QUEUE if str(getattr(signal.getsignal(it), "__module__", "")).startswith("submitit."))
+    return {number: signal.signal(number, handler) for number in (*_DEFAULTS, *queue)}
 
 
 def restore(before: Mapping[int, Any]) -> None:
@@ -47,8 +50,9 @@ def ignore() -> None:
 @contextmanager
 def held_back() -> Generator[None]:
     """Hold both signals back from what is started meanwhile, until it calls `ignore`."""
-    resource_tracker.ensure_running()  # starting it would let the signals through
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULTS)
+    resource_tracker.ensure_running()  # starting it lets the signals through
+    signal.pthread_sigmask(signal.SIG_BLOCK, _DEFAULTS)
     try:
         yield
     finally:
@@ -73,9 +77,9 @@ def _after_fork() -> None:
 
 
 def _in_child() -> None:
-    for number, default in _DEFAULTS.items():
+    for number in (*_DEFAULTS, *_QUEUE):
         if signal.getsignal(number) in _handlers:
-            signal.signal(number, default)
+            signal.signal(number, _DEFAULTS.get(number, signal.SIG_DFL))
     _handlers.clear()
     _after_fork()
 

@@ -39,6 +39,11 @@ def end(heads: Mapping[int, str]) -> None:
             os.killpg(head, signal.SIGKILL)
 
 
+def descendants() -> set[int]:
+    """Return what this process has started, and all that descends from it. Known on Linux only."""
+    return _members({os.getpid(): ""}) - {os.getpid()}
+
+
 def _members(heads: Mapping[int, str]) -> set[int]:
     marks = [f"{_MARK}={mark}\0".encode() for mark in heads.values()]
     found: set[int] = set()
