@@ -1,12 +1,17 @@
 """The journal: what is written comes back, damage is found, and everything else can be rebuilt from it."""
 
+import errno
+import fcntl
 import json
 import math
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from halving.errors import StorageError, UserError
 from halving.executors import Serial
 from halving.history import Confirm, Confirmed, Ended, Event, Halted, Header, History, Ladder, Resumed
 from halving.journal import FILE, Journal, decode, encode, read, replay
+from halving.lock import owner
 from halving.report.derived import TABLES
 from halving.schedulers import SuccessiveHalving
 from halving.searchers import RandomSearcher
@@ -372,3 +378,89 @@ def test_a_whole_record_that_no_study_could_have_is_refused_in_words(event: Even
     (tmp_path / FILE).write_bytes(b"".join(lines))
     with pytest.raises(UserError, match="record 2"):
         replay(read(tmp_path))
+
+
+def forked(task: Callable[[], None]) -> int:
+    """Begin a task in a child, which ends as after SIGKILL: nothing is given back."""
+    if (pid := os.fork()) == 0:
+        try:
+            task()
+        finally:
+            os._exit(0)
+    return pid
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def no_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_one_process_writes_also_where_nothing_can_be_locked(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    holder = forked(lambda: (Journal(tmp_path), taken.touch(), time.sleep(60)))
+    while not taken.exists():
+        time.sleep(0.005)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=rf"written by host {socket.gethostname()}, pid {holder}; wait for it") as told:
+        Journal(tmp_path)
+    assert time.monotonic() - began < 1 and "remove" not in str(told.value)
+    assert owner(tmp_path) == f"host {socket.gethostname()}, pid {holder}"
+    os.kill(holder, signal.SIGKILL)
+    while owner(tmp_path):  # though nobody has waited for it
+        assert time.monotonic() - began < 5
+    journal = Journal(tmp_path)
+    os.waitpid(holder, 0)
+    os.waitpid(forked(journal.close), 0)  # a child gives up nothing of its parent's
+    with pytest.raises(UserError, match=f"pid {os.getpid()}"):
+        Journal(tmp_path)
+    journal.close()
+    assert owner(tmp_path) == ""
+    Journal(tmp_path).close()
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_one_of_many_takes_a_dead_ones_lock(tmp_path: Path) -> None:
+    os.waitpid(forked(lambda: Journal(tmp_path)), 0)
+    go, ended = tmp_path / "go", tmp_path / "ended"
+
+    def contend() -> None:
+        while not go.exists():
+            pass
+        try:
+            Journal(tmp_path)
+        except UserError:
+            return
+        (tmp_path / f"won-{os.getpid()}").touch()
+        while not ended.exists():
+            time.sleep(0.005)
+
+    contenders = [forked(contend) for _ in range(6)]
+    go.touch()
+    winner = None
+    while winner is None:
+        winner = next(tmp_path.glob("won-*"), None)
+    for pid in contenders:
+        if str(pid) not in winner.name:
+            os.waitpid(pid, 0)
+    ended.touch()
+    os.waitpid(int(winner.name.removeprefix("won-")), 0)
+    assert len(list(tmp_path.glob("won-*"))) == 1
+
+
+@pytest.mark.parametrize("flocks", [True, False])
+def test_the_claim_of_another_host_holds_until_somebody_removes_it(
+    flocks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not flocks:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "no")))
+    claim = tmp_path / "journal.lock-3"
+    claim.write_text("host elsewhere, pid 7\nnamespace pid:[1], began 12\n")
+    with pytest.raises(UserError, match=r"written by host elsewhere, pid 7; .* if it has ended there, remove ") as told:
+        Journal(tmp_path)
+    assert str(told.value).endswith(f"remove {claim}")
+    claim.unlink()
+    Journal(tmp_path).close()

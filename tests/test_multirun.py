@@ -18,7 +18,8 @@ import halving
 from halving.app import _journal
 from halving.config.multirun import compared
 from halving.history import Halted, Header, Resumed
-from halving.journal import FILE, Journal, owner, read
+from halving.journal import FILE, Journal, read
+from halving.lock import owner
 from halving.report.methods import mean_and_error
 from halving.report.tables import digits, uncertainty
 from halving.trial import Epoch

@@ -1,15 +1,11 @@
 """The journal: a study's events as checksummed JSON lines, appended by one writer, the only truth."""
 
-import fcntl
 import json
 import math
 import os
 import re
-import socket
-import time
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -31,11 +27,11 @@ from halving.history import (
     Resumed,
 )
 from halving.links import create, refuse
+from halving.lock import lock
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict, plain
 
 VERSION = 1
 FILE = "journal.jsonl"
-LOCK = "journal.lock"
 
 _EVENTS: dict[str, type[Event]] = {
     "header": Header,
@@ -53,7 +49,6 @@ _EVENTS: dict[str, type[Event]] = {
     "ended": Ended,
 }
 _TYPES = {event: name for name, event in _EVENTS.items()}
-_locks: set[int] = set()
 _COUNTS = ("trial", "bracket", "rung", "since", "until", "resource", "epoch", "best", "number", "repeat")
 _MAY_LACK = {"best": ("ended",), "trial": ("chosen",)}
 # What would let a recorded command do what nobody typed: options, and Hydra's own settings, which name code to call.
@@ -77,12 +72,12 @@ class Journal:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / FILE
         refuse(run_dir)
-        self._lock = _lock(run_dir / LOCK)
+        self._unlock = lock(run_dir)
         try:
             raw = self.path.read_bytes() if self.path.exists() else b""
             self.events, end = decode(raw, self.path)
         except BaseException:
-            _unlock(self._lock)
+            self._unlock()
             raise
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         if end < len(raw):
@@ -135,7 +130,7 @@ class Journal:
             self.sync()
         finally:
             os.close(self._fd)
-            _unlock(self._lock)
+            self._unlock()
 
 
 def read(run_dir: Path) -> list[tuple[Event, float]]:
@@ -307,57 +302,3 @@ def _refuse_strange(body: dict[str, Any]) -> None:
         raise UserError(f"the journal's record {body['seq']} has vary={body['vary']!r}, which a newer halving wrote")
     if (checkpoint := body.get("checkpoint")) is not None and not _CHECKPOINT.fullmatch(str(checkpoint)):
         raise UserError(f"the journal's record {body['seq']} names {checkpoint!r}, which is no checkpoint of a study")
-
-
-def owner(run_dir: Path) -> str:
-    """Return who holds the lock of a run directory, and so runs its study; nothing where nobody does."""
-    try:
-        fd = os.open(run_dir / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return ""
-    with os.fdopen(fd, errors="replace") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return file.read(200).strip() or "another process"
-    return ""
-
-
-def _lock(path: Path) -> int:
-    """Take the exclusive lock; a dead owner's is free."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    _locks.add(fd)
-    try:
-        _exclusively(fd)
-    except OSError as error:
-        owner = os.read(fd, 200).decode(errors="replace").strip() or "another process"
-        _unlock(fd)
-        raise UserError(f"{path.parent} is being written by {owner}; wait for it, or stop it first") from error
-    with suppress(OSError):  # a full disk does not undo the lock; only its owner stays unnamed
-        os.ftruncate(fd, 0)
-        os.write(fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
-    return fd
-
-
-def _exclusively(fd: int) -> None:
-    for _ in range(4):  # one who looks for the owner has it for a moment
-        with suppress(OSError):
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.02)
-    return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _unlock(fd: int) -> None:
-    _locks.discard(fd)
-    os.close(fd)
-
-
-def _disown() -> None:
-    """Give up, in a forked child, its share of the locks: it would hold them after its parent's death."""
-    for fd in _locks:
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, fd, inheritable=False)  # the number stays taken, as the child may still close it
-        os.close(nothing)
-
-
-os.register_at_fork(after_in_child=_disown)

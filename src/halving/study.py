@@ -22,7 +22,8 @@ from halving.environment import dated, expanded
 from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Event, Header, History, Ladder, Resumed, Trial
-from halving.journal import Journal, owner, read, replay
+from halving.journal import Journal, read, replay
+from halving.lock import owner
 from halving.report.confirmation import Review, checkpoint, mean_test, reviewed
 from halving.report.derived import not_written
 from halving.report.tables import RESULTS, header_of, results_rows, summary, winner

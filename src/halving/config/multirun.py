@@ -40,8 +40,9 @@ from halving.config.resumption import (
 from halving.config.secrets import Secrets
 from halving.errors import UserError, noted
 from halving.history import History
-from halving.journal import FILE, owner, read, replay
+from halving.journal import FILE, read, replay
 from halving.links import refuse
+from halving.lock import owner
 from halving.report.derived import replace
 from halving.report.jobs import Job
 from halving.report.tables import digits, own_error, summary, uncertainty

@@ -10,8 +10,9 @@ from halving.config.recorded import recorded
 from halving.config.secrets import REDACTED
 from halving.errors import UserError
 from halving.history import Header, History, Trial
-from halving.journal import FILE, decode, owner, replay
+from halving.journal import FILE, decode, replay
 from halving.links import strays
+from halving.lock import owner
 from halving.report.derived import TABLES
 from halving.tracking.wording import count
 from halving.training.own import hashed
