@@ -42,8 +42,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An sshd with keys of its own, which `ssh a` and `ssh b` reach; `ssh nobody` reaches none."""
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An sshd with keys of its own, which `ssh a` and `ssh b` reach, with temporary files in this path."""
     there, port = tmp_path_factory.mktemp("sshd"), free_port()
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", there / key], check=True)
@@ -51,6 +51,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (there / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {there}/host\nAuthorizedKeysFile {there}/user.pub\n"
         f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 50\n"
+        f"SetEnv TMPDIR={there}\n"
     )
     (there / "config").write_text(
         f"Host a b\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {there}/user\n"
@@ -66,7 +67,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         deadline = time.monotonic() + 10
         while subprocess.run(["ssh", "a", "true"], capture_output=True, check=False).returncode:
             assert time.monotonic() < deadline, (there / "log").read_text()
-        yield
+        yield there
     sshd.terminate()
     sshd.wait()
 
@@ -77,18 +78,23 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
         return sorted(({**row, "seconds": ""} for row in csv.DictReader(file)), key=lambda row: sorted(row.items()))
 
 
-def pilots() -> set[int]:
-    """Return the processes that are a study's pilots."""
+def pilots(there: Path) -> set[int]:
+    """Return the processes that are pilots, of those whose environment names a directory."""
     found = subprocess.run(["pgrep", "-f", "halving.executors.pilot import main"], capture_output=True, check=False)
-    pids = {int(pid) for pid in found.stdout.split()}
-    return {pid for pid in pids if (comm := Path(f"/proc/{pid}/comm")).exists() and comm.read_text()[:6] == "python"}
+    pids = set[int]()
+    for process in (Path("/proc") / pid for pid in found.stdout.decode().split()):
+        with suppress(OSError):
+            mine = str(there).encode() in (process / "environ").read_bytes()
+            if mine and (process / "comm").read_text().startswith("python"):
+                pids.add(int(process.name))
+    return pids
 
 
-def nobody_left(before: set[int]) -> bool:
+def nobody_left(there: Path) -> bool:
     deadline = time.monotonic() + 10
-    while pilots() - before and time.monotonic() < deadline:
+    while pilots(there) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not pilots() - before
+    return not pilots(there)
 
 
 class Nobody:
@@ -142,16 +148,15 @@ def test_who_has_not_the_key_gets_nothing_and_holds_nobody_up() -> None:
 
 
 @needs_sshd
-def test_ssh_conforms(hosts: None) -> None:
+def test_ssh_conforms(hosts: Path) -> None:
     assert not complaints(conform("halving.executors.ssh:SSH", {"hosts": ["a", "b"]}))
 
 
 @needs_sshd
 def test_a_pilots_end_is_no_trials_fault_and_its_host_is_tried_again(
-    hosts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("halving.executors.ssh._AGAIN", 0.5)
-    before = pilots()
     executor = SSH(Patient(tmp_path), ["a", "b"], retries=0)
     steps: list[Step] = []
 
@@ -169,7 +174,7 @@ def test_a_pilots_end_is_no_trials_fault_and_its_host_is_tried_again(
         until(executor.has_room)
         executor.submit(Job(1, {}, 0, 1000))
         until(lambda: epochs(1) > 1)
-        first, key = sorted(pilots() - before), executor._backend._key.hex().encode()
+        first, key = sorted(pilots(hosts)), executor._backend._key.hex().encode()
         for seen in (*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")):
             with suppress(OSError):
                 assert key not in seen.read_bytes()
@@ -184,10 +189,10 @@ def test_a_pilots_end_is_no_trials_fault_and_its_host_is_tried_again(
         assert int((tmp_path / str(stopped)).read_text()) == epochs(stopped), "it left a checkpoint, and lost no epoch"
         told = [epochs(0), epochs(1)]
         until(lambda: epochs(0) > told[0] and epochs(1) > told[1])
-        assert len(pilots() - before) == 2 and not {*first} & pilots()
+        assert len(pilots(hosts)) == 2 and not {*first} & pilots(hosts)
     finally:
         executor.shutdown(graceful=False)
-    assert nobody_left(before) and not [*Path("/tmp").glob("halving-*.sock")]
+    assert nobody_left(hosts)
 
 
 @needs_sshd
@@ -203,8 +208,10 @@ def test_a_pilots_end_is_no_trials_fault_and_its_host_is_tried_again(
         ({"hosts": ["a"], "checkpoints": "here"}, "executor.checkpoints=here: give shared"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_line(hosts: None, settings: dict[str, Any], message: str) -> None:
-    before = {*Path("/tmp").glob("halving-*")}
+def test_what_cannot_be_is_refused_in_a_line(
+    hosts: Path, settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("halving.executors.ssh.secrets.token_hex", lambda n: f"{os.getpid()}-{n}")
     with pytest.raises(UserError, match=message):
         executor = SSH(Plain(), **settings)
         try:
@@ -213,26 +220,26 @@ def test_what_cannot_be_is_refused_in_a_line(hosts: None, settings: dict[str, An
                 list(executor.wait())
         finally:
             executor.shutdown(graceful=False)
-    assert not {*Path("/tmp").glob("halving-*.sock")} - before
+    assert not [*Path("/tmp").glob(f"halving-{os.getpid()}-*")]
 
 
 @needs_sshd
-def test_checkpoints_are_carried_and_what_a_function_needs_comes_along(hosts: None, tmp_path: Path) -> None:
+def test_checkpoints_are_carried_and_what_a_function_needs_comes_along(hosts: Path, tmp_path: Path) -> None:
     def ssh(objective: Trainings) -> SSH:
         return SSH(objective, ["a"], workers=2, checkpoints="carried", address="127.0.0.1")
 
-    before = {*Path("/tmp").glob("halving-*")}
+    before = {*hosts.glob("halving-*")}
     alone = tuned(leaving, tmp_path / "alone", Serial)
     assert sorted(came_to(tuned(leaving, tmp_path / "carried", ssh))) == sorted(came_to(alone))
     assert left(tmp_path / "carried") == left(tmp_path / "alone")
-    assert not {*Path("/tmp").glob("halving-*")} - before
+    assert nobody_left(hosts) and not {*hosts.glob("halving-*")} - before
 
 
 @needs_sshd
 def test_a_study_by_ssh_that_is_killed_leaves_nobody_and_decides_as_alone(
-    hosts: None, fork: Any, tmp_path: Path
+    hosts: Path, fork: Any, tmp_path: Path
 ) -> None:
-    ssh, alone, before = tmp_path / "ssh", tmp_path / "alone", pilots()
+    ssh, alone = tmp_path / "ssh", tmp_path / "alone"
     typed = ("executor=ssh", "executor.hosts=[a,b]", "tracker=csv")
     study = fork.begin(*SMALL, *typed, "r_max=9", f"hydra.run.dir={ssh}")
     deadline = time.monotonic() + 60
@@ -240,11 +247,11 @@ def test_a_study_by_ssh_that_is_killed_leaves_nobody_and_decides_as_alone(
         assert time.monotonic() < deadline and study.ended(True) is None, study.communicate(0.0)
         time.sleep(0.02)
     study.send_signal(signal.SIGKILL)
-    assert nobody_left(before)
+    assert nobody_left(hosts)
     refused = fork(f"resume={ssh}")
     assert refused.returncode == 1 and "executor.hosts: a file, and nobody at this command line" in refused.stderr
     ended = fork(f"resume={ssh}", "executor.hosts=[a,b]")
     assert ended.returncode == 0, ended.stderr
     assert fork(*SMALL, "r_max=9", "tracker=csv", f"hydra.run.dir={alone}").returncode == 0
     assert rows(ssh) == rows(alone) and len(rows(ssh)) > 4
-    assert nobody_left(before)
+    assert nobody_left(hosts)

@@ -12,7 +12,7 @@ import pytest
 from faults import slurm
 from faults.objectives import Patient, Placed, Plain
 from test_conformance import complaints
-from test_pilots import SMALL, nobody_left, pilots, rows
+from test_pilots import SMALL, nobody_left, rows
 
 from halving.config import trust
 from halving.conformance import conform
@@ -125,20 +125,20 @@ def test_the_death_of_a_node_is_no_trials_fault(cluster: Daemons) -> None:
 def test_a_killed_study_leaves_no_job_once_it_goes_on_and_decides_as_alone(
     cluster: Daemons, fork: Any, tmp_path: Path
 ) -> None:
-    there, alone, before = tmp_path / "slurm", tmp_path / "alone", pilots()
+    there, alone = tmp_path / "slurm", tmp_path / "alone"
     study = fork.begin(*SMALL, "executor=slurm", "executor.workers=4", "r_max=9", f"hydra.run.dir={there}")
     slurm.wait_for(
         lambda: (journal := there / "journal.jsonl").exists() and journal.read_text().count('"finished"') > 2, 60
     )
     assert len(jobs()) == 4, "one of them waits, as there are three nodes"
     study.send_signal(signal.SIGKILL)
-    assert nobody_left(before)
+    assert nobody_left(Path(os.environ["SLURM_CONF"]))
     ended = fork(f"resume={there}", "executor.workers=2")
     assert ended.returncode == 0, ended.stderr
     slurm.wait_for(lambda: not jobs())
     assert fork(*SMALL, "r_max=9", f"hydra.run.dir={alone}").returncode == 0
     assert rows(there) == rows(alone) and len(rows(there)) > 4
-    assert nobody_left(before) and (there / "pilots.log").stat().st_size < 1000
+    assert nobody_left(Path(os.environ["SLURM_CONF"])) and (there / "pilots.log").stat().st_size < 1000
 
 
 @needs_slurm
