@@ -347,6 +347,11 @@ def test_a_model_of_images_refuses_features(fork: Callable) -> None:
             "r_max=5 adds a rung of 1 to a ladder of steps by 2, as the book's does: a bracket "
             "begins 8 trials and costs 17, where r_max=4 costs 8",
         ),
+        (
+            "scheduler=concordant_asha eta=2 r_max=5",
+            "r_max=5 adds a rung of 1 to a ladder of steps by 2, as the book's does: a bracket "
+            "begins 8 trials and costs 17, where r_max=4 costs 8; where no budget is given, it is that",
+        ),
     ],
 )
 def test_what_is_probably_not_meant_gets_a_note(arguments: str, note: str, fork: Callable) -> None:

@@ -108,7 +108,12 @@ def _short_last_rung(cfg: DictConfig) -> str:
     from halving.schedulers.successive_halving import ladder, sizes
 
     own = cfg.scheduler
-    if own.get("_target_") != "halving.schedulers.SuccessiveHalving" or own.get("n") is not None or own.eta != cfg.eta:
+    fills = (
+        own.get("_target_") == "halving.schedulers.SuccessiveHalving" and own.get("n") is None and own.eta == cfg.eta
+    )
+    bounds = (own.get("max_trials", 0), *(cfg.budget[name] for name in ("evaluations", "resource", "seconds")))
+    spends_as_much = all(bound is None for bound in bounds)
+    if not (fills or spends_as_much):
         return ""
 
     def cost(r_max: int) -> int:
@@ -125,7 +130,7 @@ def _short_last_rung(cfg: DictConfig) -> str:
     return (
         f"r_max={cfg.r_max} adds a rung of {levels[-1] - levels[-2]} to a ladder of steps by {cfg.eta}, as the book's "
         f"does: a bracket begins {sizes(levels, cfg.eta)[0]} trials and costs {cost(cfg.r_max)}, where "
-        f"r_max={nearest} costs {cost(nearest)}"
+        f"r_max={nearest} costs {cost(nearest)}{'; where no budget is given, it is that' * spends_as_much}"
     )
 
 
