@@ -1,6 +1,7 @@
 """What a trial costs beside its objective, here and with Optuna, Ray Tune and Syne Tune, in one run.
 
-python scripts/bench/cost.py --repeats 5        (pip install -e '.[peers]')
+python scripts/bench/cost.py --repeats 5                                          (pip install -e '.[peers]')
+python scripts/bench/cost.py --repeats 3 --uncounted --only ours-ray ray ray-reused           what one on Ray costs
 
 Random search in two dimensions, one worker, an objective that does nothing. Each study has a process of its own, and
 the systems take turns; shown are the median over repeats, the least and the most. Time runs from the study's creation
@@ -26,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,21 +62,26 @@ class Spent:
     evaluations: int
 
 
-def ours(scheduler: str, trials: int, directory: Path) -> Spent:
+def ours(scheduler: str, trials: int, directory: Path, on_ray: bool = False) -> Spent:
+    if on_ray:
+        begin_ray()
     began = time.perf_counter()
     uniform = {"_target_": "scipy.stats.uniform"}
     searcher = RandomSearcher(Space.from_config({"x": uniform, "y": uniform}))
     journal = Journal(directory)
+    executor = import_module("halving.executors.ray").Ray(no_op, workers=1) if on_ray else Serial(no_op)
     tuner = Tuner(
         SCHEDULERS[scheduler](searcher, trials),
-        Serial(no_op),
+        executor,
         cost=lambda since, until: until - since,
         journal=journal,
     )
     tuner.record(Header("cost", scheduler, "random", 0, 27))
     tuner.run()
     journal.close()
-    return Spent(time.perf_counter() - began, len(tuner.history.finished))
+    spent = Spent(time.perf_counter() - began, len(tuner.history.finished))
+    executor.shutdown(graceful=True)
+    return spent
 
 
 def append_and_fsync(trials: int, directory: Path) -> Spent:
@@ -114,26 +121,29 @@ def optuna(kept: str, trials: int, directory: Path) -> Spent:
     return Spent(time.perf_counter() - began, len(study.trials))
 
 
-def ray_tune(trials: int, directory: Path) -> Spent:
+def begin_ray() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray  # pyright: ignore
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+
+
+def ray_tune(reused: bool, trials: int, directory: Path) -> Spent:
     from ray import tune  # pyright: ignore
 
     def objective(config: dict[str, float]) -> None:
         tune.report({"error": 0.5})
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    begin_ray()
     began = time.perf_counter()
     tuner = tune.Tuner(
         objective,
         param_space={"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)},
-        tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=1),
+        tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=1, reuse_actors=reused),
         run_config=tune.RunConfig(storage_path=str(directory), verbose=0),
     )
     results = tuner.fit()
-    spent = Spent(time.perf_counter() - began, len(results) - results.num_errors)
-    ray.shutdown()
-    return spent
+    return Spent(time.perf_counter() - began, len(results) - results.num_errors)
 
 
 def syne_tune(trials: int, directory: Path) -> Spent:
@@ -176,7 +186,9 @@ SYSTEMS = {
     "optuna-journal": System("Optuna, journal file", "optuna", partial(optuna, "journal"), 500),
     "optuna-sqlite": System("Optuna, SQLite", "optuna", partial(optuna, "sqlite"), 200),
     "syne-tune": System("Syne Tune, local backend", "syne-tune", syne_tune, 30, (3, 9)),
-    "ray": System("Ray Tune", "ray", ray_tune, 20, (3, 9)),
+    "ours-ray": System("halving on Ray, fifo, durable journal", "ray", partial(ours, "fifo", on_ray=True), 1_000),
+    "ray": System("Ray Tune", "ray", partial(ray_tune, False), 20, (3, 9)),
+    "ray-reused": System("Ray Tune, reuse_actors=True", "ray", partial(ray_tune, True), 200, (3, 9)),
 }
 
 
@@ -208,9 +220,9 @@ def fsyncs(name: str, where: Path | None) -> str:
     return f"{(calls[1] - calls[0]) / (evaluations[1] - evaluations[0]):.2f}"
 
 
-def row(name: str, spent: list[Spent], where: Path | None) -> str:
+def row(name: str, spent: list[Spent], where: Path | None, uncounted: bool) -> str:
     ms = [1e3 * each.seconds / each.evaluations for each in spent]
-    counted = "1, by construction" if name == "fsync" else fsyncs(name, where)
+    counted = "1, by construction" if name == "fsync" else "" if uncounted else fsyncs(name, where)
     numbers = f"{statistics.median(ms):.3g} | {min(ms):.3g} to {max(ms):.3g} | {counted}"
     return f"| {SYSTEMS[name].title} | {spent[0].evaluations} | {numbers} |"
 
@@ -223,6 +235,7 @@ def main() -> None:
     parser.add_argument(
         "--dir", type=expanded, help="where files are written (default: the system's temporary directory)"
     )
+    parser.add_argument("--uncounted", action="store_true", help="leave out the fsyncs, which take minutes on Ray")
     parser.add_argument("--study", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.study:
@@ -248,7 +261,7 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: |")
     for name in arguments.only:
         if name in installed and name not in failed:
-            print(row(name, spent[name], arguments.dir), flush=True)
+            print(row(name, spent[name], arguments.dir, arguments.uncounted), flush=True)
         else:
             print(f"| {SYSTEMS[name].title} | {failed.get(name, 'not installed')} | | | |")
 
