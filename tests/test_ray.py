@@ -194,8 +194,8 @@ class Network:
             "RAY_enable_metrics_collection": "0",
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "2000",
-            "RAY_health_check_failure_threshold": "3",
+            "RAY_health_check_timeout_ms": "4000",
+            "RAY_health_check_failure_threshold": "4",
         }
         self._ip("netns", "add", f"{self._name}s")
         self._made.append(f"{self._name}s")

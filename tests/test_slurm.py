@@ -56,7 +56,7 @@ class Playing:
         self.executor, self.steps = executor, list[Step]()
 
     def until(self, happened: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not happened():
             assert time.monotonic() < deadline, self.steps
             self.steps.extend(self.executor.wait())
@@ -128,7 +128,7 @@ def test_a_killed_study_leaves_no_job_once_it_goes_on_and_decides_as_alone(
     there, alone = tmp_path / "slurm", tmp_path / "alone"
     study = fork.begin(*SMALL, "executor=slurm", "executor.workers=4", "r_max=9", f"hydra.run.dir={there}")
     slurm.wait_for(
-        lambda: (journal := there / "journal.jsonl").exists() and journal.read_text().count('"finished"') > 2, 60
+        lambda: (journal := there / "journal.jsonl").exists() and journal.read_text().count('"finished"') > 2, 180
     )
     assert len(jobs()) == 4, "one of them waits, as there are three nodes"
     study.send_signal(signal.SIGKILL)

@@ -72,7 +72,7 @@ def cluster(there: Path, nodes: int) -> Iterator[dict[str, subprocess.Popen[byte
         wait_for(lambda: subprocess.run(look, env=env, capture_output=True, check=False).stdout.count(b"\n") == nodes)
         yield daemons
     finally:
-        subprocess.run(["scancel", "--signal=KILL", "--full", "--me"], env=env, timeout=10, check=False)
+        subprocess.run(["scancel", "--signal=KILL", "--full", "--me"], env=env, timeout=60, check=False)
         time.sleep(0.5)
         for each in reversed(daemons.values()):
             each.terminate()
@@ -95,7 +95,7 @@ def port() -> int:
         return end.getsockname()[1]
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(happened: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
