@@ -17,6 +17,7 @@ from halving.environment import wait_passively
 
 wait_passively()  # tests share the cores
 
+import known  # noqa: E402, F401
 import torch  # noqa: E402  (which reads what was set)
 
 _THREADS = torch.get_num_threads()
@@ -24,13 +25,12 @@ _THREADS = torch.get_num_threads()
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`.
-# It also knows what the YAML of conf/ and the interpolations in it say, which never depends on anything but their text,
-# and it draws figures only for those who look at them.
+# It draws figures only for those who look at them.
 _FORKS = """
-import atexit, copy, functools, gc, json, os, pathlib, runpy, signal, sys, threading
+import atexit, gc, json, os, runpy, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
 import halving, halving.app, halving.data.scikit_digits, halving.report.figures, halving.report.html
-import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo, yaml
+import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 Plugins.instance()
@@ -38,19 +38,9 @@ OverridesParser.create().parse_overrides(["a.b=[1,{c:'d'}]", "~e", "+f=1.0"])
 omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.create({"a": "x${b.c}", "b": {"c": "${oc.env:A,${d}}", "d": 1}}))
 drawn = halving.tune(lambda c, r: c["x"] / r, {"x": [3.0, 2.0, 1.0]}, halving.SuccessiveHalving, r_max=3).history
 halving.report.html.report_html(drawn)
-read, texts = yaml.load, {}
-def load(stream, Loader):
-    text = stream if isinstance(stream, str) else stream.read()
-    if (Loader.__name__, text) not in texts:
-        texts[Loader.__name__, text] = read(text, Loader)
-    return copy.deepcopy(texts[Loader.__name__, text])
-parse = omegaconf.grammar_parser.parse
-for name, module in [*sys.modules.items()]:
-    if name.startswith("omegaconf.") and getattr(module, "parse", None) is parse:
-        module.parse = functools.cache(parse)
-yaml.load = load
-for path in pathlib.Path(halving.__path__[0], "conf").rglob("*.yaml"):
-    omegaconf.OmegaConf.load(path)
+sys.path.insert(0, sys.argv[1])
+import known
+del sys.path[0]
 gc.freeze()
 for line in sys.stdin:
     call = json.loads(line)
@@ -159,7 +149,7 @@ class Forks:
 
     def __init__(self, repo: Path, streams: pytest.TempPathFactory) -> None:
         self._repo, self._streams = repo, streams
-        command = [sys.executable, "-c", _FORKS]
+        command = [sys.executable, "-c", _FORKS, str(Path(__file__).parent)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.server = subprocess.Popen(command, env=environment(), text=True, **pipes)
 
