@@ -258,6 +258,8 @@ def _joined(
     """Return Ray, in a cluster, and whether it was joined or begun here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    # A paragraph for every worker that ends, though logs are not asked for; of those that matter the pool tells.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     if address is None:  # a key for whoever has this environment; Ray's own would lie in a file
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
