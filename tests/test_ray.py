@@ -337,6 +337,15 @@ def test_what_cannot_be_is_refused_in_a_line(
         Ray(Plain(), **settings)
 
 
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_said_at_once(address: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"executor.address={address}: no Ray cluster can be joined: "):
+        Ray(Plain(), address=address)
+    assert time.monotonic() - began < 60, "Ray's own attempts take minutes"
+
+
 def test_a_file_cannot_say_which_cluster_to_join(fork: Run, tmp_path: Path) -> None:
     (tmp_path / "conf" / "executor").mkdir(parents=True)
     for name, line in (("theirs", "address: 192.0.2.1:6379"), ("hook", "runtime_env: {py_executable: ./any}")):

@@ -7,6 +7,7 @@ import os
 import pickle
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from halving.trial import Job
 log = logging.getLogger(__name__)
 
 _BEAT = 1.0  # seconds after which the cluster is looked at again
+_REACH = 10.0  # seconds for a cluster to answer
 _PARTING = 1.0  # seconds for workers to leave nothing behind
 _STORE = 80_000_000  # bytes of Ray's own on a machine that is not part of a cluster: nothing large goes there
 
@@ -269,6 +271,7 @@ def _joined(
         raise UserError("executor=ray: Ray is not installed: pip install 'halving[ray]'") from error
     if ray.is_initialized():
         return ray, False
+    _check_reach(address or "")
     own: dict[str, Any] = {
         "include_dashboard": dashboard,
         "num_cpus": max(cores(), math.ceil((workers or 0) * num_cpus)),
@@ -291,6 +294,17 @@ def _joined(
         if main:
             signal.signal(signal.SIGTERM, before)  # which is the study's to answer
     return ray, True
+
+
+def _check_reach(address: str) -> None:
+    """Raise UserError where nobody listens at an address: Ray itself would try for minutes, and hear no signal."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _REACH).close()
+        except (OSError, OverflowError) as error:
+            told = getattr(error, "strerror", None) or error
+            raise UserError(f"executor.address={address}: no Ray cluster can be joined: {told}") from error
 
 
 def _last_line(error: BaseException) -> str:
