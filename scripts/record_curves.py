@@ -13,7 +13,7 @@ from halving.curves import save
 from halving.curves.recording import record
 from halving.environment import expanded
 from halving.review.run_directories import run_directories
-from halving.terminal import one_line
+from halving.tracking.terminal import one_line
 from halving.tracking.wording import count
 
 

@@ -22,7 +22,7 @@ from halving import UserError
 from halving.environment import expanded
 from halving.errors import whole
 from halving.report.drawing import drawing
-from halving.terminal import one_line
+from halving.tracking.terminal import one_line
 from halving.tracking.wording import count
 
 LEAST_SECONDS = 0.05  # that one timing takes: shorter ones measure the clock

@@ -21,8 +21,8 @@ from halving.report.wandb_preview import empty, preview, with_figure
 from halving.report.wandb_report import Report, of_studies, of_study
 from halving.review.comparison import labelled
 from halving.review.run_directories import run_directories
-from halving.terminal import one_line, printable
 from halving.tracking.runs import Mirrored, project_name, study_id
+from halving.tracking.terminal import one_line, printable
 from halving.tracking.wandb_reports import mirrored, publish
 
 SPECIFICATION, PREVIEW = "wandb_report.json", "wandb_report.html"

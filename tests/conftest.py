@@ -29,7 +29,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 _FORKS = """
 import atexit, gc, json, os, runpy, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
-import halving, halving.app, halving.data.scikit_digits, halving.report.figures, halving.report.html
+import halving, halving.app.command_line, halving.data.scikit_digits, halving.report.figures, halving.report.html
 import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins

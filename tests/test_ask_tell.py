@@ -116,7 +116,7 @@ def test_a_kill_loses_nothing_that_was_told(moment: str, tmp_path: Path, monkeyp
 
                 monkeypatch.setattr(Store, "save", fatal)
             if moment == "at the end":
-                monkeypatch.setattr("halving.ask_tell.ended", lambda history: os.kill(os.getpid(), signal.SIGKILL))
+                monkeypatch.setattr("halving.app.ask_tell.ended", lambda history: os.kill(os.getpid(), signal.SIGKILL))
             at = {"asked": 9, "two out": 3, "told": 7}.get(moment, -1)
             drive(
                 tmp_path / "killed",

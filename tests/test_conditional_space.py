@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 import halving
+from halving.app.objective import Objective
 from halving.config import trials
 from halving.config.choices import Choices, composed
 from halving.config.polite import register
 from halving.config.winner import command
 from halving.errors import UserError
-from halving.objective import Objective
 from halving.searchers import BayesianSearcher, BOHBSearcher, EvolutionSearcher, GridSearcher, LocalSearcher
 from halving.space import Space
 from halving.space.condition import When

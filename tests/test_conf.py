@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
-from halving import composition
+from halving.app import composition
 from halving.config import arguments, checks, trials
 from halving.config.polite import register
 from halving.config.schema import GROUPS, ROOT_KEYS

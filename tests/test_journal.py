@@ -23,7 +23,7 @@ from halving.errors import StorageError, UserError
 from halving.executors import Serial
 from halving.history import Confirm, Confirmed, Ended, Event, Halted, Header, History, Ladder, Resumed
 from halving.journal import FILE, Journal, decode, encode, read, replay
-from halving.lock import owner
+from halving.journal.lock import owner
 from halving.report.derived import TABLES
 from halving.schedulers import SuccessiveHalving
 from halving.searchers import RandomSearcher

@@ -13,11 +13,11 @@ import pytest
 
 import halving
 from halving.checkpoints import discard, sweep
+from halving.checkpoints.links import create, strays
 from halving.checkpoints.store import State, Store
 from halving.curves.recording import record
 from halving.errors import UserError
 from halving.journal import read, replay
-from halving.links import create, strays
 from halving.report.derived import replace
 from halving.report.wandb_preview import preview
 from halving.report.wandb_report import Grid, Key, Panel, Report, RunSet

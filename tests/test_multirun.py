@@ -15,11 +15,11 @@ from omegaconf import OmegaConf
 from test_resume import STRUCK, begin
 
 import halving
-from halving.app import _journal
+from halving.app.command_line import _journal
 from halving.config.multirun import compared
 from halving.history import Halted, Header, Resumed
 from halving.journal import FILE, Journal, read
-from halving.lock import owner
+from halving.journal.lock import owner
 from halving.report.methods import mean_and_error
 from halving.report.tables import digits, uncertainty
 from halving.trial import Epoch

@@ -7,15 +7,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from halving import composition
+from halving.app import composition
+from halving.app.objective import Objective
+from halving.app.planning import Simulation, Unsearched, fit, simulated_costs
 from halving.config.polite import register
 from halving.errors import UserError
-from halving.history import History, Ladder
-from halving.objective import Objective
-from halving.planning import Simulation, Unsearched, fit, simulated_costs
+from halving.history import History, Ladder, planned_cost
 from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Hyperband, Median, Scheduler
 from halving.schedulers.successive_halving import ladder, sizes
-from halving.study import planned_cost
 from halving.trial import Job, Step
 
 

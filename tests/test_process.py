@@ -21,12 +21,12 @@ from faults.objectives import Chaotic, FullDisk, Hanging, Hungry, Killed, Patien
 from hydra import compose, initialize_config_dir
 
 import halving
+from halving.app.objective import Objective
 from halving.config.polite import register
 from halving.errors import StorageError, UserError
 from halving.executors import Executor, Process, Serial
 from halving.history import History
 from halving.journal import Journal, read
-from halving.objective import Objective
 from halving.schedulers import ASHA, FIFO, Hyperband, Scheduler, SuccessiveHalving
 from halving.training.trainer import Trainer
 from halving.trial import Configuration, Epoch, Finished, Job, Restarted, Resume, Start, Step

@@ -22,6 +22,7 @@ from hydra import compose, initialize_config_dir
 from test_carried import came_to, leaving, left, tuned
 from test_conformance import complaints
 
+from halving.app.objective import Elsewhere, Objective
 from halving.config import trust
 from halving.config.polite import register
 from halving.conformance import conform
@@ -29,7 +30,6 @@ from halving.errors import UserError
 from halving.executors import Serial
 from halving.executors.ray import Ray
 from halving.journal import FILE, read, replay
-from halving.objective import Elsewhere, Objective
 from halving.training.own import Trainings
 from halving.trial import Epoch, Finished, Job, Restarted, Step
 

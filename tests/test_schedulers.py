@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halving.errors import UserError
+from halving.history import planned_cost
 from halving.schedulers import FIFO, Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.space import Space
-from halving.study import planned_cost
 from halving.trial import Assignment, Configuration, Done, Outcome, Resume, Start, Verdict, Wait
 
 GOLDEN = Path(__file__).parent / "golden" / "sha_1_27_3.json"

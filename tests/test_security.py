@@ -30,8 +30,8 @@ from halving.history import Chosen, Confirmed, Ended, Event, Header, History, La
 from halving.journal import FILE, encode, read
 from halving.report.conclusion import conclusion
 from halving.report.html import report_html
-from halving.terminal import Terminal, printable
 from halving.tracking.progress import Progress
+from halving.tracking.terminal import Terminal, printable
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
 
 SMALL = ("r_max=1", "data.train_samples=60", "executor.threads=1")

@@ -15,7 +15,7 @@ from hydra import compose as compose_config
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from halving.composition import compose
+from halving.app.composition import compose
 from halving.config.polite import register
 from halving.curves import Curves, load, save
 from halving.curves.simulation import idle_seconds, simulate

@@ -489,7 +489,7 @@ def test_progress_is_on_where_somebody_looks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     console = SimpleNamespace(is_interactive=terminal == "terminal", is_jupyter=terminal == "notebook")
-    monkeypatch.setattr("halving.study.Terminal", lambda: console)
+    monkeypatch.setattr("halving.app.tune.Terminal", lambda: console)
     monkeypatch.setattr(Progress, "__init__", lambda self: print("progress begins"))
     for method in ("resume", "record", "close"):
         monkeypatch.setattr(Progress, method, lambda self, *rest: None)

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from halving.ask_tell import AskTell
+    from halving.app.ask_tell import AskTell
+    from halving.app.tune import tune
     from halving.confirming import Confirming
     from halving.conformance.training import check
     from halving.curves.simulation import simulate
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from halving.schedulers import FIFO, SuccessiveHalving
     from halving.searchers import RandomSearcher
     from halving.space import Space
-    from halving.study import Study, load, tune
+    from halving.study import Study, load
     from halving.targets import instantiate
     from halving.tuner import Budget
 
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AskTell": "ask_tell",
+    "AskTell": "app.ask_tell",
     "Budget": "tuner",
     "Confirming": "confirming",
     "FIFO": "schedulers",
@@ -50,7 +51,7 @@ _HOMES = {
     "check": "conformance.training",
     "load": "study",
     "simulate": "curves.simulation",
-    "tune": "study",
+    "tune": "app.tune",
 }
 
 

@@ -1,7 +1,7 @@
 """The state of a study, as a fold over its events: what journal, trackers, reports and the tuner all read."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,18 @@ class Ladder:
 
     levels: tuple[int, ...]
     sizes: tuple[int, ...]
+
+
+def planned_cost(plan: tuple[Ladder, ...], cost: Callable[[int, int], float]) -> float | None:
+    """Return what climbing all of a plan's ladders spends, or None where it is not known beforehand."""
+    if not plan or any(len(ladder.sizes) < len(ladder.levels) for ladder in plan):
+        return None
+    steps = (
+        size * cost(since, until)
+        for ladder in plan
+        for since, until, size in zip((0, *ladder.levels), ladder.levels, ladder.sizes, strict=False)
+    )
+    return sum(steps)
 
 
 @dataclass(frozen=True, slots=True)

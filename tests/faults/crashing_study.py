@@ -26,15 +26,15 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
+from halving.app.conduct import Conduct
+from halving.app.objective import Objective
 from halving.checkpoints.store import Store
-from halving.conduct import Conduct
 from halving.config.polite import register
 from halving.confirming import Confirming
 from halving.errors import StorageError
 from halving.executors import Serial
 from halving.history import Ended, Header, Resumed
 from halving.journal import Journal, replay
-from halving.objective import Objective
 from halving.report.derived import TABLES, replace
 from halving.schedulers import SuccessiveHalving
 from halving.searchers import RandomSearcher

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from halving.checkpoints.links import create
 from halving.checkpoints.names import draft
 from halving.errors import StorageError, StudyError, UserError
-from halving.links import create
 
 _CHUNK = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

@@ -26,6 +26,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from halving.checkpoints.links import refuse
 from halving.config.arguments import as_typed
 from halving.config.commands import key_of
 from halving.config.resumption import (
@@ -38,17 +39,16 @@ from halving.config.resumption import (
     swept_by,
 )
 from halving.config.secrets import Secrets
+from halving.curves.spreadsheet import table
 from halving.errors import UserError, noted
 from halving.history import History
 from halving.journal import FILE, read, replay
-from halving.links import refuse
-from halving.lock import owner
+from halving.journal.lock import owner
 from halving.report.derived import replace
 from halving.report.jobs import Job
 from halving.report.tables import digits, own_error, summary, uncertainty
 from halving.review.run_directories import by_number
-from halving.spreadsheet import table
-from halving.terminal import Terminal, printable
+from halving.tracking.terminal import Terminal, printable
 from halving.tracking.wording import count, duration
 
 _FAILURE = "failure.txt"

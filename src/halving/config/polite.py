@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
+from halving.checkpoints.links import refuse
 from halving.config import commands, multirun, schema, trust
 from halving.config.arguments import config_paths, directories, placed, read, remember
 from halving.config.checks import first_line
@@ -34,8 +35,7 @@ from halving.config.suggestions import nearest, nearest_option
 from halving.environment import wait_passively
 from halving.errors import UserError
 from halving.journal import FILE
-from halving.links import refuse
-from halving.terminal import coming, one_line, printable
+from halving.tracking.terminal import coming, one_line, printable
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from halving.checkpoints.links import refuse, strays
 from halving.config import commands
 from halving.config.arguments import as_typed, config_paths, directories, placed
 from halving.config.commands import config_source, key_of, line, override, read
@@ -22,7 +23,6 @@ from halving.config.secrets import REDACTED, redacted_paths
 from halving.errors import UserError
 from halving.history import Header
 from halving.journal import FILE, decode
-from halving.links import refuse, strays
 
 SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
 _MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "confirm", "notes", "resume", "trusted_packages")

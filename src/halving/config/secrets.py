@@ -17,7 +17,7 @@ from omegaconf._utils import get_omega_conf_dumper
 
 from halving.history import Chosen, Confirmed, Ended, Event, Header, Resumed
 from halving.report.derived import replace as replace_text
-from halving.terminal import printable
+from halving.tracking.terminal import printable
 from halving.trial import Finished, Restarted
 
 REDACTED = "<redacted>"

@@ -20,7 +20,7 @@ from halving.conformance.suite import SCHEDULES, conform, digests, supplied
 from halving.conformance.training import compare
 from halving.errors import UserError
 from halving.targets import locate
-from halving.terminal import one_line
+from halving.tracking.terminal import one_line
 from halving.training.own import is_training
 
 

@@ -15,11 +15,10 @@ from scipy.stats import kendalltau, rankdata
 from halving.curves.simulation import simulate
 from halving.curves.table import Curves, row_of
 from halving.errors import UserError
-from halving.history import History
+from halving.history import History, planned_cost
 from halving.review.comparison import Array
 from halving.schedulers import ASHA, FIFO, AsyncHyperband, ConcordantASHA, Hyperband, Scheduler, SuccessiveHalving
 from halving.schedulers.successive_halving import ladder
-from halving.study import planned_cost
 from halving.tuner import Budget
 
 _SCHEDULERS = {

@@ -31,7 +31,7 @@ from halving.report.methods import (
 )
 from halving.report.tables import digits, metric_label, number, own_error, summary, uncertainty
 from halving.review.comparison import Pair, Run, across, by_method, by_regret, by_task, common_end, labelled, pairs
-from halving.terminal import printable
+from halving.tracking.terminal import printable
 from halving.tracking.wording import count, cut
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")

@@ -39,7 +39,7 @@ from halving.report.tables import (
     uncertainty,
     winner,
 )
-from halving.terminal import printable
+from halving.tracking.terminal import printable
 from halving.tracking.wording import count
 from halving.trial import Value
 

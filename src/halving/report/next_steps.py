@@ -3,9 +3,10 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from halving.history import History
 from halving.report.tables import header_of, number
@@ -97,3 +98,20 @@ def _called() -> list[str]:
 def _value(path: str) -> str:
     """A path as Hydra reads it."""
     return path if re.fullmatch(r"[\w/.+@:\-]+", path) else "'" + path.replace("'", r"\'") + "'"
+
+
+def nothing_left(history: History, scheduler: object, options: Mapping[str, Any]) -> str:
+    """Say of a study whose scheduler is done what would extend it, since a larger budget does not."""
+    assert history.header is not None
+    knob = getattr(scheduler, "extended_by", "")
+    value = options.get(knob, 1)
+    group = "scheduler." if "unresolved" in history.header.settings else ""
+    planned = sum(ladder.sizes[0] for ladder in history.header.plan if ladder.sizes)
+    if value is None or len(history.trials) < planned:
+        cure = "the space is exhausted"
+    elif knob and history.header.scheduler != "single":
+        cure = f"{group}{knob}={value + 1 if knob == 'rounds' else 2 * value} does"
+    else:
+        cure = "begin a new one" + (", with a budget in place of max_trials" if "max_trials" in options else "")
+    planner = history.header.scheduler
+    return f"nothing is left to do: {planner} has finished what it planned, which no budget extends; {cure}"

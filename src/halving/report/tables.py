@@ -1,6 +1,7 @@
 """What a history says, as rows and as one mapping: the contents of results.csv, curves.csv and summary.json."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -272,3 +273,22 @@ def json_value(value: Any) -> Any:
             return [json_value(item) for item in value]
         case _:
             return value
+
+
+def first_failure(history: History) -> str:
+    """Say how many evaluations failed or came to no finite number, and of each kind the first one's cause."""
+    sign = -1 if history.header is not None and history.header.maximize else 1
+    first: dict[str, str] = {}
+    kinds = Counter[str]()
+    for trial, evaluation in history.finished:
+        if evaluation.finished is None or math.isfinite(evaluation.error):
+            continue
+        outcome, cause = evaluation.finished.outcome, evaluation.finished.cause
+        number = str(sign * outcome.error).replace("nan", "NaN")
+        kind = "failed, the first with: " if outcome.failed else f"came to {number}, the first at "
+        kinds[kind] += 1
+        values = ", ".join(f"{name}={value}" for name, value in trial.configuration.items())
+        first.setdefault(kind, (cause or "no cause given") if outcome.failed else values or f"trial {trial.trial}")
+    every = "all " if len(kinds) == 1 and kinds.total() == len(history.finished) > 1 else ""
+    told = [f"{'' if 'failed' in kind else every}{count} {kind}{first[kind]}" for kind, count in kinds.items()]
+    return "; ".join(told) or "none was evaluated"

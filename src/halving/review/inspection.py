@@ -16,7 +16,7 @@ from halving.report.drawing import drawing
 from halving.report.explanation import explanation
 from halving.report.tables import header_of
 from halving.study import load
-from halving.terminal import one_line, printable
+from halving.tracking.terminal import one_line, printable
 
 
 def check(arguments: argparse.Namespace) -> None:

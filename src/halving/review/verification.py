@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halving.checkpoints import confirmation, inside, is_kept
+from halving.checkpoints.links import strays
 from halving.checkpoints.store import Store
 from halving.config.recorded import recorded
 from halving.config.secrets import REDACTED
 from halving.errors import UserError
 from halving.history import Header, History, Trial
 from halving.journal import FILE, decode, replay
-from halving.links import strays
-from halving.lock import owner
+from halving.journal.lock import owner
 from halving.report.derived import TABLES
 from halving.tracking.wording import count
 from halving.training.own import hashed

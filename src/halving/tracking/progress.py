@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.live import Live
 
 from halving.history import Confirmed, Evaluation, Event, Halted, Header, History, Trial
-from halving.terminal import Terminal
 from halving.tracking.live import Decision, status
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
 from halving.tracking.plan import plan
+from halving.tracking.terminal import Terminal
 from halving.tracking.wording import cause, count, duration, losses, shown
 from halving.trial import Epoch, Finished, Restarted
 

@@ -14,8 +14,9 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from halving.composition import Parts, compose, plan_of
-from halving.conduct import Conduct
+from halving.app.composition import Parts, compose, plan_of
+from halving.app.conduct import Conduct
+from halving.app.objective import Objective
 from halving.config import checks, commands, trials, winner
 from halving.config.arguments import place
 from halving.config.resumption import as_recorded, merged, settle, settled, typed
@@ -24,19 +25,19 @@ from halving.config.trust import check_cluster, trusted_packages
 from halving.confirming import Confirming
 from halving.environment import dated, environment
 from halving.errors import UserError, noted, real
-from halving.history import Ended, Halted, Header, History, Resumed
+from halving.history import Ended, Halted, Header, History, Resumed, planned_cost
 from halving.journal import FILE, Journal, replay
-from halving.objective import Objective
 from halving.report.conclusion import conclusion
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
-from halving.study import first_failure, nothing_left, planned_cost
+from halving.report.next_steps import nothing_left
+from halving.report.tables import first_failure
 from halving.targets import check_trusted, instantiate, locate, trusted_in_environment
-from halving.terminal import Terminal
 from halving.tracking.base import PATIENCE, Tracker, Trackers
 from halving.tracking.progress import Progress
 from halving.tracking.tensorboard import TensorBoard
+from halving.tracking.terminal import Terminal
 from halving.tracking.wandb import Wandb
 from halving.tracking.wording import cut
 from halving.trial import Job

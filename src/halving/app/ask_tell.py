@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
+from halving.app.tune import Composed, ended, warn
 from halving.checkpoints import named
 from halving.checkpoints.store import State, Store
 from halving.environment import expanded
@@ -20,7 +21,7 @@ from halving.journal import replay
 from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
-from halving.study import Composed, Study, ended, warn
+from halving.study import Study
 from halving.tracking.base import Tracker
 from halving.training.own import hashed, measured
 from halving.trial import Configuration, Epoch, Finished, Job, Outcome, Restarted, Step

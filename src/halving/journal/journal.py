@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from halving.checkpoints.files import durable
+from halving.checkpoints.links import create, refuse
 from halving.errors import StorageError, UserError
 from halving.history import (
     VARIED,
@@ -26,8 +27,7 @@ from halving.history import (
     Ladder,
     Resumed,
 )
-from halving.links import create, refuse
-from halving.lock import lock
+from halving.journal.lock import lock
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict, plain
 
 VERSION = 1

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from halving.app.objective import Elsewhere, Objective, found
+from halving.app.planning import Plan, Simulation, Unsearched, fit, simulated_costs
 from halving.config import arguments, trials
 from halving.config.choices import Choices, composed
 from halving.config.trust import trusted_packages
@@ -18,9 +20,7 @@ from halving.curves.table import ROW
 from halving.environment import cores, default_threads
 from halving.errors import UserError, real, whole
 from halving.executors import Executor
-from halving.history import History, Ladder
-from halving.objective import Elsewhere, Objective, found
-from halving.planning import Plan, Simulation, Unsearched, fit, simulated_costs
+from halving.history import History, Ladder, planned_cost
 from halving.schedulers import PASHA, Scheduler
 from halving.schedulers.early_stopping import EarlyStopping
 from halving.schedulers.fifo import FIFO
@@ -30,7 +30,7 @@ from halving.searchers.recorded import Recorded
 from halving.searchers.table import on_table, space_of
 from halving.searchers.transfer import transferred
 from halving.space import Space
-from halving.study import load, planned_cost
+from halving.study import load
 from halving.targets import instantiate, locate
 from halving.tracking.wording import count
 from halving.training.fidelities.base import Fidelity
