@@ -19,7 +19,9 @@ from torch import nn
 
 from halving.app import composition
 from halving.config import arguments, checks, trials
+from halving.config.choices import Choices
 from halving.config.polite import register
+from halving.config.request import Request
 from halving.config.schema import GROUPS, ROOT_KEYS
 from halving.curves import Curves, save
 from halving.data.base import Data
@@ -121,7 +123,7 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
             if option == "slurm":
                 pytest.skip("test_slurm.py has one that runs")
             cfg = compose("config", [f"executor={option}", "model=softmax", "device=cpu", *extra])
-            executor = composition.compose(cfg, OmegaConf.create(), tmp_path, History()).executor
+            executor = composition.compose(Request(cfg), tmp_path, History(), lambda space: Choices()).executor
             assert type(executor).__name__.lower() == option
             assert executor.idle() and executor.has_room()
             executor.shutdown()

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from halving.app import composition
 from halving.app.objective import Objective
 from halving.app.planning import Simulation, Unsearched, fit, simulated_costs
+from halving.config.choices import Choices
 from halving.config.polite import register
+from halving.config.request import Request
 from halving.errors import UserError
 from halving.history import History, Ladder, planned_cost
 from halving.schedulers import ASHA, FIFO, PASHA, AsyncHyperband, Hyperband, Median, Scheduler
@@ -160,5 +161,5 @@ def test_what_is_timed_is_trained_each_time(tmp_path: Path, monkeypatch: pytest.
         small = ["model=softmax", "data.train_samples=60", "device=cpu", "executor.threads=1"]
         cfg = compose("config", ["scheduler=sha", "plan=auto", "budget.seconds=60", *small])
     monkeypatch.setattr(composition, "Objective", Noting)
-    parts = composition.compose(cfg, OmegaConf.create(), tmp_path, History())
+    parts = composition.compose(Request(cfg), tmp_path, History(), lambda space: Choices())
     assert [note.partition(":")[0] for note in parts.notes] == ["plan"] and len(set(places)) == 2

@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_dir
 import halving
 from halving.app.objective import Objective
 from halving.config.polite import register
+from halving.config.request import Request
 from halving.errors import StorageError, UserError
 from halving.executors import Executor, Process, Serial
 from halving.history import History
@@ -224,7 +225,7 @@ def test_memory_of_the_device_is_not_asked_for_twice(tmp_path: Path, monkeypatch
     with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
         cfg = compose("config", ["model=softmax", "data.train_samples=60", "device=cpu"])
     monkeypatch.setattr(Trainer, "epoch", full)
-    (finished,) = collect(Serial(Objective(cfg, tmp_path, 1)), jobs(1))
+    (finished,) = collect(Serial(Objective(Request(cfg), tmp_path, 1)), jobs(1))
     assert isinstance(finished, Finished) and finished.outcome.failed
     assert finished.cause.startswith("out of memory on cpu: a smaller data.batch_size")
     assert "Tried to allocate 2.00 GiB" in finished.cause and "second line" not in finished.cause

@@ -25,6 +25,7 @@ from test_conformance import complaints
 from halving.app.objective import Elsewhere, Objective
 from halving.config import trust
 from halving.config.polite import register
+from halving.config.request import Request
 from halving.conformance import conform
 from halving.errors import UserError
 from halving.executors import Serial
@@ -309,7 +310,7 @@ def test_device_and_data_are_found_out_where_the_work_is_done(
     monkeypatch.setenv("HALVING_DATA", str(tmp_path))
 
     def cause(device: str, moves: bool) -> str:
-        executor = Serial(Elsewhere(Objective(cfg, tmp_path, 1), device, moves))
+        executor = Serial(Elsewhere(Objective(Request(cfg), tmp_path, 1), device, moves))
         executor.submit(Job(0, {}, 0, 1))
         (step,) = executor.wait()
         assert isinstance(step, Finished)

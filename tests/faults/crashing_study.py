@@ -26,26 +26,25 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from halving.app.conduct import Conduct
 from halving.app.objective import Objective
+from halving.app.runner import Planned, Runner
 from halving.checkpoints.store import Store
 from halving.config.polite import register
+from halving.config.request import Request
 from halving.confirming import Confirming
 from halving.errors import StorageError
 from halving.executors import Serial
-from halving.history import Ended, Header, Resumed
+from halving.history import Ended, Header
 from halving.journal import Journal, replay
 from halving.report.derived import TABLES, replace
 from halving.schedulers import SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.searchers.recorded import Recorded
 from halving.space import Space
-from halving.tracking.base import Trackers
 from halving.training.own import Own, Running
 from halving.training.pausing import Course, train
 from halving.training.trainer import Trainer
 from halving.trial import Job, Step
-from halving.tuner import Tuner
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OVERRIDES = [
@@ -96,20 +95,18 @@ def study(run_dir: Path, cfg: Any, own: bool, confirm: bool) -> None:
     recorded = {trial.trial: trial.configuration for trial in before.trials.values()}
     eta, r_max, n = (3, 3, 2) if own else (2, 2, 2) if confirm else (2, 4, 4)
     scheduler = SuccessiveHalving(Recorded(RandomSearcher(space), recorded), eta=eta, r_max=r_max, n=n)
-    objective = Objective(cfg, run_dir, 1)
+    objective = Objective(Request(cfg), run_dir, 1)
     executor = Serial(Leaving(Store(run_dir)) if own else objective)
-    trackers = Trackers(())
-    tuner = Tuner(scheduler, executor, cost=lambda since, until: until - since, journal=journal, root=run_dir)
-    with Conduct(tuner, executor, journal, trackers, None) as conduct:
-        tuner.replay(events)
-        first = Header("crashing", "sha", "random", 0, r_max, dimensions=space.names)
+    first = Header("crashing", "sha", "random", 0, r_max, dimensions=space.names)
+    runner = Runner(Planned(first, scheduler, executor, lambda since, until: until - since, root=run_dir), journal)
+    tuner = runner.tuner
+    with runner:
         if before.ended is None:
-            conduct.run(
-                first if before.header is None else Resumed(),
+            runner.run(
                 lambda: Ended(tuner.history.incumbents[-1][0].trial),
-                partial(conduct.confirm, Confirming(2, 2), 0, r_max, objective) if confirm else None,
+                partial(runner.confirm, Confirming(2, 2), 0, r_max, objective) if confirm else None,
             )
-    if conduct.signals:
+    if runner.signals:
         raise KeyboardInterrupt
     for name in ("results.csv", "curves.csv"):
         replace(run_dir / name, TABLES[name](tuner.history))
@@ -218,7 +215,7 @@ def main() -> None:
     register(CONF)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", OVERRIDES)
-    Objective(cfg, Path(), 1).prepare({})
+    Objective(Request(cfg), Path(), 1).prepare({})
     gc.freeze()
     for line in sys.stdin:
         ours, theirs = os.pipe()

@@ -17,7 +17,6 @@ from halving.environment import expanded
 from halving.errors import UserError
 from halving.executors.base import failure
 from halving.executors.handed import Handed
-from halving.journal import replay
 from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
@@ -81,15 +80,13 @@ class AskTell:
         with ExitStack() as opened:
             root = composed.directory or Path(opened.enter_context(TemporaryDirectory(prefix="halving-")))
             self._store = Store(root)
-            self._conduct, events = composed.opened(self._jobs, resume, trackers, progress, root)
-            opened.push(self._conduct)
-            self._tuner = self._conduct.tuner
-            self._tuner.replay(events)
-            self._conduct.begin(composed.first(events))
+            self._runner = opened.enter_context(composed.opened(self._jobs, resume, trackers, progress, root))
+            self._tuner = self._runner.tuner
+            self._runner.begin()
             self._tuner.sync()
             opened.callback(lambda: [self._take_back(trial) for trial in tuple(self._lent)])
             self._open: ExitStack | None = opened.pop_all()
-        if replay(events).ended is not None:
+        if self._runner.before.ended is not None:
             self._go_on()
 
     @property
@@ -150,7 +147,7 @@ class AskTell:
         if (stack := self._open) is not None:
             self._open = None
             stack.__exit__(kind, error, trace)
-            warn(self._conduct)
+            warn(self._runner)
 
     def _go_on(self) -> None:
         """Let the tuner hand out what it can; where nothing is left, conclude."""

@@ -6,8 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from halving.app.composition import Parts, compose, plan_of
-from halving.app.conduct import Conduct
 from halving.app.objective import Objective
+from halving.app.runner import Planned, Runner
 from halving.config import checks, commands, trials, winner
 from halving.config.arguments import place
+from halving.config.choices import composed
+from halving.config.request import Request
 from halving.config.resumption import as_recorded, merged, settle, settled, typed
 from halving.config.secrets import Secrets
 from halving.config.trust import check_cluster, trusted_packages
@@ -34,14 +35,13 @@ from halving.report.derived import replace as replace_text
 from halving.report.next_steps import nothing_left
 from halving.report.tables import first_failure
 from halving.targets import check_trusted, instantiate, locate, trusted_in_environment
-from halving.tracking.base import PATIENCE, Tracker, Trackers
+from halving.tracking.base import PATIENCE, Tracker
 from halving.tracking.progress import Progress
 from halving.tracking.tensorboard import TensorBoard
 from halving.tracking.terminal import Terminal
 from halving.tracking.wandb import Wandb
 from halving.tracking.wording import cut
 from halving.trial import Job
-from halving.tuner import Tuner
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,10 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         check_cluster(trials.plain(cfg)["executor"])
         secrets = Secrets.of(trials.plain(cfg), overrides)
         _note(console, [f"note: {text}" for text in checks.warnings(cfg, overrides)])
-        parts = compose(cfg, hydra, run_dir, before)
+        request = Request(cfg, trusted_packages())
+        parts = compose(request, run_dir, before, lambda space: composed(cfg, space, hydra))
+        for key, value in parts.plan.settings.items() if parts.plan is not None else ():
+            OmegaConf.update(cfg, key, value)
         opened.callback(parts.executor.shutdown, graceful=False)
         settings = secrets.redact(_settings(cfg, hydra, overrides, parts, before, run_dir))
         _note(console, parts.notes)
@@ -100,58 +103,61 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         if before.header is None:
             begin(header)
         _note(console, _other_data(before, header))
-        opened.pop_all()  # the conduct sees to them from here on
-    first = header if before.header is None else Resumed(header.plan, header.planned_cost, header.settings)
-    told = (*events, (secrets.redact_event(first), before.seconds)) if events else ()
 
-    def tell(line: str) -> None:
-        seen = Terminal() if console.quiet else console  # also by who looks at a multirun
-        seen.print(f"note: {secrets.redact(line)}", soft_wrap=True, highlight=False, markup=False, style="yellow")
+        def tell(line: str) -> None:
+            seen = Terminal() if console.quiet else console  # also by who looks at a multirun
+            seen.print(f"note: {secrets.redact(line)}", soft_wrap=True, highlight=False, markup=False, style="yellow")
 
-    trackers = Trackers(mirrors, told, tell, Progress(console, quiet=console.quiet), patience)
-    tuner = Tuner(
-        parts.scheduler,
-        parts.executor,
-        cost=parts.fidelity.cost,
-        journal=journal,
-        trackers=trackers,
-        budget=parts.budget,
-        maximize=header.maximize,
-        root=run_dir,
-        clean=secrets.redact_event,
-    )
+        def conclude(runner: Runner) -> None:
+            history = runner.tuner.history
+            if runner.signals:
+                console.print(
+                    f"\ninterrupted; go on with: {_again(run_dir)}", soft_wrap=True, highlight=False, markup=False
+                )
+                return
+            notes: list[str] = []
+            if parts.searcher.exhausted:
+                notes.append("the space is exhausted: every configuration was tried")
+            elif before.halted and not history.halted and not history.beyond(before):
+                notes.append(nothing_left(history, parts.scheduler, cfg.scheduler))
+            _conclude(history, run_dir, console, notes)
 
-    def conclude(conduct: Conduct) -> None:
-        if conduct.signals:
-            console.print(
-                f"\ninterrupted; go on with: {_again(run_dir)}", soft_wrap=True, highlight=False, markup=False
-            )
-            return
-        notes: list[str] = []
-        if parts.searcher.exhausted:
-            notes.append("the space is exhausted: every configuration was tried")
-        elif before.halted and not tuner.history.halted and not tuner.history.beyond(before):
-            notes.append(nothing_left(tuner.history, parts.scheduler, cfg.scheduler))
-        _conclude(tuner.history, run_dir, console, notes)
-
-    with Conduct(tuner, parts.executor, journal, trackers, run_dir, conclude) as conduct:
-        tuner.replay(events)
-        conduct.run(
-            first,
-            lambda: _ended(cfg, hydra, secrets, settings, tuner.history, parts),
-            lambda: conduct.confirm(Confirming(**cfg.confirm), cfg.seed, cfg.r_max, parts.objective),
+        runner = Runner(
+            Planned(
+                header,
+                parts.scheduler,
+                parts.executor,
+                parts.fidelity.cost,
+                parts.budget,
+                run_dir,
+                secrets.redact_event,
+            ),
+            journal,
+            mirrors,
+            run_dir=run_dir,
+            say=tell,
+            display=Progress(console, quiet=console.quiet),
+            patience=patience,
+            conclude=conclude,
         )
-    for line in trackers.off:  # again, as it may have been said hours ago
+        opened.pop_all()  # the runner sees to them from here on
+        with runner:
+            runner.run(
+                lambda: _ended(cfg, hydra, secrets, settings, runner.tuner.history, parts),
+                lambda: runner.confirm(Confirming(**cfg.confirm), cfg.seed, cfg.r_max, parts.objective),
+            )
+    history = runner.tuner.history
+    for line in runner.trackers.off:  # again, as it may have been said hours ago
         tell(f"{line}. The journal has all, and what trackers lack is made from it by: {rebuilding(run_dir)}")
     for mirror in mirrors:
-        if not conduct.signals and isinstance(mirror, Wandb) and (line := mirror.sync_command(tuner.history)):
+        if not runner.signals and isinstance(mirror, Wandb) and (line := mirror.sync_command(history)):
             console.print(f"upload: {line}", soft_wrap=True, highlight=False, markup=False)
-        if not conduct.signals and isinstance(mirror, TensorBoard) and (line := mirror.command(tuner.history)):
+        if not runner.signals and isinstance(mirror, TensorBoard) and (line := mirror.command(history)):
             console.print(f"curves: {line}", soft_wrap=True, highlight=False, markup=False)
-    if conduct.signals:
-        conduct.requeue()
-        sys.exit(128 + conduct.signals[0])
-    _refuse_failures(tuner.history, run_dir, conduct.problems)
+    if runner.signals:
+        runner.requeue()
+        sys.exit(128 + runner.signals[0])
+    _refuse_failures(history, run_dir, runner.problems)
 
 
 def _journal(run_dir: Path, cfg: DictConfig, queued: str) -> Journal:
@@ -189,7 +195,7 @@ def _settings(
     began = Path(recorded.get("run_dir", run_dir))  # which names its W&B runs, whatever link it is resumed by
     return {
         "unresolved": unresolved,
-        "choices": asdict(parts.objective.choices),
+        "choices": asdict(parts.objective.request.choices),
         "config_hash": hashlib.sha256(json.dumps({**unresolved, "notes": ""}, sort_keys=True).encode()).hexdigest(),
         "overrides": [item for item in recorded.get("overrides", ()) if commands.key_of(item) not in keys] + now,
         "source": recorded.get("source", [*commands.config_source(hydra), *commands.one_job(hydra)]),
@@ -289,7 +295,7 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
             "domains": parts.domains,
             "config": parts.objective.config({}, 0),
             "environment": {
-                **environment(parts.objective.cfg.device, parts.threads),
+                **environment(parts.objective.request["device"], parts.threads),
                 "data": parts.objective.data() if parts.fidelity.trains else None,
             },
         },
@@ -319,7 +325,7 @@ def _ended(
         return Ended(trial.trial)
     objective = parts.objective
     stream = cfg.trial + trial.trial
-    best = trials.overlay(cfg, trial.configuration, stream, objective.choices)
+    best = trials.overlay(cfg, trial.configuration, stream, objective.request.choices)
     best.executor.threads = objective.threads
     best.until = resource if resource < cfg.r_max else "${r_max}"
     trusted = trusted_packages()
@@ -340,7 +346,7 @@ def _ended(
         [*others, f"executor.threads={objective.threads}"],
         stream,
         reach | trial.configuration,
-        objective.choices.default,
+        objective.request.choices.default,
     )
     if winner.retrains(words, best, hydra):
         words = [*settings["source"], *words]
@@ -366,7 +372,7 @@ def _mirror(option: dict[str, Any], where: str, objective: Objective, secrets: S
     if not (isinstance(target, type) and issubclass(target, Wandb)):
         return instantiate(option, where)
     # It works in a thread of its own, and even copying a DictConfig writes to it for a moment.
-    own = replace(objective, cfg=deepcopy(objective.cfg))
+    own = objective.request.but()
     return instantiate(option, where, config=lambda *which: secrets.redact(own.config(*which)))
 
 

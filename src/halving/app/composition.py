@@ -2,20 +2,19 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
-
 from halving.app.objective import Elsewhere, Objective, found
 from halving.app.planning import Plan, Simulation, Unsearched, fit, simulated_costs
-from halving.config import arguments, trials
-from halving.config.choices import Choices, composed
-from halving.config.trust import trusted_packages
+from halving.config import arguments
+from halving.config.choices import Choices
+from halving.config.request import Request
 from halving.curves.table import ROW
 from halving.environment import cores, default_threads
 from halving.errors import UserError, real, whole
@@ -59,46 +58,48 @@ class Parts:
     budget: Budget
     threads: int
     notes: list[str]
+    plan: Plan | None = None
 
 
-def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) -> Parts:
-    """Build what a study consists of; `before` is what an earlier process has done of it."""
-    config = trials.plain(cfg)
+def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[Space], Choices]) -> Parts:
+    """Build what a study consists of; `before` is what an earlier process has done of it.
+
+    `chosen` gives what the config becomes with other options of the space's groups, unless `before` tells.
+    """
+    config = deepcopy(request.values)
     fidelity: Fidelity | Table = instantiate(config["fidelity"], "fidelity")
-    if fidelity.trains is ("curves" in config["executor"]) or (cfg.plan is not None and not fidelity.trains):
+    if fidelity.trains is ("curves" in config["executor"]) or (config["plan"] is not None and not fidelity.trains):
         raise UserError("executor=simulated needs fidelity=table and no plan; experiment=simulated sets both")
     if not fidelity.trains:
-        return _simulated(cfg, config, cast(Table, fidelity), Objective(cfg, run_dir, 1, trusted_packages()), before)
-    space = trials.space(cfg)
+        return _simulated(request, config, cast(Table, fidelity), run_dir, before)
+    space = request.space
     recorded = before.header.settings if before.header is not None else {}
-    choices = Choices(**recorded["choices"]) if "choices" in recorded else composed(cfg, space, hydra)
-    defaults = trials.defaults(cfg, space, choices)
+    request = replace(request, choices=Choices(**recorded["choices"]) if "choices" in recorded else chosen(space))
+    defaults = request.defaults(space)
     earlier = recorded.get("environment", {})
-    placed = cfg.copy()
     elsewhere = getattr(locate(config["executor"]["_target_"], "executor"), "elsewhere", False)
-    placed.device, placed.data_dir = found("auto" if elsewhere else cfg.device), str(arguments.placed(cfg.data_dir))
+    asked, moves = config["device"], request.follows("data_dir")
+    device = found("auto" if elsewhere else asked)
+    placed = request.but(device=device, data_dir=str(arguments.placed(config["data_dir"])))
     if not elsewhere:
-        found(config["data"].get("device") or cfg.device)
-    settings, threads = _executor(config["executor"], cfg.device, placed.device, earlier.get("threads"))
-    objective = Objective(placed, run_dir, threads, trusted_packages(), choices=choices)
+        found(config["data"].get("device") or asked)
+    settings, threads = _executor(config["executor"], asked, device, earlier.get("threads"))
+    objective = Objective(placed, run_dir, threads)
     initial = _initial(config["searcher"].pop("initial", None) or (), space, defaults, before)
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=initial)
     proposals = Recorded(searcher, _configurations(before))
-    build = partial(_scheduler, cfg, proposals)
     plan = None
-    if cfg.plan == "auto" and before.header is None:
-        plan = _fitted(cfg, objective, objective.prepare(defaults), defaults)
-        for each in (cfg, placed):
-            OmegaConf.update(each, "r_min", plan.r_min)
-            OmegaConf.update(each, f"scheduler.{plan.count}", plan.value)
-    work = Elsewhere(objective, cfg.device, OmegaConf.is_interpolation(cfg, "data_dir")) if elsewhere else objective
+    if config["plan"] == "auto" and before.header is None:
+        plan = _fitted(objective, objective.prepare(defaults), defaults)
+        objective = replace(objective, request=placed.but(**plan.settings))
+    work = Elsewhere(objective, asked, moves) if elsewhere else objective
     executor: Executor = instantiate(settings, "executor", objective=work)
     workers = getattr(executor, "workers", 1)
     try:  # worker processes begin with their imports meanwhile
         fidelity = objective.prepare(defaults)
         objective.prepare_options(space)
-        scheduler = build(own=_whole_list(cfg, searcher))
-        budget = _budget(cfg, scheduler, fidelity, workers)
+        scheduler = _scheduler(objective.request, proposals, _whole_list(config["scheduler"], searcher))
+        budget = _budget(objective.request, scheduler, fidelity, workers)
         return Parts(
             dimensions=space.names,
             domains=space.domains,
@@ -106,8 +107,8 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
             searcher=proposals,
             scheduler=scheduler,
             notes=[
-                *(f"note: {text}" for text in choices.notes),
-                *_unaveraged(cfg, space, fidelity),
+                *(f"note: {text}" for text in objective.request.choices.notes),
+                *_unaveraged(config, space, fidelity),
                 *([f"plan: {plan.reason}"] if plan is not None else []),
                 *_outrun(budget, scheduler, fidelity, workers),
                 *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, GridSearcher) else []),
@@ -117,6 +118,7 @@ def compose(cfg: DictConfig, hydra: DictConfig, run_dir: Path, before: History) 
             objective=objective,
             budget=budget,
             threads=threads,
+            plan=plan,
         )
     except BaseException:
         executor.shutdown(graceful=False)
@@ -136,24 +138,22 @@ def _initial(run_dirs: Any, space: Space, defaults: Configuration, before: Histo
     return [defaults, *(transferred(configuration, space, defaults) for configuration in earlier)]
 
 
-def _simulated(
-    cfg: DictConfig, config: dict[str, Any], fidelity: Table, objective: Objective, before: History
-) -> Parts:
+def _simulated(request: Request, config: dict[str, Any], fidelity: Table, run_dir: Path, before: History) -> Parts:
     """Build a study on recorded curves: its jobs look rows up, and nothing is trained."""
-    fidelity.check(cfg.r_min, cfg.r_max)
+    fidelity.check(config["r_min"], config["r_max"])
     space = space_of(fidelity.curves, config["space"])
     settings = {key: value for key, value in config["executor"].items() if key not in ("curves", "reuse", "threads")}
     if config["searcher"].pop("initial", None):
         raise UserError("searcher.initial: a simulated study draws from its table only")
-    if cfg.confirm.top:
-        raise UserError(f"confirm.top={cfg.confirm.top}: recorded curves have no fresh seeds to confirm them by")
+    if top := config["confirm"]["top"]:
+        raise UserError(f"confirm.top={top}: recorded curves have no fresh seeds to confirm them by")
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=None)
-    seed = config["searcher"].get("seed", cfg.seed)
+    seed = config["searcher"].get("seed", config["seed"])
     rows = on_table(searcher, fidelity.curves, space, seed, config["executor"]["reuse"])
     proposals = Recorded(rows, _configurations(before))
-    scheduler = _scheduler(cfg, proposals)
+    scheduler = _scheduler(request, proposals)
     executor = instantiate(settings, "executor", objective=fidelity)
-    budget = _budget(cfg, scheduler, fidelity, settings["workers"])
+    budget = _budget(request, scheduler, fidelity, settings["workers"])
     return Parts(
         dimensions=(ROW, *space.names),
         domains={ROW: {"low": 0, "high": len(fidelity.curves) - 1}, **space.domains},
@@ -163,7 +163,7 @@ def _simulated(
         notes=_outrun(budget, scheduler, fidelity, settings["workers"]),
         executor=executor,
         fidelity=fidelity,
-        objective=objective,
+        objective=Objective(request, run_dir, 1),
         budget=budget,
         threads=1,
     )
@@ -207,30 +207,34 @@ def _gpus() -> list[str]:
     return seen.split(",")
 
 
-def _scheduler(
-    cfg: DictConfig, searcher: Searcher, r_min: int | None = None, own: Mapping[str, int | None] | None = None
-) -> Scheduler:
-    """Build the scheduler, with another r_min and other settings of its own than the config's."""
-    copy = cfg.copy()
-    copy.r_min = cfg.r_min if r_min is None else r_min
-    return instantiate(trials.plain(copy)["scheduler"] | dict(own or {}), "scheduler", searcher=searcher)
+def _scheduler(request: Request, searcher: Searcher, own: Mapping[str, int | None] | None = None) -> Scheduler:
+    """Build the scheduler, with other settings of its own than the config's."""
+    return instantiate({**request["scheduler"], **(own or {})}, "scheduler", searcher=searcher)
 
 
-def _whole_list(cfg: DictConfig, searcher: Searcher) -> dict[str, int] | None:
+def _whole_list(config: Mapping[str, Any], searcher: Searcher) -> dict[str, int] | None:
     """Return what lets a scheduler without an end go through all of a list that makes sense as a whole only."""
-    given = "max_trials" not in cfg.scheduler or cfg.scheduler.max_trials is not None
+    given = config.get("max_trials", 0) is not None
     return None if given or not isinstance(searcher, OneAtATimeSearcher) else {"max_trials": len(searcher)}
 
 
-def _fitted(cfg: DictConfig, objective: Objective, fidelity: Fidelity, configuration: Configuration) -> Plan:
+def _fitted(objective: Objective, fidelity: Fidelity, configuration: Configuration) -> Plan:
     """Choose r_min and the number of trials that fit into budget.seconds, after timing the first rung twice."""
-    build = partial(_scheduler, cfg, Unsearched())
-    own = next((name for name in ("n", "max_trials") if name in cfg.scheduler), "rounds")
+    request = objective.request
+    own = next((name for name in ("n", "max_trials") if name in request["scheduler"]), "rounds")
+
+    @cache
+    def laid(r_min: int) -> Request:
+        return request.but(r_min=r_min)
+
+    def build(r_min: int, value: int | None) -> Scheduler:
+        return _scheduler(laid(r_min), Unsearched(), {own: value})
+
     seconds, curves = 0.0, False
     for _ in range(2):  # the first time pays for what is loaded and warmed up once
         with TemporaryDirectory() as directory:  # a new one: in the first's it would go on from the checkpoint
             elsewhere = replace(objective, run_dir=Path(directory))
-            *_, finished = elsewhere((Job(0, configuration, 0, cfg.r_min),))
+            *_, finished = elsewhere((Job(0, configuration, 0, request["r_min"]),))
         assert isinstance(finished, Finished)
         if finished.outcome.failed:
             raise UserError(f"plan=auto: the configuration as it stands fails: {finished.cause}")
@@ -238,41 +242,41 @@ def _fitted(cfg: DictConfig, objective: Objective, fidelity: Fidelity, configura
 
     @cache
     def simulation(r_min: int) -> Simulation:
-        return Simulation(simulated_costs(build(r_min, {own: None}), fidelity.cost, curves=curves))
+        return Simulation(simulated_costs(build(r_min, None), fidelity.cost, curves=curves))
 
     def cost(r_min: int, value: int) -> float:
         if own == "rounds":
-            return value * (planned_cost(plan_of(build(r_min, {own: 1})), fidelity.cost) or 0.0)
-        exact = planned_cost(plan_of(build(r_min, {own: value})), fidelity.cost)
+            return value * (planned_cost(plan_of(build(r_min, 1)), fidelity.cost) or 0.0)
+        exact = planned_cost(plan_of(build(r_min, value)), fidelity.cost)
         return simulation(r_min).cost(value) if exact is None else exact
 
     return fit(
-        trials.plain(cfg)["scheduler"],
+        request["scheduler"],
         cost,
-        eta=cfg.eta,
-        r_max=cfg.r_max,
-        seconds=cfg.budget.seconds,
-        unit_seconds=seconds / fidelity.cost(0, cfg.r_min),
+        eta=request["eta"],
+        r_max=request["r_max"],
+        seconds=request["budget"]["seconds"],
+        unit_seconds=seconds / fidelity.cost(0, request["r_min"]),
         unit=fidelity.unit,
-        cohorts=not isinstance(build(), EarlyStopping | FIFO),
+        cohorts=not isinstance(_scheduler(request, Unsearched()), EarlyStopping | FIFO),
     )
 
 
-def _budget(cfg: DictConfig, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> Budget:
+def _budget(request: Request, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> Budget:
     """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend.
 
     That brings one trial to r_max, but later where workers are many or trials fail. Twice what all workers would spend
     meanwhile is the most. PASHA needs no more than its first two levels.
     """
-    budget = Budget(**trials.plain(cfg.budget))
+    budget = Budget(**request["budget"])
     endless = hasattr(scheduler, "plan") and not plan_of(scheduler)
     if not endless or (budget.evaluations, budget.resource, budget.seconds) != (None, None, None):
         return budget
-    levels = ladder(cfg.eta, cfg.r_min, cfg.r_max)
-    resource = planned_cost((Ladder(levels, sizes(levels, cfg.eta)),), fidelity.cost) or 0.0
-    most = 2 * (resource + workers * fidelity.cost(0, cfg.r_max))
+    levels = ladder(request["eta"], request["r_min"], request["r_max"])
+    resource = planned_cost((Ladder(levels, sizes(levels, request["eta"])),), fidelity.cost) or 0.0
+    most = 2 * (resource + workers * fidelity.cost(0, request["r_max"]))
     return replace(
-        budget, resource=resource, most=most, reach=levels[:2][-1] if isinstance(scheduler, PASHA) else cfg.r_max
+        budget, resource=resource, most=most, reach=levels[:2][-1] if isinstance(scheduler, PASHA) else request["r_max"]
     )
 
 
@@ -288,16 +292,16 @@ def _outrun(budget: Budget, scheduler: Scheduler, fidelity: Fidelity | Table, wo
     ]
 
 
-def _unaveraged(cfg: DictConfig, space: Space, fidelity: Fidelity | Table) -> list[str]:
+def _unaveraged(config: Mapping[str, Any], space: Space, fidelity: Fidelity | Table) -> list[str]:
     """Say where averaged weights are asked for and there are none."""
-    averages = bool(cfg.averaging) or "averaging" in space.names
+    averages = bool(config["averaging"]) or "averaging" in space.names
     if averages and not fidelity.loads:
         return [
             "note: averaging has no effect: it is for what trains the groups model and data, as this fidelity does not"
         ]
-    if fidelity.loads and not averages and cfg.metric.removeprefix("max:").startswith(AVERAGED):
-        plain = cfg.metric.replace(AVERAGED, "")
-        return [f"note: metric={cfg.metric} is {plain} itself without averaging=ema or averaging=swa"]
+    if fidelity.loads and not averages and (metric := config["metric"]).removeprefix("max:").startswith(AVERAGED):
+        plain = metric.replace(AVERAGED, "")
+        return [f"note: metric={metric} is {plain} itself without averaging=ema or averaging=swa"]
     return []
 
 

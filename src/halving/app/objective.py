@@ -10,11 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from halving.checkpoints.store import Store
-from halving.config import trials
-from halving.config.choices import Choices
+from halving.config.request import Request
 from halving.errors import UserError
 from halving.space import Space
 from halving.targets import check_trusted, instantiate
@@ -30,16 +28,11 @@ _OF_THE_PARENT = ("space", "searcher", "scheduler", "executor", "tracker")
 
 @dataclass(frozen=True)
 class Objective:
-    """Trains a study's jobs from its unresolved config, with `threads` each; it may name `trusted` packages too.
+    """Trains the jobs of what is requested, with `threads` each."""
 
-    `choices` hold what the config becomes with other options of its groups, for processes that have no Hydra.
-    """
-
-    cfg: DictConfig
+    request: Request
     run_dir: Path
     threads: int
-    trusted: tuple[str, ...] = ()
-    choices: Choices = trials.NO_CHOICES
     store: Store = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -60,8 +53,8 @@ class Objective:
             yield from fidelity.run(setting, job)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"out of memory on {self.cfg.device}: a smaller data.batch_size or model needs less, and a lower "
-                f"executor.trials_per_gpu leaves more ({str(error).splitlines()[0]})"
+                f"out of memory on {self.request['device']}: a smaller data.batch_size or model needs less, and a "
+                f"lower executor.trials_per_gpu leaves more ({str(error).splitlines()[0]})"
             ) from error
         except RuntimeError as error:
             if "can't allocate memory" in str(error):
@@ -102,11 +95,11 @@ class Objective:
 
     def config(self, configuration: Configuration, trial: int, streams: Mapping[str, int] = _NONE) -> dict[str, Any]:
         """Return a trial's plain resolved config, with a confirmation's own `streams`."""
-        return trials.plain(trials.overlay(self.cfg, configuration, self.cfg.trial + trial, self.choices, streams))
+        return self.request.config(configuration, trial, streams)
 
     def _prepared(self, job: Job) -> tuple[Fidelity, Setting]:
         config = self.config(job.configuration, job.trial, job.streams)
-        check_trusted({root: config[root] for root in config if root not in _OF_THE_PARENT}, self.trusted)
+        check_trusted({root: config[root] for root in config if root not in _OF_THE_PARENT}, self.request.trusted)
         torch.set_num_threads(self.threads)  # after what is the user's was imported, as that may set it
         fidelity: Fidelity = instantiate(config["fidelity"], "fidelity")
         return fidelity, Setting(config, self.store, self.threads)
@@ -135,11 +128,9 @@ class Elsewhere:
 
     @cached_property
     def _here(self) -> Objective:
-        cfg, there = self.objective.cfg.copy(), Path(os.environ.get("HALVING_DATA", ""))
-        cfg.device = found(self.device)
-        if self.moves and there.is_absolute():
-            cfg.data_dir = str(there)
-        return replace(self.objective, cfg=cfg)
+        there = Path(os.environ.get("HALVING_DATA", ""))
+        moved = {"data_dir": str(there)} if self.moves and there.is_absolute() else {}
+        return replace(self.objective, request=self.objective.request.but(device=found(self.device), **moved))
 
 
 def found(device: str) -> str:

@@ -30,6 +30,11 @@ class Plan:
     cost: float
     reason: str
 
+    @property
+    def settings(self) -> dict[str, int]:
+        """The config's keys that it sets."""
+        return {"r_min": self.r_min, f"scheduler.{self.count}": self.value}
+
 
 def fit(
     settings: Mapping[str, object],

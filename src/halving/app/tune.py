@@ -11,14 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
-from halving.app.conduct import Conduct
+from halving.app.runner import Planned, Runner
 from halving.checkpoints.store import Store
 from halving.confirming import Confirming
 from halving.data.keys import key
 from halving.environment import dated, expanded
 from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
-from halving.history import Ended, Event, Header, History, Ladder, Resumed, planned_cost
+from halving.history import Ended, Header, History, Ladder, planned_cost
 from halving.journal import Journal, replay
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written
@@ -29,7 +29,7 @@ from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
 from halving.study import Study
 from halving.targets import check_call, function_name
-from halving.tracking.base import Tracker, Trackers
+from halving.tracking.base import Tracker
 from halving.tracking.csv import Csv
 from halving.tracking.progress import Progress
 from halving.tracking.tensorboard import TensorBoard
@@ -38,7 +38,7 @@ from halving.tracking.wandb import Wandb
 from halving.training.fidelities.function import call
 from halving.training.own import Running, Trainings, is_training
 from halving.trial import Configuration, Job, Step, Value, plain
-from halving.tuner import Budget, Tuner
+from halving.tuner import Budget
 
 if TYPE_CHECKING:
     pass
@@ -109,23 +109,21 @@ def tune(
             objective = Trainings(own, store, header.seed, header.metric, header.r_max, test)
         calls = _Calls(cast(Callable[[Configuration, int], float], function), composed.header.seed)
         workers = executor(objective or calls)
-        conduct, events = composed.opened(
+        runner = composed.opened(
             workers, resume, trackers, progress, objective.store.run_dir if objective is not None else None
         )
-        tuner, before = conduct.tuner, replay(events)
-        with conduct:
-            tuner.replay(events)
-            conduct.run(
-                composed.first(events),
+        tuner, before = runner.tuner, runner.before
+        with runner:
+            runner.run(
                 lambda: ended(tuner.history, objective),
-                partial(conduct.confirm, confirm, composed.header.seed, composed.header.r_max, objective or calls)
+                partial(runner.confirm, confirm, composed.header.seed, composed.header.r_max, objective or calls)
                 if confirm is not None
                 else None,
             )
-    if conduct.signals:
-        conduct.requeue()
+    if runner.signals:
+        runner.requeue()
         raise KeyboardInterrupt("the same call with resume=True goes on" if composed.directory else "without a run_dir")
-    warn(conduct)
+    warn(runner)
     idle = not tuner.history.beyond(before) and not tuner.history.halted
     if before.ended is not None and idle and budget is not None:
         log.warning(nothing_left(tuner.history, composed.scheduler, composed.options))
@@ -223,11 +221,6 @@ class Composed:
         )
         return cls(allocator, header, budget, directory, options)
 
-    def first(self, events: Sequence[object]) -> Header | Resumed:
-        """Return the first event of this process, after those of earlier ones."""
-        header = self.header
-        return Resumed(header.plan, header.planned_cost, header.settings) if events else header
-
     def opened(
         self,
         workers: Executor,
@@ -235,8 +228,8 @@ class Composed:
         trackers: Sequence[Tracker],
         progress: bool | None,
         root: Path | None,
-    ) -> tuple[Conduct, tuple[tuple[Event, float], ...]]:
-        """Return the study's conduct, and what its journal holds; with checkpoints, they lie below `root`.
+    ) -> Runner:
+        """Return what runs the study; with checkpoints, they lie below `root`.
 
         Raises UserError for a used run directory, a study there that is another one, and trackers that need one.
         """
@@ -251,23 +244,19 @@ class Composed:
         except BaseException:
             workers.shutdown(graceful=False)
             raise
-        events = tuple(journal.events) if journal is not None else ()
         if progress is None:
             console = Terminal()
             progress = console.is_interactive or console.is_jupyter
         display = Progress() if progress else None
-        mirrors = Trackers(trackers, events, _teller(display), display)
-        tuner = Tuner(
+        study = Planned(
+            self.header,
             self.scheduler,
             workers,
-            cost=_resuming if self.header.unit == "epochs" else _restarting,
-            journal=journal,
-            trackers=mirrors,
-            budget=self.budget,
-            maximize=self.header.maximize,
-            root=root,
+            _resuming if self.header.unit == "epochs" else _restarting,
+            self.budget,
+            root,
         )
-        return Conduct(tuner, workers, journal, mirrors, self.directory), events
+        return Runner(study, journal, trackers, run_dir=directory, say=_teller(display), display=display)
 
 
 def _teller(display: Progress | None) -> Callable[[str], None]:
@@ -277,11 +266,11 @@ def _teller(display: Progress | None) -> Callable[[str], None]:
     return lambda line: display.console.print(f"note: {line}", soft_wrap=True, highlight=False, style="yellow")
 
 
-def warn(conduct: Conduct) -> None:
+def warn(runner: Runner) -> None:
     """Name in the log what could not be done at a study's end."""
-    if conduct.problems and conduct.run_dir is not None:
-        log.warning(not_written([], conduct.run_dir))
-    last = conduct.tuner.history.ended
+    if runner.problems and runner.run_dir is not None:
+        log.warning(not_written([], runner.run_dir))
+    last = runner.tuner.history.ended
     if last is not None and last.failure:
         log.warning(last.failure)
 

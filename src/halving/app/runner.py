@@ -1,4 +1,4 @@
-"""The frame around a study: signals on the way, and at its end workers, journal, tables and trackers."""
+"""The one that runs a study, whichever door it came by: signals on the way, and at its end all that it held."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -15,15 +15,16 @@ from typing import Any, Protocol, Self
 from halving.confirming import Confirming, job
 from halving.errors import noted
 from halving.executors import Executor, signals
-from halving.history import INTERRUPTED, Ended, Header, Resumed
-from halving.journal import Journal
+from halving.history import INTERRUPTED, Ended, Event, Header, Resumed
+from halving.journal import Journal, replay
 from halving.report.confirmation import chosen
 from halving.report.derived import write_all
 from halving.report.exhibits import exhibit
-from halving.tracking.base import Trackers
+from halving.schedulers import Scheduler
+from halving.tracking.base import PATIENCE, Tracker, Trackers
 from halving.tracking.wandb import Wandb
 from halving.trial import Job
-from halving.tuner import Tuner
+from halving.tuner import Budget, Tuner
 
 _STOPPING = "stopping after the running epochs; a second Ctrl-C ends it at once"
 
@@ -39,6 +40,23 @@ def _back_here() -> Generator[None]:
         os.close(here)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What a door has composed of a request: a study, but for its journal and those who watch it.
+
+    `cost(since, until)` is what a job spends. `root` is where checkpoints lie, if there are any. `clean` takes out of
+    an event what nobody else may see.
+    """
+
+    header: Header
+    scheduler: Scheduler
+    executor: Executor
+    cost: Callable[[int, int], float]
+    budget: Budget | None = None
+    root: Path | None = None
+    clean: Callable[[Event], Event] | None = None
+
+
 class Tested(Protocol):
     """What confirmed trials are measured by on the test set, if there is one."""
 
@@ -47,33 +65,57 @@ class Tested(Protocol):
     def ensemble(self, jobs: Sequence[Job]) -> dict[str, float]: ...
 
 
-@dataclass
-class Conduct:
-    """A study from its first event to its last file, whatever happens on the way.
+class Runner:
+    """Runs a study from its first event to its last file, whatever happens on the way.
 
-    The first SIGINT or SIGTERM ends it after the running epochs, and is answered in words; a second one ends it at
-    once. Leaving the context ends the workers, and writes the tables of a study that had begun, unless the end was at
-    once. Then what it came to is said by `conclude`, before anybody waits for trackers; a signal ends that wait.
-    Nothing that fails there loses the study, or hides what ended it: `problems` has a line on each.
+    Entering the context takes in what the journal has. The first SIGINT or SIGTERM ends the study after the running
+    epochs, and is answered in words; a second one ends it at once. Leaving the context ends the workers, and writes the
+    tables of a study that had begun, unless the end was at once. Then what it came to is said by `conclude`, before
+    anybody waits for trackers; a signal ends that wait. Nothing that fails there loses the study, or hides what ended
+    it: `problems` has a line on each.
     """
 
-    tuner: Tuner
-    executor: Executor
-    journal: Journal | None
-    trackers: Trackers
-    run_dir: Path | None
-    conclude: Callable[["Conduct"], None] | None = None
-    signals: list[int] = field(default_factory=list[int])
-    begun: bool = False
-    problems: list[str] = field(default_factory=list[str])
-    _over: bool = False
-    _handlers: dict[int, Any] = field(default_factory=dict[int, Any])
-
-    def run(
-        self, first: Header | Resumed, last: Callable[[], Ended], confirm: Callable[[], None] | None = None
+    def __init__(
+        self,
+        study: Planned,
+        journal: Journal | None = None,
+        trackers: Sequence[Tracker] = (),
+        *,
+        run_dir: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        display: Tracker | None = None,
+        patience: float = PATIENCE,
+        conclude: Callable[["Runner"], None] | None = None,
     ) -> None:
+        header, self._events = study.header, tuple(journal.events) if journal is not None else ()
+        self.before = replay(self._events)
+        self.signals: list[int] = []
+        self.problems: list[str] = []
+        self.run_dir = run_dir
+        self._first = Resumed(header.plan, header.planned_cost, header.settings) if self._events else header
+        seen = study.clean(self._first) if study.clean is not None else self._first
+        told = (*self._events, (seen, self.before.seconds)) if self._events else ()
+        self.trackers = Trackers(trackers, told, say, display, patience)
+        self.tuner = Tuner(
+            study.scheduler,
+            study.executor,
+            cost=study.cost,
+            journal=journal,
+            trackers=self.trackers,
+            budget=study.budget,
+            maximize=header.maximize,
+            root=study.root,
+            clean=study.clean,
+        )
+        self._study = study
+        self._journal = journal
+        self._conclude = conclude
+        self._begun = self._over = False
+        self._handlers: dict[int, Any] = {}
+
+    def run(self, last: Callable[[], Ended], confirm: Callable[[], None] | None = None) -> None:
         """Run to the end, and `confirm` its best; `last` says what it came to, unless a signal ended it."""
-        self.begin(first)
+        self.begin()
         with _back_here():
             self.tuner.run()
             if confirm is not None and not self.signals:
@@ -90,15 +132,15 @@ class Conduct:
                 tuner.record(chosen(tuner.history, plan.vary, until, again, objective.test, objective.ensemble))
                 tuner.tidy()
 
-    def begin(self, first: Header | Resumed) -> None:
+    def begin(self) -> None:
         """Record the first event, with how many workers there are, if the executor says so.
 
         From here on there is a study, whose tables are written at the end.
         """
-        workers = getattr(self.executor, "workers", None)
+        first, workers = self._first, getattr(self._study.executor, "workers", None)
         known = {"workers": workers if isinstance(workers, int) else None}
         self.tuner.record(replace(first, settings={**first.settings, **known}))
-        self.begun = True
+        self._begun = True
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -106,22 +148,27 @@ class Conduct:
         for tracker in self.trackers.each:
             if isinstance(tracker, Wandb) and self.run_dir is not None:
                 tracker.exhibits = partial(exhibit, run_dir=self.run_dir)
+        try:
+            self.tuner.replay(self._events)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._at_once(kind) and self.journal is not None:
-            self.journal.abandon()
+        if self._at_once(kind) and self._journal is not None:
+            self._journal.abandon()
         with ExitStack() as stack:  # last in, first out, and each whatever becomes of the others
             stack.callback(self._restore_handlers)
             stack.callback(self._let_go, 1.0 if self._at_once(kind) else None)
-            if kind is None and self.conclude is not None:
-                stack.callback(self.conclude, self)
+            if kind is None and self._conclude is not None:
+                stack.callback(self._conclude, self)
             stack.callback(self.trackers.end)
             stack.callback(lambda: None if self._at_once(kind) else self._write())
-            if self.journal is not None:
-                stack.callback(self._close, self.journal, error)
+            if self._journal is not None:
+                stack.callback(self._close, self._journal, error)
             stack.enter_context(noted("the workers could not be ended", self.problems))
-            stack.callback(self.executor.shutdown, graceful=False)
+            stack.callback(self._study.executor.shutdown, graceful=False)
 
     def requeue(self) -> None:
         """End the process as a queue wants it that asked for the end: it is going to begin the job again."""
@@ -140,7 +187,7 @@ class Conduct:
             self.trackers.close(0.0)
 
     def _write(self) -> None:
-        if self.run_dir is not None and self.begun:
+        if self.run_dir is not None and self._begun:
             self.problems += write_all(self.tuner.history, self.run_dir)
 
     def _close(self, journal: Journal, error: BaseException | None) -> None:
