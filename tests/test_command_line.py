@@ -17,17 +17,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import yaml
 from conftest import environment
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from scipy.stats import binomtest
 
 import halving
 from halving.config.commands import escaped, override, program
+from halving.config.polite import command_line
 from halving.config.secrets import Secrets
 from halving.config.winner import best_yaml, command
 from halving.data import digits
@@ -671,3 +675,26 @@ def test_a_home_directory_is_found_wherever_a_path_is_given(
             result = fork(*airfoil, *arguments, cwd=cwd, **proxy, **env)
             assert f"there is no {where / 'airfoil_self_noise.dat'} " in result.stderr
     assert not [path for path in tmp_path.rglob("*") if "~" in path.name]
+
+
+def test_hydra_composes_a_job_once(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gives it what it would have: the mode is asked of what the job gets then."""
+    composed, compose = list[object](), ConfigLoaderImpl._load_configuration_impl
+
+    def count(loader: ConfigLoaderImpl, **given: Any) -> DictConfig:
+        composed.append(given["run_mode"])
+        return compose(loader, **given)
+
+    typed = ["hydra/job_logging=none", "hydra/hydra_logging=none", f"hydra.run.dir={tmp_path / 'run'}"]
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", count)
+    monkeypatch.setattr(sys, "argv", ["train.py", *typed, "seed=1"])
+
+    @command_line(conf=repo / "conf")
+    @hydra.main(version_base="1.3", config_path=str(repo / "conf"), config_name="config")
+    def main(cfg: DictConfig) -> None:
+        composed.append(cfg.seed)
+
+    main()
+    assert composed == [RunMode.RUN, 1]
+    found = OmegaConf.load(tmp_path / "run" / ".hydra" / "hydra.yaml").hydra
+    assert found.overrides == {"hydra": [*typed, "hydra.mode=RUN"], "task": ["seed=1"]} and found.mode == "RUN"

@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def expanded(path: str | Path) -> Path:
         ) from error
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from halving.checkpoints.links import refuse
-from halving.config import commands, multirun, schema, trust
+from halving.config import commands, multirun, once, schema, trust
 from halving.config.arguments import config_paths, directories, placed, read, remember
 from halving.config.checks import first_line
 from halving.config.resumption import register_resolvers, repeat
@@ -59,6 +59,7 @@ def command_line(conf: Path, recorded: Sequence[str] = ()) -> Callable[[Callable
     Exits with 1 after a mistake, with 130 after Ctrl-C; raises what is a bug.
     """
     register(conf)
+    once.compose_once()
 
     def wrap(main: Callable[[], Any]) -> Callable[[], None]:
         @wraps(main)
@@ -168,7 +169,8 @@ def _kept_out(cfg: DictConfig) -> Secrets:
     secrets = Secrets.of(config, commands.overrides(hydra))
     for handler in logging.getLogger().handlers:
         handler.addFilter(RedactingFilter(secrets))
-    if hydra.output_subdir is not None:
+    held = [OmegaConf.to_container(each) for each in (cfg, hydra)]  # what its files say, which take long to read
+    if hydra.output_subdir is not None and secrets.redact(held) != held:
         own = Path(hydra.runtime.output_dir) / hydra.output_subdir
         secrets.redact_files(*(own / f"{name}.yaml" for name in ("config", "hydra", "overrides")))
     return secrets
@@ -280,6 +282,6 @@ def _is_ours(error: BaseException) -> bool:
     files = [Path(code.co_filename) for code in codes]
     if any("hydra" in file.parts and code.co_name == "return_value" for code, file in zip(codes, files, strict=True)):
         return True
-    called = dropwhile(lambda file: "hydra" not in file.parts, files)
+    called = dropwhile(lambda file: "hydra" not in file.parts, (file for file in files if file != Path(once.__file__)))
     known = isinstance(error, HydraException | OmegaConfBaseException)
     return not known and any(file.is_relative_to(_PACKAGE) for file in called)

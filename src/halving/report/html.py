@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -58,56 +59,67 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
     """
     problems = [] if problems is None else problems
     header, best = header_of(history), winner(history)
-    environment = Environment(
-        loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
     sensitive = headline(history)
     mattered = () if sensitive else importance(history, problems)
     facts, unknown = environment_of(header)
     known_to, real = uncertainty(history), confirmed_winner(history)
     place = str(run_dir.resolve()) if run_dir is not None else str(header.settings.get("run_dir", ""))
-    return environment.get_template("report.html").render(
-        summary=summary(history),
-        story=story(history, mattered),
-        notes=[(printable(text), when) for text, when in history.notes.items()],
-        doubts=[
-            line.partition("; confirm it: ") for line in doubts(history, resuming(history, place)) if not sensitive
-        ],
-        sensitivity=told(history),
-        sensitive=sensitive,
-        confirmed=[line.strip() for line in confirmed(history) if not line.startswith("  trial") or "worse" in line],
-        confirmations=confirmation_rows(history),
-        steps=list(next_steps(history, place)),
-        facts=facts,
-        unknown=unknown,
-        diff=diff_of(header),
-        axes=AXES,
-        script=Markup(files("halving.report").joinpath("report.js").read_text("utf-8")),
-        label=metric_label(header),
-        flipped=flipped(header),
-        tested=tested_text(history),
-        confirming=cost(history),
-        real=(len(real.errors), mean_text(history, real)) if real is not None else None,
-        best_error=error_text(header, best[1], known_to) if best else "",
-        figures={name: drawn(name, history, problems) for name in shown_figures(history)} if best else {},
-        importance=mattered,
-        r_max=header.r_max,
-        test_failure=history.ended.failure if history.ended else "",
-        dimensions=header.dimensions,
-        brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
-        plan=list(plan_rows(history)),
-        trials=[trial_row(history, trial, known_to) for trial in history.trials.values()],
-        failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
-        settings={
-            name: setting_text(value)
-            for name, value in header.settings.items()
-            if value and name not in ("environment", "notes", "noted", "domains")
-        },
-        in_full=in_full(history),
-        config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            summary=summary(history),
+            story=story(history, mattered),
+            notes=[(printable(text), when) for text, when in history.notes.items()],
+            doubts=[
+                line.partition("; confirm it: ") for line in doubts(history, resuming(history, place)) if not sensitive
+            ],
+            sensitivity=told(history),
+            sensitive=sensitive,
+            confirmed=[
+                line.strip() for line in confirmed(history) if not line.startswith("  trial") or "worse" in line
+            ],
+            confirmations=confirmation_rows(history),
+            steps=list(next_steps(history, place)),
+            facts=facts,
+            unknown=unknown,
+            diff=diff_of(header),
+            axes=AXES,
+            script=Markup(files("halving.report").joinpath("report.js").read_text("utf-8")),
+            label=metric_label(header),
+            flipped=flipped(header),
+            tested=tested_text(history),
+            confirming=cost(history),
+            real=(len(real.errors), mean_text(history, real)) if real is not None else None,
+            best_error=error_text(header, best[1], known_to) if best else "",
+            figures={name: drawn(name, history, problems) for name in shown_figures(history)} if best else {},
+            importance=mattered,
+            r_max=header.r_max,
+            test_failure=history.ended.failure if history.ended else "",
+            dimensions=header.dimensions,
+            brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
+            plan=list(plan_rows(history)),
+            trials=[trial_row(history, trial, known_to) for trial in history.trials.values()],
+            failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
+            settings={
+                name: setting_text(value)
+                for name, value in header.settings.items()
+                if value and name not in ("environment", "notes", "noted", "domains")
+            },
+            in_full=in_full(history),
+            config=setting_text(history.ended.config) if history.ended and history.ended.config else "",
+        )
     )
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
+    return environment
 
 
 def shown_figures(history: History) -> tuple[str, ...]:
