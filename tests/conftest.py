@@ -24,10 +24,10 @@ _THREADS = torch.get_num_threads()
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`.
-# It draws figures only for those who look at them.
+# A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`, as
+# does what a script begins as that. It draws figures only for those who look at them.
 _FORKS = """
-import atexit, gc, json, os, runpy, signal, sys, threading
+import atexit, gc, json, os, runpy, signal, subprocess, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
 import halving, halving.app.command_line, halving.data.scikit_digits, halving.report.figures, halving.report.html
 import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo
@@ -42,6 +42,43 @@ sys.path.insert(0, sys.argv[1])
 import known
 del sys.path[0]
 gc.freeze()
+
+
+def become(argv, out, err):
+    for number, file in enumerate((os.open("/dev/null", os.O_RDWR), out, err)):
+        os.dup2(file, number)
+    sys.argv = argv
+    sys.path[:1] = [os.path.dirname(argv[0]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    status = None
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as ended:
+        status = ended.code
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(status or 0)  # taking all modules apart would take half a second
+
+
+class Popen(subprocess.Popen):
+    def __init__(self, command, *rest, **options):
+        words = [command] if isinstance(command, str) else [*map(str, command)]
+        if words[:1] != [sys.executable] or words[1:2] != [call["train"]]:
+            return super().__init__(command, *rest, **options)
+        self.args, self.returncode, self.stdin, self.stdout, self.stderr = command, None, None, None, None
+        self._waitpid_lock, self._child_created = threading.Lock(), True
+        if (pid := os.fork()) == 0:
+            try:
+                become(words[1:], options["stdout"].fileno(), options["stderr"].fileno())
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        self.pid = pid
+
+
 for line in sys.stdin:
     call = json.loads(line)
     if "wait" in call:
@@ -56,24 +93,10 @@ else:
 os.chdir(call["cwd"])
 os.environ.clear()
 os.environ.update(call["env"])
-for number, name in enumerate(("/dev/null", call["out"], call["err"])):
-    os.dup2(os.open(name, os.O_RDWR), number)
 if not call["drawn"]:
     halving.report.figures.svg = lambda name, *_: f'<svg role="img" aria-label="{name}"></svg>'
-sys.argv = call["argv"]
-sys.path[:1] = [os.path.dirname(sys.argv[0]), *filter(None, call["env"].get("PYTHONPATH", "").split(os.pathsep))]
-status = None
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as ended:
-    status = ended.code
-if isinstance(status, str):
-    print(status, file=sys.stderr)
-    status = 1
-threading._shutdown()
-atexit._run_exitfuncs()
-sys.stdout.flush()
-os._exit(status or 0)  # taking all modules apart would take half a second
+subprocess.Popen = Popen
+become(call["argv"], os.open(call["out"], os.O_RDWR), os.open(call["err"], os.O_RDWR))
 """
 
 
@@ -167,6 +190,7 @@ class Forks:
         out.touch()
         err.touch()
         call = {"argv": [str(self._repo / program), *arguments], "out": str(out), "err": str(err), "drawn": drawn}
+        call["train"] = str(self._repo / "train.py")
         place = str(cwd or self._streams.mktemp("cwd"))
         pid = int(self._ask(call | {"env": environment(**env), "cwd": place}))
 

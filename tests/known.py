@@ -1,15 +1,13 @@
-"""What YAML says, and the interpolations in it, which depends on nothing but their text: read once by a process."""
+"""What YAML says, which depends on nothing but its text: read once by a process."""
 
 import copy
-import functools
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf, grammar_parser
+from omegaconf import OmegaConf
 
-import halving
+import halving.config
 
 _read, _texts = yaml.load, dict[tuple[str, str], Any]()
 
@@ -22,9 +20,5 @@ def _load(stream: Any, Loader: Any) -> Any:
 
 
 yaml.load = _load
-_parse = grammar_parser.parse
-for _name, _module in [*sys.modules.items()]:
-    if _name.startswith("omegaconf.") and getattr(_module, "parse", None) is _parse:
-        _module.parse = functools.cache(_parse)  # pyright: ignore[reportAttributeAccessIssue]
-for _path in Path(halving.__path__[0], "conf").rglob("*.yaml"):
+for _path in Path(halving.__path__[0], "conf").rglob("*.yaml"):  # whose interpolations are read, too
     OmegaConf.load(_path)
