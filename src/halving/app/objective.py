@@ -1,7 +1,7 @@
 """What a study optimises: training one trial, as executors run it here or in other processes."""
 
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -46,6 +46,10 @@ class Objective:
         """Run jobs. Raises MemoryError where the machine's memory is full, UserError where the device's is."""
         for job in jobs:
             yield from self._run(job)
+
+    def alike(self, job: Job) -> Hashable | None:
+        """Return a key that is equal for jobs which can be trained as one program, None for one that cannot be."""
+        return None
 
     def _run(self, job: Job) -> Generator[Step]:
         fidelity, setting = self._prepared(job)
