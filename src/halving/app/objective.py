@@ -1,10 +1,11 @@
 """What a study optimises: training one trial, as executors run it here or in other processes."""
 
+import logging
 import os
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,13 +18,18 @@ from halving.errors import UserError
 from halving.space import Space
 from halving.targets import check_trusted, instantiate
 from halving.training import ensemble
+from halving.training.batched.joining import Unlike
 from halving.training.fidelities.base import Fidelity, Setting
+from halving.training.fidelities.epochs import Epochs
 from halving.training.trainer import Trainer
 from halving.trial import Configuration, Job, Step
+
+log = logging.getLogger(__name__)
 
 _NONE: Mapping[str, int] = MappingProxyType({})
 # What no job builds; the study's parent has checked it, and to import it here would cost a worker a second.
 _OF_THE_PARENT = ("space", "searcher", "scheduler", "executor", "tracker")
+_said: set[str] = set()  # of why trials are not trained together
 
 
 @dataclass(frozen=True)
@@ -43,18 +49,44 @@ class Objective:
         return replace(self, run_dir=run_dir)
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
-        """Run jobs. Raises MemoryError where the machine's memory is full, UserError where the device's is."""
-        for job in jobs:
-            yield from self._run(job)
+        """Run jobs, neighbours that are alike as one program.
+
+        Raises MemoryError where the machine's memory is full, UserError where the device's is.
+        """
+        if len(jobs) == 1:
+            yield from self._run(jobs)
+            return
+        for likeness, group in groupby(jobs, self.alike):
+            for together in (tuple(group),) if likeness is not None else ((job,) for job in group):
+                yield from self._run(together)
 
     def alike(self, job: Job) -> Hashable | None:
-        """Return a key that is equal for jobs which can be trained as one program, None for one that cannot be."""
+        """Return a key that is equal for jobs which can be trained as one program, None for one that cannot be.
+
+        The log says once why. What is wrong with a configuration, the job itself is to say.
+        """
+        try:
+            fidelity, setting = self._prepared(job)
+            if not isinstance(fidelity, Epochs):
+                raise Unlike(f"fidelity={type(fidelity).__name__.lower()}")
+            if setting.config["executor"].get("program") == "single":
+                return None
+            return fidelity.alike(setting), job.since, job.until
+        except Unlike as reason:
+            if str(reason) not in _said:
+                _said.add(str(reason))
+                log.info("%s trains one trial at a time, not many as one program", reason)
+        except UserError:
+            pass
         return None
 
-    def _run(self, job: Job) -> Generator[Step]:
-        fidelity, setting = self._prepared(job)
+    def _run(self, jobs: Sequence[Job]) -> Generator[Step]:
+        fidelities, settings = zip(*map(self._prepared, jobs), strict=True)
         try:
-            yield from fidelity.run(setting, job)
+            if len(jobs) == 1:
+                yield from fidelities[0].run(settings[0], jobs[0])
+            else:
+                yield from fidelities[0].run_together(settings, jobs)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"out of memory on {self.request['device']}: a smaller data.batch_size or model needs less, and a "

@@ -28,8 +28,8 @@ class Dropout(nn.Module):
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
             raise UserError(f"dropout={p!r} must be a probability in [0, 1): 0.0 drops nothing")
         self.p = p
-        self._dropped = min(round(p * 256), 255)
-        self._scale = 256 / (256 - self._dropped)
+        self.dropped = min(round(p * 256), 255)
+        self.scale = 256 / (256 - self.dropped)
         self._seed = 0
         self._generator: torch.Generator | None = None
 
@@ -39,12 +39,18 @@ class Dropout(nn.Module):
         self._generator = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self._dropped == 0:
+        if not self.training or self.dropped == 0:
             return x
-        if self._generator is None or self._generator.device != x.device:
-            self._generator = generator(self._seed, x.device)
-        kept = random_bytes(x.numel(), self._generator).view(x.shape) >= self._dropped
-        return x * kept.to(x.dtype).mul_(self._scale)
+        drawn = torch.empty(words(x.numel()), dtype=torch.int64, device=x.device)
+        self.draw(drawn)
+        kept = drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        return x * kept.to(x.dtype).mul_(self.scale)
+
+    def draw(self, out: Tensor) -> None:
+        """Fill int64 words with random bytes, of which each of the next mask's units takes one."""
+        if self._generator is None or self._generator.device != out.device:
+            self._generator = generator(self._seed, out.device)
+        out.random_(FULL_RANGE, None, generator=self._generator)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -56,7 +62,6 @@ def generator(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
-def random_bytes(count: int, source: torch.Generator) -> Tensor:
-    """`count` uniform bytes from `source`, eight of them per draw: uint8 of shape (count,) on its device."""
-    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=source.device)
-    return words.random_(FULL_RANGE, None, generator=source).view(torch.uint8)[:count]
+def words(count: int) -> int:
+    """Return how many draws of eight bytes `count` units take."""
+    return (count + 7) // 8

@@ -1,7 +1,7 @@
 """The inner loops: one epoch of training, one evaluation."""
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import TypeVar
@@ -85,12 +85,10 @@ def train_epoch(
     random numbers are seeded by the caller. One example left over belongs to the last batch.
     """
     model.train()
-    batches = len(spans(len(data.train), data.batch_size))
     totals = torch.zeros(2, dtype=torch.float64, device=data.mean.device)
     lr, step = 0.0, step_of(optimizer)
-    augmentation = data.augmentation(epoch) if data.augment else None
-    for i, (inputs, targets) in enumerate(data.batches(data.train, data.order(epoch), augmentation=augmentation)):
-        lr = rate(epoch - 1 + i / batches)
+    for inputs, targets, before, after in minibatches(data, epoch):
+        lr = rate(before)
         for group in optimizer.param_groups:
             group["lr"] = lr
         outputs = model(inputs)
@@ -99,10 +97,18 @@ def train_epoch(
         loss.backward()
         step()
         if stepped is not None:
-            stepped(epoch - 1 + (i + 1) / batches)
+            stepped(after)
         totals += sums(loss.detach(), outputs.detach(), targets)
     train_loss, train_error = (totals / len(data.train)).tolist()
     return {"lr": lr, "train_loss": train_loss, "train_error": train_error}
+
+
+def minibatches(data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float, float]]:
+    """Yield the inputs and targets of epoch `epoch` (from 1), with the epochs done before each step and after it."""
+    batches = len(spans(len(data.train), data.batch_size))
+    augmentation = data.augmentation(epoch) if data.augment else None
+    for i, (inputs, targets) in enumerate(data.batches(data.train, data.order(epoch), augmentation=augmentation)):
+        yield inputs, targets, epoch - 1 + i / batches, epoch - 1 + (i + 1) / batches
 
 
 def evaluate(model: nn.Module, data: Data, split: Split) -> tuple[float, float]:

@@ -23,7 +23,8 @@ class Course:
     """How a trial is trained: its `metric`, to the most resource `r_max`, from a configuration hashed as `config`.
 
     It diverges where the metric, or one of `watched`, is not finite. `checkpoint_every` counts epochs; by default
-    there is a checkpoint whenever ten times what one takes has passed since the last.
+    there is a checkpoint whenever ten times what one takes has passed since the last. Of trials trained `together` each
+    counts for its share of the time.
     """
 
     metric: str
@@ -31,6 +32,7 @@ class Course:
     config: str
     checkpoint_every: int | None = None
     watched: tuple[str, ...] = ()
+    together: int = 1
 
 
 def train(begin: Callable[[], Training], store: Store, job: Job, course: Course) -> Generator[Step]:
@@ -38,11 +40,31 @@ def train(begin: Callable[[], Training], store: Store, job: Job, course: Course)
 
     Closed before its end, it leaves a checkpoint.
     """
+    yield from (yield from opened(begin, store, job, course))
+
+
+def opened(
+    begin: Callable[[], Training], store: Store, job: Job, course: Course
+) -> Generator[Restarted, None, Generator[Step]]:
+    """Take up what a job goes on from; return the steps of `train` from there."""
     began = time.perf_counter()
     training: Training | None = store.take(job.trial, job.since, course.config)
-    remembered, done = training is not None, list[dict[str, float]]()
-    if training is None:
-        training, done = yield from _opened(begin, store, job, course)
+    if training is not None:
+        return _steps(training, [], began, begin, store, job, course, remembered=True)
+    training, done = yield from _opened(begin, store, job, course)
+    return _steps(training, done, began, begin, store, job, course)
+
+
+def _steps(
+    training: Training,
+    done: list[dict[str, float]],
+    began: float,
+    begin: Callable[[], Training],
+    store: Store,
+    job: Job,
+    course: Course,
+    remembered: bool = False,
+) -> Generator[Step]:
     kept = False
     try:
         training.aim(job.until)
@@ -68,13 +90,14 @@ def train(begin: Callable[[], Training], store: Store, job: Job, course: Course)
                 raise
             if cause:
                 break
-            if epoch < job.until and _due(epoch, course.checkpoint_every, time.perf_counter() - saved, store.seconds):
+            cost = store.seconds * course.together
+            if epoch < job.until and _due(epoch, course.checkpoint_every, time.perf_counter() - saved, cost):
                 _save(training, store, job, epoch, course, done)
                 saved = time.perf_counter()
         curve = tuple(metrics[course.metric] for metrics in done)
         if cause:
             outcome = Outcome(job.trial, job.since + len(done), math.nan, failed=True, curve=curve)
-            yield Finished(outcome, time.perf_counter() - began, cause=cause)
+            yield Finished(outcome, (time.perf_counter() - began) / course.together, cause=cause)
             return
         checkpoint = _save(training, store, job, job.until, course, done)
         if checkpoint is None and job.until < course.r_max:
@@ -83,10 +106,11 @@ def train(begin: Callable[[], Training], store: Store, job: Job, course: Course)
                 "trial.keep(model=model, optimizer=optimizer) when all is built, or leave files in trial.directory "
                 "before each yield"
             )
-        if job.until < course.r_max:
+        if job.until < course.r_max and course.together == 1:
             store.keep(job.trial, job.until, course.config, training)
             kept = True
-        yield Finished(Outcome(job.trial, job.until, curve[-1], curve=curve), time.perf_counter() - began, checkpoint)
+        seconds = (time.perf_counter() - began) / course.together
+        yield Finished(Outcome(job.trial, job.until, curve[-1], curve=curve), seconds, checkpoint)
     finally:
         if not kept:
             training.close()

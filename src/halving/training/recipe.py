@@ -59,15 +59,17 @@ class Recipe:
     averaging: Averaging | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
+    def from_config(cls, config: Mapping[str, Any], data: Data | None = None) -> "Recipe":
         """Build from a plain resolved configuration.
 
-        The data are built with the global generators seeded by the study's seed alone, the same for every trial.
+        The data are built with the global generators seeded by the study's seed alone, the same for every trial, unless
+        they are given: then they are another one's that has the same.
 
         Raises UserError for what cannot be instantiated, and for a metric that training does not measure.
         """
-        with seeded(key(config["seed"], BUILDING), config["device"]):
-            data = instantiate(config["data"], "data")
+        if data is None:
+            with seeded(key(config["seed"], BUILDING), config["device"]):
+                data = instantiate(config["data"], "data")
         if not isinstance(data, Data):
             raise UserError(
                 f"data: {config['data'].get('_target_')} gives a {type(data).__name__}; return split_data(...)"

@@ -43,14 +43,14 @@ class Trainer:
             materialise(model, recipe.data)
             self.model = place(model, recipe.device)
             try:
-                self._optimizer = recipe.optimizer(self.model.parameters())
+                self.optimizer = recipe.optimizer(self.model.parameters())
             except (TypeError, ValueError) as error:
                 own = recipe.optimizer
                 null = lacking(own.func, own.keywords, "optimizer") if isinstance(own, partial) else ""
                 raise UserError(null or f"optimizer: {error}") from error
             self._schedule = recipe.lr_schedule()
-            self._average = None if recipe.averaging is None else Average(self.model, recipe.averaging)
-        self._lr: float = self._optimizer.param_groups[0]["lr"]
+            self.average = None if recipe.averaging is None else Average(self.model, recipe.averaging)
+        self._lr: float = self.optimizer.param_groups[0]["lr"]
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]
 
     def train(self, trial: int, epochs: range, shift: int = 0) -> Generator[Epoch, None, tuple[list[float], str]]:
@@ -81,14 +81,13 @@ class Trainer:
         Those that begin with `averaged_` are of the averaged weights, and before any are averaged of the last ones, so
         that rungs compare. `seconds` leaves out the validation, with what batch norm needs for that.
         """
-        seed, trial, data = self._recipe.seed, self._recipe.trial, self._recipe.data
+        data = self._recipe.data
         began = time.perf_counter()
         with self._seeded(_EPOCH, epoch):
-            for i, dropout in enumerate(self._dropouts):
-                dropout.key(key(seed, trial, _DROPOUT, epoch, i))
+            self.begin(epoch)
             try:
-                take = None if self._average is None else self._average.take
-                metrics = train_epoch(self.model, self._optimizer, data, epoch, self._rate, take)
+                take = None if self.average is None else self.average.take
+                metrics = train_epoch(self.model, self.optimizer, data, epoch, self.rate, take)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -96,11 +95,25 @@ class Trainer:
                     f"model: batch norm cannot train on a batch of one example: data.batch_size={data.batch_size} of a "
                     f"training set of {len(data.train)}; give 2 or more of both"
                 ) from error
-        seconds = time.perf_counter() - began
+        return self.end(epoch, metrics, time.perf_counter() - began)
+
+    def begin(self, epoch: int) -> None:
+        """Let each dropout layer begin the masks of epoch `epoch`."""
+        for i, dropout in enumerate(self._dropouts):
+            dropout.key(key(self._recipe.seed, self._recipe.trial, _DROPOUT, epoch, i))
+
+    def end(
+        self, epoch: int, metrics: dict[str, float], seconds: float, last: dict[str, float] | None = None
+    ) -> dict[str, float]:
+        """Validate after epoch `epoch`, which gave `metrics` in so many `seconds`; return all that it comes to.
+
+        `last` is what the validation set has measured of the last weights, where that is known.
+        """
+        data = self._recipe.data
         if self._begun is not None:
             with self._seeded(_STATISTICS, epoch):
                 self._begun.settle(data, epoch)
-        for prefix, measured in self._evaluated(data.validation, _EVALUATION, epoch).items():
+        for prefix, measured in self._evaluated(data.validation, _EVALUATION, epoch, last=last).items():
             metrics |= {f"{prefix}val_{name}": value for name, value in measured.items()}
         if isinstance(self._schedule, Plateau):
             self._schedule.observe(metrics["val_loss"])
@@ -151,7 +164,7 @@ class Trainer:
     def state(self) -> State:
         """Return all that the next epoch depends on."""
         schedule = self._schedule.state() if isinstance(self._schedule, Plateau) else {}
-        return State(self.weights() | {"optimizer": self._optimizer.state_dict(), "lr_schedule": schedule})
+        return State(self.weights() | {"optimizer": self.optimizer.state_dict(), "lr_schedule": schedule})
 
     def weights(self) -> dict[str, Any]:
         """Return the last weights, as "model", and what is known of their average, as "averaged", once it is begun."""
@@ -161,13 +174,13 @@ class Trainer:
     def load(self, weights: Mapping[str, Any]) -> None:
         """Go back to what `weights` returned."""
         self.model.load_state_dict(weights["model"])
-        if self._average is not None and "averaged" in weights:
-            self._average.restore(weights["averaged"])
+        if self.average is not None and "averaged" in weights:
+            self.average.restore(weights["averaged"])
 
     def restore(self, state: State) -> None:
         """Go back to a state."""
         self.load(state.values)
-        self._optimizer.load_state_dict(state.values["optimizer"])
+        self.optimizer.load_state_dict(state.values["optimizer"])
         if isinstance(self._schedule, Plateau):
             self._schedule.restore(state.values["lr_schedule"])
 
@@ -180,20 +193,24 @@ class Trainer:
     @property
     def _begun(self) -> Average | None:
         """The average, once it is one."""
-        return self._average if self._average is not None and self._average.taken else None
+        return self.average if self.average is not None and self.average.taken else None
 
-    def _evaluated(self, split: Split, *purpose: int) -> dict[str, dict[str, float]]:
-        """Return what a split measures of the last weights, and by AVERAGED of the averaged ones."""
-        with self._seeded(*purpose):
-            last = measure(self.model, self._recipe.data, split)
-        if self._average is None and not self.prefix:
+    def _evaluated(
+        self, split: Split, *purpose: int, last: dict[str, float] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Return what a split measures of the last weights, unless known, and by AVERAGED of the averaged ones."""
+        if last is None:
+            with self._seeded(*purpose):
+                last = measure(self.model, self._recipe.data, split)
+        if self.average is None and not self.prefix:
             return {"": last}
         if self._begun is None:
             return {"": last, AVERAGED: last}
         with self._seeded(*purpose):
             return {"": last, AVERAGED: measure(self._begun.model, self._recipe.data, split)}
 
-    def _rate(self, epoch: float) -> float:
+    def rate(self, epoch: float) -> float:
+        """Return the learning rate of the step after `epoch` epochs."""
         return self._lr * self._schedule(epoch)
 
     def _seeded(self, *purpose: int) -> AbstractContextManager[None]:

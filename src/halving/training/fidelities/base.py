@@ -8,6 +8,7 @@ from halving.checkpoints.store import Store
 from halving.trial import Job, Step
 
 if TYPE_CHECKING:
+    from halving.data.base import Data
     from halving.training.recipe import Recipe
     from halving.training.trainer import Trainer
 
@@ -20,11 +21,11 @@ class Setting:
     store: Store
     threads: int = 1
 
-    def recipe(self) -> "Recipe":
+    def recipe(self, data: "Data | None" = None) -> "Recipe":
         """Return what our own loop trains from; an objective of another kind never loads data, or torch."""
         from halving.training.recipe import Recipe
 
-        return Recipe.from_config(self.config)
+        return Recipe.from_config(self.config, data)
 
 
 class Axis:

@@ -1,10 +1,13 @@
 """Epochs as the resource."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 
+from halving.training.batched import group
+from halving.training.batched.joining import likeness
 from halving.training.fidelities.base import Axis, Setting
 from halving.training.pausing import Course, retrained, train
+from halving.training.recipe import Recipe
 from halving.training.rehearsal import rehearse
 from halving.training.trainer import Trainer
 from halving.trial import Job, Step
@@ -25,8 +28,18 @@ class Epochs(Axis):
 
     def run(self, setting: Setting, job: Job) -> Generator[Step]:
         recipe = setting.recipe()
-        course = Course(recipe.metric, recipe.r_max, recipe.config, recipe.checkpoint_every, watched=("train_loss",))
-        yield from train(lambda: Trainer(recipe), setting.store, job, course)
+        yield from train(lambda: Trainer(recipe), setting.store, job, _course(recipe))
+
+    def alike(self, setting: Setting) -> Hashable:
+        """Return a key that is equal for trials which one program can train. Raises Unlike where there is none."""
+        return likeness(setting.config)
+
+    def run_together(self, settings: Sequence[Setting], jobs: Sequence[Job]) -> Generator[Step]:
+        """Work on jobs that are alike, as `run` does on one."""
+        first = settings[0].recipe()
+        recipes = [first, *(setting.recipe(first.data) for setting in settings[1:])]
+        forced = settings[0].config["executor"].get("program") == "batched"
+        yield from group.train(recipes, settings[0].store, jobs, _course(first), forced)
 
     def trained(self, setting: Setting, job: Job) -> tuple[Trainer]:
         recipe = setting.recipe()
@@ -36,3 +49,7 @@ class Epochs(Axis):
 
     def test(self, setting: Setting, job: Job) -> dict[str, float]:
         return self.trained(setting, job)[0].test()
+
+
+def _course(recipe: Recipe) -> Course:
+    return Course(recipe.metric, recipe.r_max, recipe.config, recipe.checkpoint_every, watched=("train_loss",))

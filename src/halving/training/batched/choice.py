@@ -1,0 +1,119 @@
+"""Whether trials are trained as one program or one after the other: as one where that is right, and faster."""
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halving.checkpoints.content import digest
+from halving.data.base import Data
+from halving.training.batched.joining import structure
+from halving.training.batched.joint import Joint
+from halving.training.dropout import Dropout
+from halving.training.loop import mean_loss
+from halving.training.randomness import captured, seeded
+
+log = logging.getLogger(__name__)
+
+_TRIALS, _EXAMPLES = 3, 16  # that are compared
+_REPEATS = 3
+_chosen: dict[Hashable, dict[str, bool] | None] = {}
+
+
+def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> dict[str, bool] | None:
+    """Return how `Joint` is to take these models, None where they are better trained one after the other.
+
+    A probe compares losses and gradients in float64 and, unless `forced`, times both ways. The log says what came of it
+    once for each kind of model.
+    """
+    key = structure(models[0]), len(models), data.batch_size, data.mean.device, torch.get_num_threads(), forced
+    if key not in _chosen:
+        with seeded(0, str(data.mean.device)):
+            _chosen[key], why = _probed(models, data, forced)
+        how = "one after the other" if _chosen[key] is None else "as one program"
+        log.info("%s trials of %s are trained %s: %s", len(models), type(models[0]).__name__, how, why)
+    return _chosen[key]
+
+
+def _probed(models: Sequence[nn.Module], data: Data, forced: bool) -> tuple[dict[str, bool] | None, str]:
+    few = next(data.batches(data.train, size=_EXAMPLES))
+    why = ""
+    for how in ({"expanded": False}, {"expanded": True}):
+        why = _difference(models[:_TRIALS], *few, how)
+        if not why:
+            break
+    else:
+        return None, why
+    if forced:
+        return how, "their losses and gradients agree"
+    took, alone = _seconds(models, *next(data.batches(data.train)), how)
+    why = f"a step of all takes {took:.2g} s, of one alone {alone:.2g} s"
+    return (how if took < len(models) * alone else None), why
+
+
+def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: dict[str, bool]) -> str:
+    """Say in what trials trained together differ from the same alone, or nothing."""
+    inputs = inputs.double()
+    if targets.is_floating_point():
+        targets = targets.double()
+    alone, together = ([_copy(model).double().train() for model in models] for _ in range(2))
+    expected = [_alone(model, inputs, targets) for model in alone]
+    before = digest(captured())
+    try:
+        joint = Joint(together, inputs.device, **how)
+        joint.model.train()
+        losses, _, gradients = joint.gradients(inputs, targets)
+    except Exception as error:
+        return f"a layer cannot take many ({type(error).__name__}: {str(error).splitlines()[0]})"
+    if digest(captured()) != before:
+        return "the model draws random numbers of its own"
+    for i, (loss, own) in enumerate(expected):
+        given = [None if each is None else each[i] for each in gradients]
+        if not _close(loss, losses[i]) or not all(map(_close, own, given)):
+            return "their losses or gradients would be others"
+    buffers = (zip(one.buffers(), many.buffers(), strict=True) for one, many in zip(alone, together, strict=True))
+    return "" if all(_close(*pair) for pairs in buffers for pair in pairs) else "their statistics would be others"
+
+
+def _close(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.allclose(one, other, rtol=1e-8, atol=1e-11, equal_nan=True)
+
+
+def _seconds(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: dict[str, bool]) -> tuple[float, float]:
+    """Return what a forward and backward pass of all trials takes, and one of the first alone."""
+    copies = [_copy(model).train() for model in models]
+    alone = _copy(models[0]).train()
+    joint = Joint(copies, inputs.device, **how)
+    joint.model.train()
+    return _least(lambda: joint.gradients(inputs, targets)), _least(lambda: _alone(alone, inputs, targets))
+
+
+def _least(work: Callable[[], Any]) -> float:
+    taken: list[float] = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])
+
+
+def _alone(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    loss = mean_loss(model(inputs), targets)
+    weights = [each for each in model.parameters() if each.requires_grad]
+    return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Return a copy whose dropout begins anew."""
+    for dropout in model.modules():
+        if isinstance(dropout, Dropout):
+            dropout.key(0)
+    return deepcopy(model)

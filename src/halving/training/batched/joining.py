@@ -1,0 +1,67 @@
+"""Which trials can be trained as one program."""
+
+import json
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from halving.errors import UserError
+from halving.targets import instantiate
+from halving.training.batched.modules import JOINED
+from halving.training.dropout import Dropout
+from halving.training.randomness import seeded
+
+_SAME = ("data", "seed", "order_seed", "device", "fidelity", "r_max", "epochs", "metric")
+_EVERY = frozenset(vars(nn.Module()))  # the attributes that every module has
+_structures: dict[str, Hashable | str] = {}
+
+
+class Unlike(UserError):
+    """What is trained one trial at a time, and why."""
+
+
+def likeness(config: Mapping[str, Any]) -> Hashable:
+    """Return a key that is equal for configurations which one program can train.
+
+    Their data and the structure of their models are the same; optimizers, schedules, averaging and the probabilities of
+    dropout may differ. Raises Unlike where no two trials can be one program.
+    """
+    described = json.dumps(config["model"], sort_keys=True, default=str)
+    if described not in _structures:
+        with seeded(0):
+            _structures[described] = structure(instantiate(config["model"], "model"))
+    same = json.dumps({name: config.get(name) for name in _SAME}, sort_keys=True, default=str)
+    return same, _structures[described]
+
+
+def structure(model: nn.Module) -> Hashable:
+    """Return what models have in common that can be one: all but their weights and the probabilities of their dropout.
+
+    Raises Unlike where no number of such models can be one.
+    """
+    return tuple((name, type(module), _own(module)) for name, module in model.named_modules())
+
+
+def _own(module: nn.Module) -> Hashable:
+    kind, attributes = type(module), {name: value for name, value in vars(module).items() if name not in _EVERY}
+    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    if any(is_lazy(tensor) for _, tensor in tensors):
+        raise Unlike("a model with lazy layers")
+    if (tensors and kind not in JOINED) or any(isinstance(value, Tensor) for value in attributes.values()):
+        raise Unlike(f"a model with {kind.__module__}.{kind.__name__}")
+    if any(value for name, value in vars(module).items() if name in _EVERY and name.endswith("_hooks")):
+        raise Unlike("a model with hooks")
+    match module:
+        case Dropout():
+            return ()
+        case nn.Conv2d() if module.padding_mode != "zeros":
+            raise Unlike(f"a model with padding_mode={module.padding_mode}")
+        case nn.BatchNorm1d() | nn.BatchNorm2d() if module.momentum is None:
+            raise Unlike("a model with batch norm of momentum=None")
+        case nn.Flatten() if (module.start_dim, module.end_dim) != (1, -1):
+            raise Unlike("a model that flattens some dimensions only")
+        case _:
+            shapes = tuple((name, tensor.dtype, tuple(tensor.shape), tensor.requires_grad) for name, tensor in tensors)
+            return shapes, tuple((name, repr(value)) for name, value in attributes.items())

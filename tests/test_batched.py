@@ -1,0 +1,375 @@
+"""Trials trained as one program: in float64 the same numbers as alone, whatever becomes of their neighbours."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from test_exact_resume import CONF, built, composed
+from torch import Tensor, nn
+
+from halving.checkpoints.store import Store
+from halving.data import Data
+from halving.data.base import Split
+from halving.targets import locate
+from halving.training.batched import choice, program
+from halving.training.batched.modules import JOINED, Masks
+from halving.training.dropout import Dropout
+from halving.training.loop import minibatches
+from halving.training.trainer import Trainer
+from halving.trial import Epoch, Finished, Job, Step
+
+Config = dict[str, Any]
+OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
+SCHEDULES = sorted(path.stem for path in (CONF / "lr_schedule").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+EPOCHS = 10  # of ten steps
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+
+
+@pytest.fixture(autouse=True)
+def doubles() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def doubled(of: str, **settings: Any) -> Data:
+    """Return an option's data in float64, of images every other pixel."""
+    return _doubled(of, json.dumps(settings))
+
+
+@cache
+def _doubled(of: str, described: str) -> Data:
+    data: Data = locate(of, "data")(**json.loads(described) | {"shape": None})
+
+    def coarse(part: Split) -> Split:
+        if part.inputs.ndim == 4:
+            return Split(part.inputs[:, :, ::2, ::2], part.targets)
+        return Split(part.inputs.double(), part.targets.double())
+
+    parts = {name: coarse(getattr(data, name)) for name in ("train", "validation", "test")}
+    return replace(data, mean=data.mean.double(), std=data.std.double(), **parts)
+
+
+def shaken(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images.roll(int(torch.randint(14, (), generator=generator)), 3)
+
+
+def augmented(**settings: Any) -> Data:
+    return replace(doubled(**settings), augment=shaken, metrics={"first": lambda outputs, _: float(outputs[0, 0])})
+
+
+def configuration(**groups: Any) -> Config:
+    """A study's config with an option of each group, or with other values of its keys."""
+    base = OmegaConf.create(deepcopy(composed("data.train_samples=80", "data.batch_size=8", "data.validation=20")))
+    base.data.shape = [1, 14, 14]
+    base.epochs = base.r_max = EPOCHS
+    base.executor.program, base.executor.checkpoint_every = "batched", EPOCHS
+    for group, option in groups.items():
+        own = OmegaConf.load(CONF / group / f"{option}.yaml") if isinstance(option, str) else option
+        OmegaConf.update(base, group, own, merge=not isinstance(option, str), force_add=True)
+    config: Any = OmegaConf.to_container(base, resolve=True)
+    config["data"]["of"], config["data"]["_target_"] = config["data"]["_target_"], "test_batched.doubled"
+    return config
+
+
+def trials(config: Config, *differing: Mapping[str, Any]) -> list[Config]:
+    """Return the configs of as many trials, by what differs in each: {"optimizer.lr": 0.1}."""
+    configs = []
+    for trial, settings in enumerate(differing):
+        own = deepcopy(config) | {"trial": trial}
+        for path, value in settings.items():
+            group, name = path.split(".")
+            own[group][name] = value
+        configs.append(own)
+    return configs
+
+
+def jobs(configs: Sequence[Config], since: int, until: int) -> list[Job]:
+    return [Job(config["trial"], {}, since, until) for config in configs]
+
+
+def alone(configs: Sequence[Config], run_dir: Path, since: int = 0, until: int = EPOCHS) -> list[Step]:
+    parts = [built(config, run_dir) for config in configs]
+    runs = [own.run(setting, job) for (own, setting), job in zip(parts, jobs(configs, since, until), strict=True)]
+    return [step for run in runs for step in run]
+
+
+def together(configs: Sequence[Config], run_dir: Path, since: int = 0, until: int = EPOCHS) -> list[Step]:
+    fidelity = built(configs[0], run_dir)[0]
+    settings = [built(config, run_dir)[1] for config in configs]
+    assert len({fidelity.alike(setting) for setting in settings}) == 1
+    return list(fidelity.run_together(settings, jobs(configs, since, until)))
+
+
+def told(steps: Sequence[Step], trial: int) -> tuple[list[dict[str, float]], Finished]:
+    """Return a trial's metrics, times apart, and its end."""
+    epochs = [step for step in steps if isinstance(step, Epoch) and step.trial == trial]
+    (end,) = (step for step in steps if isinstance(step, Finished) and step.outcome.trial == trial)
+    assert [step.epoch for step in epochs] == sorted(step.epoch for step in epochs)
+    return [{name: value for name, value in step.metrics.items() if name != "seconds"} for step in epochs], end
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Two values that may be nested have the same structure, and numbers that agree."""
+    if isinstance(one, Mapping):
+        assert list(one) == list(other)
+        for name in one:
+            assert_same(one[name], other[name])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_same(*pair)
+    elif isinstance(one, Tensor):
+        torch.testing.assert_close(other, one, **CLOSE)
+    elif isinstance(one, float):
+        assert one == other or math.isclose(one, other, rel_tol=1e-10, abs_tol=1e-10)
+    else:
+        assert one == other
+
+
+def assert_agree(configs: Sequence[Config], tmp_path: Path, until: int = EPOCHS) -> None:
+    """Trials do together as they do alone: metrics, ends, and all of their checkpoints."""
+    apart, joint = alone(configs, tmp_path / "apart", 0, until), together(configs, tmp_path / "joint", 0, until)
+    for config in configs:
+        trial = config["trial"]
+        (metrics, end), (own, own_end) = told(joint, trial), told(apart, trial)
+        assert_same(own, metrics)
+        assert_same((own_end.outcome.curve, own_end.checkpoint), (end.outcome.curve, end.checkpoint))
+        states = [Store(tmp_path / name).load(trial, until, None).values for name in ("apart", "joint")]
+        for state in states:
+            for epoch in state["epochs"]:
+                epoch.pop("seconds")
+        assert_same(*states)
+
+
+LRS = [{"optimizer.lr": 0.02}, {"optimizer.lr": 0.05}, {"optimizer.lr": 0.01}]
+SMALL = {"cnn": {"width": 4}, "mlp": {"width": 16, "dropout": 0.3}, "dropout_mlp": {"width_1": 16, "width_2": 16}}
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "resnet18"])
+def test_a_model_trains_with_others_as_alone(name: str, tmp_path: Path) -> None:
+    config = configuration(model=name)
+    config["model"] |= SMALL.get(name, {})
+    assert_agree(trials(config, *LRS), tmp_path)
+
+
+def test_a_residual_network_trains_with_others_as_alone(tmp_path: Path) -> None:
+    config = configuration(model="resnet18", data={"train_samples": 4, "batch_size": 2, "validation": 2})
+    recipes = [built(each, tmp_path)[1].recipe() for each in trials(config, *LRS[:2])]
+    apart, joint = ([Trainer(recipe) for recipe in recipes] for _ in range(2))
+    trained = [trainer.epoch(1) for trainer in apart]
+    for one, other in zip(trained, program.Program(joint).epoch(1), strict=True):
+        assert_same({**one, "seconds": 0.0}, {**other, "seconds": 0.0})
+    for one, other in zip(apart, joint, strict=True):
+        assert_same(one.weights(), other.weights())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_steps_with_others_as_alone(name: str, tmp_path: Path) -> None:
+    config = perceptron(optimizer=name)
+    values = {"weight_decay": (0.0, 0.01, 0.1), "momentum": (0.0, 0.5, 0.9)}
+    values = {key: each for key, each in values.items() if key in config["optimizer"]}
+    lr = config["optimizer"]["lr"]
+    differing = [
+        {"optimizer.lr": lr * factor} | {f"optimizer.{key}": each[i] for key, each in values.items()}
+        for i, factor in enumerate((1.0, 0.3, 0.5))
+    ]
+    assert_agree(trials(config, *differing), tmp_path)
+
+
+def perceptron(**groups: Any) -> Config:
+    config = configuration(model="mlp", **groups)
+    config["model"] |= SMALL["mlp"]
+    return config
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_runs_with_others_as_alone(name: str, tmp_path: Path) -> None:
+    config = perceptron(lr_schedule=name)
+    assert_agree(trials(config, *({**each, "lr_schedule.warmup": i} for i, each in enumerate(LRS))), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ema", "swa"])
+def test_an_average_is_taken_with_others_as_alone(name: str, tmp_path: Path) -> None:
+    config = configuration(model="cnn", averaging=name) | {"metric": "averaged_val_error"}
+    config["model"] |= SMALL["cnn"]
+    assert_agree(trials(config, *LRS[:2]), tmp_path)
+
+
+def test_numbers_and_augmented_images_are_trained_on_with_others_as_alone(tmp_path: Path) -> None:
+    config = configuration(data="airfoil", model="mlp", optimizer="sgd")
+    config["data"] |= {"train_samples": 80, "batch_size": 8}
+    assert_agree(trials(config, *LRS), tmp_path / "numbers")
+    config = configuration(model="lenet_modern")
+    config["data"]["_target_"] = "test_batched.augmented"
+    assert_agree(trials(config, *LRS), tmp_path / "images")
+
+
+def test_trials_with_optimizers_schedules_and_dropout_of_their_own_train_together(tmp_path: Path) -> None:
+    configs = [
+        perceptron(optimizer="sgd", lr_schedule="cosine"),
+        perceptron(optimizer="adam", lr_schedule="plateau"),
+        perceptron(optimizer="sgd", lr_schedule="one_cycle", averaging="ema"),
+    ]
+    for trial, config in enumerate(configs):
+        config["trial"], config["model"]["dropout"] = trial, (0.001, 0.5, 0.2)[trial]  # 0.001 drops nothing
+    assert_agree(configs, tmp_path)
+
+
+def backwards(step: Any, gradients: Any, rates: Sequence[float]) -> None:
+    step(gradients, rates[::-1])
+
+
+def wrong_rate(patch: pytest.MonkeyPatch) -> None:
+    stepping = program.stepping
+    patch.setattr(program, "stepping", lambda *parts: partial(backwards, stepping(*parts)))
+
+
+def shifted_batch(patch: pytest.MonkeyPatch) -> None:
+    def shifted(data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor, float, float]]:
+        batches = list(minibatches(data, epoch))
+        for (_, _, *times), (inputs, targets, *_) in zip(batches, batches[1:] + batches[:1], strict=True):
+            yield inputs, targets, *times
+
+    patch.setattr(program, "minibatches", shifted)
+
+
+def no_weight_decay(patch: pytest.MonkeyPatch) -> None:
+    stepping = program.stepping
+
+    def without(optimizers: Any, parameters: Any) -> Any:
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["weight_decay"] = 0.0
+        return stepping(optimizers, parameters)
+
+    patch.setattr(program, "stepping", without)
+
+
+def swapped_masks(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(JOINED, Dropout, lambda layers, stack: Masks(layers[::-1], stack))
+
+
+@pytest.mark.parametrize("broken", [None, wrong_rate, shifted_batch, no_weight_decay, swapped_masks])
+def test_the_comparison_would_notice(
+    broken: Callable[[pytest.MonkeyPatch], None] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_difference", lambda *_: "")  # which would notice the masks before
+    config = perceptron(optimizer="sgd")
+    config["optimizer"]["weight_decay"] = 0.05
+    configs = trials(config, *LRS)
+    if broken is None:
+        assert_agree(configs, tmp_path, 1)
+        return
+    apart = alone(configs, tmp_path / "apart", 0, 1)
+    broken(monkeypatch)
+    with pytest.raises(AssertionError):
+        assert_same(told(apart, 0)[0], told(together(configs, tmp_path / "joint", 0, 1), 0)[0])
+
+
+@pytest.mark.parametrize("model", ["cnn", "dropout_mlp", "lenet_modern"])
+def test_a_trial_that_diverges_fails_and_touches_no_other(model: str, tmp_path: Path) -> None:
+    config = configuration(model=model)
+    config["model"] |= SMALL.get(model, {})
+    configs = trials(config, LRS[0], {"optimizer.lr": 1e200}, LRS[2])
+    joint = together(configs, tmp_path / "joint", 0, 3)
+    apart = alone(configs, tmp_path / "apart", 0, 3)
+    causes = [told(steps, 1)[1].cause for steps in (apart, joint)]
+    assert causes[0] == causes[1] and causes[0].startswith("diverged: train_loss is ")
+    for trial in (0, 2):
+        assert_same(told(apart, trial)[0], told(joint, trial)[0])
+    assert_agree([configs[0], configs[2]], tmp_path / "without", 3)
+    assert_same(told(together([configs[0], configs[2]], tmp_path / "two", 0, 3), 2)[0], told(joint, 2)[0])
+
+
+def test_checkpoints_go_from_alone_to_together_and_back(tmp_path: Path) -> None:
+    config = configuration(model="cnn", optimizer="adam", averaging="ema", lr_schedule="plateau")
+    config["model"] |= SMALL["cnn"]
+    configs = trials(config, *LRS[:2])
+    straight = alone(configs, tmp_path / "straight", 0, 8)
+    steps = [
+        *alone(configs, tmp_path / "turns", 0, 2),
+        *together(configs, tmp_path / "turns", 2, 4),
+        *alone(configs, tmp_path / "turns", 4, 6),
+        *together(configs, tmp_path / "turns", 6, 8),
+    ]
+    for trial in range(2):
+        told_in_turns = [step.metrics for step in steps if isinstance(step, Epoch) and step.trial == trial]
+        for metrics in told_in_turns:
+            metrics.pop("seconds")
+        assert_same(told(straight, trial)[0], told_in_turns)
+        states = [Store(tmp_path / name).load(trial, 8, None).values for name in ("straight", "turns")]
+        assert_same(*({name: state[name] for name in state if name != "epochs"} for state in states))
+    alone_kb, turns_kb = (sum(p.stat().st_size for p in (tmp_path / n).rglob("8.pt")) for n in ("straight", "turns"))
+    assert turns_kb <= alone_kb, "no checkpoint holds the tensors of all"
+
+
+def test_closed_and_raising_groups_leave_checkpoints_of_whole_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = trials(perceptron(), *LRS)
+    straight = together(configs, tmp_path / "straight")
+    fidelity = built(configs[0], tmp_path / "closed")[0]
+
+    def begin(name: str) -> Any:
+        settings = [built(config, tmp_path / name)[1] for config in configs]
+        return fidelity.run_together(settings, jobs(configs, 0, EPOCHS))
+
+    steps = begin("closed")
+    for _ in range(4):  # the second epoch of the first
+        step = next(steps)
+    steps.close()
+    assert (step.trial, step.epoch) == (0, 2)
+    steps, train = begin("raised"), program.Program.epoch
+    monkeypatch.setattr(program.Program, "epoch", lambda self, epoch: train(self, epoch) if epoch < 3 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(steps)
+    monkeypatch.undo()
+    for name in ("closed", "raised"):
+        left = {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*.pt")}
+        assert left == ({f"checkpoints/{trial}/2.pt" for trial in range(3)} if name == "closed" else set())
+        first = alone(configs[:1], tmp_path / name, 0, 5)  # it goes further than the others
+        assert [step.epoch for step in first if isinstance(step, Epoch)] == [1, 2, 3, 4, 5]
+        rest = together(configs, tmp_path / name)
+        for trial in range(3):
+            assert_same(told(straight, trial)[0], told(rest, trial)[0])
+
+
+class Mixing(nn.Module):
+    """Does what layers of many cannot stand for."""
+
+    def __init__(self, shape: list[int], outputs: int, how: str) -> None:
+        super().__init__()
+        self.flat, self.one, self.two = nn.Flatten(), nn.Linear(math.prod(shape), 6), nn.Linear(6, outputs)
+        self.how, self.torchs = how, nn.Dropout(0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.one(self.flat(inputs))
+        match self.how:
+            case "mean":
+                hidden = hidden - hidden.mean(0)
+            case "halves":
+                hidden = torch.cat((hidden[:, 3:], hidden[:, :3]), 1)
+            case "draws":
+                hidden = self.torchs(hidden)
+        return self.two(hidden)
+
+
+@pytest.mark.parametrize("how", ["mean", "halves", "draws"])
+def test_what_would_give_other_numbers_is_trained_one_after_the_other(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configuration(model="softmax")
+    config["model"] |= {"_target_": "test_batched.Mixing", "how": how}
+    with caplog.at_level("INFO"):
+        assert_agree(trials(config, *LRS), tmp_path, 2)
+    said = [message for message in caplog.messages if "one after the other" in message]
+    assert len(said) == 1 and ("random numbers" in said[0]) == (how == "draws")
