@@ -50,8 +50,11 @@ def mean_losses(outputs: Tensor, targets: Tensor) -> Tensor:
     trials, batch, _ = outputs.shape
     if targets.is_floating_point():
         return (outputs.reshape(trials, batch) - targets.view(batch)).square().mean(1)
-    log_odds = functional.log_softmax(outputs, 2)
-    return -log_odds.gather(2, targets.expand(trials, batch)[:, :, None]).view(trials, batch).mean(1)
+    if outputs.is_contiguous():
+        each = functional.cross_entropy(outputs.flatten(0, 1), targets.repeat(trials), reduction="none")
+        return each.view(trials, batch).mean(1)
+    rows = outputs.transpose(0, 1).flatten(0, 1)  # as a shared linear layer leaves them
+    return functional.cross_entropy(rows, targets.repeat_interleave(trials), reduction="none").view(batch, -1).mean(0)
 
 
 def sums(losses: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
