@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from test_exact_resume import CONF, built, composed
 from torch import Tensor, nn
 
+from halving.app.objective import Objective
 from halving.checkpoints.store import Store
+from halving.config.polite import register
 from halving.data import Data
 from halving.data.base import Split
 from halving.targets import locate
@@ -373,3 +376,62 @@ def test_what_would_give_other_numbers_is_trained_one_after_the_other(
         assert_agree(trials(config, *LRS), tmp_path, 2)
     said = [message for message in caplog.messages if "one after the other" in message]
     assert len(said) == 1 and ("random numbers" in said[0]) == (how == "draws")
+
+
+@pytest.fixture(scope="module")
+def cfg() -> Any:
+    register(CONF)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", ["model=mlp", "model.dropout=0.1", "device=cpu", "r_max=4", "data.train_samples=64"])
+
+
+def test_jobs_that_differ_in_what_a_program_can_take_are_alike(cfg: Any, tmp_path: Path) -> None:
+    objective = Objective(cfg, tmp_path, 1)
+
+    def alike(since: int = 0, until: int = 2, **configuration: Any) -> Any:
+        own = {name.replace("__", "."): value for name, value in configuration.items()}
+        return objective.alike(Job(1, own, since, until))
+
+    same = alike()
+    assert same is not None
+    assert same == objective.alike(Job(5, {"optimizer.lr": 0.5, "model.dropout": 0.7}, 0, 2))
+    assert same == objective.alike(Job(-1, {}, 0, 2, streams={"trial": 77}))
+    others = [
+        *(alike(model__width=8), alike(model__dropout=0.0), alike(model__activation="tanh")),
+        *(alike(data__batch_size=8), alike(until=3), alike(since=1), alike(seed=3), alike(order_seed=3)),
+    ]
+    assert None not in others and len({same, *others}) == 1 + len(others)
+
+
+def test_what_trains_one_trial_at_a_time_says_so_once(
+    cfg: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    objective = Objective(cfg, tmp_path, 1)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            assert objective.alike(Job(1, {"model._target_": "torch.nn.LazyLinear"}, 0, 2)) is None  # takes no shape
+            for name in ("Samples", "Width"):
+                target = f"halving.training.fidelities.{name.lower()}.{name}"
+                assert objective.alike(Job(1, {"fidelity._target_": target}, 0, 2)) is None
+    assert caplog.messages == [
+        f"fidelity={name} trains one trial at a time, not many as one program" for name in ("samples", "width")
+    ]
+
+
+def test_an_objective_trains_neighbours_that_are_alike_together(
+    cfg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    trained: list[int] = []
+    epoch = program.Program.epoch
+    monkeypatch.setattr(program.Program, "epoch", lambda p, e: (trained.append(len(p._trainers)), epoch(p, e))[1])
+    monkeypatch.setattr(choice, "_seconds", lambda *_: (1.0, 0.4))  # three take less time together, two do not
+    widths = [256, 256, 256, 16, 16, 8]
+    jobs = [Job(trial, {"model.width": width}, 0, 2) for trial, width in enumerate(widths)]
+    steps = list(Objective(cfg, tmp_path, 1)(jobs))
+    assert trained == [3, 3]
+    alone = [step for job in jobs for step in Objective(cfg, tmp_path / "alone", 1)([job])]
+    for trial in range(len(jobs)):
+        (own, own_end), (metrics, end) = told(alone, trial), told(steps, trial)
+        assert own_end.checkpoint == end.checkpoint == f"checkpoints/{trial}/2.pt"
+        assert [each["val_loss"] for each in metrics] == pytest.approx([each["val_loss"] for each in own], rel=1e-4)

@@ -92,7 +92,7 @@ class Masks(nn.Module):
         self._active = any(layer.dropped for layer in layers)
         device = stack.device
         self._dropped = torch.tensor([layer.dropped for layer in layers], dtype=torch.uint8, device=device)[:, None]
-        self._scale = torch.tensor([layer.scale for layer in layers], device=device)[:, None]
+        self._scale = torch.tensor([layer.scale for layer in layers], dtype=torch.float64, device=device)[:, None]
 
     def forward(self, inputs: Tensor) -> Tensor:
         if not (self.training and self._active):
@@ -103,7 +103,7 @@ class Masks(nn.Module):
             if layer.dropped:
                 layer.draw(row)
         kept = drawn.view(torch.uint8)[:, :each] >= self._dropped
-        masks = kept.to(inputs.dtype).mul_(self._scale)
+        masks = kept.to(inputs.dtype).mul_(self._scale.to(inputs.dtype))
         if inputs.ndim == 3:
             return inputs * masks.view(inputs.shape)
         batch, width, *sides = inputs.shape
