@@ -80,9 +80,9 @@ class Away:
                 self.carried.append(message)
             yield self.slot, message
 
-    def send(self, slot: Slot, job: Job) -> None:
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
         assert slot == self.slot
-        self._said = self.worker.work(job, lambda: self.asked)
+        self._said = self.worker.work(jobs, lambda: self.asked)
 
     def ask_to_stop(self, slot: Slot) -> None:
         self.asked = True

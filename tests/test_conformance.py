@@ -88,9 +88,9 @@ def test_every_searcher_conforms(name: str, options: dict[str, Any]) -> None:
     assert not complaints(conform(f"halving.searchers:{name}", options, schedules=6))
 
 
-@pytest.mark.parametrize("name", ["Serial", "Process"])
-def test_every_executor_conforms(name: str) -> None:
-    assert not complaints(conform(f"halving.executors:{name}"))
+@pytest.mark.parametrize(("name", "options"), [("Serial", {}), ("Batched", {}), ("Process", {"batch": 3})])
+def test_every_executor_conforms(name: str, options: dict[str, Any]) -> None:
+    assert not complaints(conform(f"halving.executors:{name}", options))
 
 
 # Broken on purpose, one fault each.
@@ -254,7 +254,11 @@ class Deaf(Serial):
     ("broken", "checks", "told"),
     [
         (Repeats, {"every_job_ends_once"}, "trial 0 had 1 jobs and 2 ends"),
-        (Skips, {"epochs_come_in_order", "stopping_leaves_checkpoints"}, "the epochs of trial 0 came as [2, 3]"),
+        (
+            Skips,
+            {"epochs_come_in_order", "what_one_does_costs_no_other_its_trial", "stopping_leaves_checkpoints"},
+            "the epochs of trial 0 came as [2, 3]",
+        ),
         (Forgives, {"a_full_disk_ends_the_study", "keeps_what_it_promises"}, "a full disk came to [Epoch("),
         (Deaf, {"stopping_leaves_checkpoints"}, "told of epochs [1], and left"),
     ],

@@ -2,14 +2,15 @@
 
 import random
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from halving.errors import StorageError, UserError
 from halving.executors import Serial
 from halving.executors import pool as pools
-from halving.executors.pool import Pool, Slot
+from halving.executors.pool import Batching, Pool, Slot
 from halving.executors.work import Began, Lost, Message, Raised, Ready, Stopped, Unstarted
 from halving.trial import Epoch, Finished, Job, Outcome, Restarted, Step
 
@@ -20,6 +21,7 @@ class Scripted:
     def __init__(self, *said: tuple[Slot, Message]) -> None:
         self.said = deque(said)
         self.sent: list[tuple[Slot, Job]] = []
+        self.groups: list[tuple[Slot, list[int]]] = []
         self.asked: list[Slot] = []
         self.killed: list[Slot] = []
         self.timeouts: list[float | None] = []
@@ -29,8 +31,9 @@ class Scripted:
         while self.said:
             yield self.said.popleft()
 
-    def send(self, slot: Slot, job: Job) -> None:
-        self.sent.append((slot, job))
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
+        self.sent.extend((slot, job) for job in jobs)
+        self.groups.append((slot, [job.trial for job in jobs]))
 
     def ask_to_stop(self, slot: Slot) -> None:
         self.asked.append(slot)
@@ -206,6 +209,155 @@ def test_no_trials_fault_is_raised_and_the_slot_is_free() -> None:
     assert pool.idle() and pool.has_room()
 
 
+def batched(backend: Scripted, batch: int = 8, patience: float = 0.0, **policy: Any) -> Pool:
+    """A pool whose trials from 100 on are alike to nobody; the others are alike that go equally far."""
+    alike = Batching(batch, patience, lambda job: None if job.trial >= 100 else job.until)
+    return Pool(backend, batching=alike, **policy)
+
+
+def given(pool: Pool, jobs: Iterable[Job]) -> list[int]:
+    """Submit jobs as long as there is room, as a study does; return those that were not taken."""
+    waiting = deque(jobs)
+    while waiting and pool.has_room():
+        pool.submit(waiting.popleft())
+    return [job.trial for job in waiting]
+
+
+def at_work(slot: Slot, *trials: int, until: int = 3) -> list[tuple[Slot, Message]]:
+    return [(slot, Began(trials[0], until)), *((slot, end(trial, until)) for trial in trials)]
+
+
+def test_a_rung_is_divided_evenly_among_the_slots_that_are_free() -> None:
+    backend = Scripted((0, Ready()), (1, Ready()), (2, Ready()))
+    pool = batched(backend)
+    assert given(pool, map(job, range(9))) == [] and not backend.groups
+    assert heard(pool, backend) == []
+    assert [len(trials) for _, trials in backend.groups] == [3, 3, 3]
+    for slot, trials in tuple(backend.groups):
+        assert len(heard(pool, backend, *at_work(slot, *trials))) == 3
+    assert pool.idle()
+    given(pool, [job(0, 9, 3), job(3, 9, 3), job(4, 9, 3), job(6, 9, 3), *map(job, range(10, 12))])
+    heard(pool, backend)
+    assert sorted(backend.groups[3:]) == [(0, [0, 6]), (1, [3, 4]), (2, [10, 11])], "slot 1 has 3 and 4 in memory"
+
+
+def test_a_slot_gets_at_most_a_batch_of_what_is_alike_the_oldest_first() -> None:
+    backend = Scripted((0, Ready()))
+    pool = batched(backend, 4)
+    left = given(pool, [job(0), job(1, 9), job(2), job(3, 9), job(4), job(5), job(6)])
+    assert left == [4, 5, 6] and backend.groups == [(0, [0, 2])], "there is no room: nobody can join them any more"
+    told = heard(pool, backend, *at_work(0, 0, 2))
+    assert [step.outcome.trial for step in told if isinstance(step, Finished)] == [0, 2]
+    assert given(pool, [job(4, 9), job(5, 9), job(6, 9)]) == [6] and backend.groups[-1] == (0, [1, 3, 4, 5])
+
+
+def test_what_is_alike_to_nobody_has_all_of_a_slot_at_once() -> None:
+    backend = Scripted((0, Ready()), (1, Ready()))
+    pool = batched(backend)
+    assert given(pool, [job(100), job(0), job(1)]) == [] and backend.groups == [(0, [100])] and pool.has_room()
+    pool.submit(job(101))
+    assert backend.groups == [(0, [100]), (1, [0, 1])] and not pool.has_room()
+    heard(pool, backend, *at_work(1, 0, 1))
+    assert backend.groups[2:] == [(1, [101])]
+
+
+def test_a_small_group_waits_for_company_only_so_long_and_only_while_others_run(clock: Clock) -> None:
+    backend = Scripted((0, Ready()), (1, Ready()))
+    pool = batched(backend, 4, patience=10)
+    given(pool, [job(0), job(1), job(2), job(3, 9)])
+    heard(pool, backend)
+    assert backend.groups == [(0, [0, 1, 2]), (1, [3])], "nothing runs that could bring company"
+    clock.now += 2
+    heard(pool, backend, *at_work(1, 3, until=9))
+    given(pool, [job(4, 9)])
+    heard(pool, backend)
+    assert len(backend.groups) == 2 and backend.timeouts[-1] == 10 and not pool.idle()
+    clock.now += 9
+    given(pool, map(job, (5, 6)))
+    heard(pool, backend)
+    assert len(backend.groups) == 2 and backend.timeouts[-1] == 1
+    clock.now += 1
+    heard(pool, backend)
+    assert backend.groups[2:] == [(1, [4])]
+    heard(pool, backend, *at_work(0, 0, 1, 2))
+    given(pool, map(job, (7, 8)))
+    assert backend.groups[3:] == [(0, [5, 6, 7, 8])], "a whole group has nobody to wait for"
+
+
+def test_of_one_slot_the_largest_group_goes_first_until_another_has_waited_too_long(clock: Clock) -> None:
+    backend = Scripted((0, Ready()))
+    pool = batched(backend, 3, patience=10)
+    given(pool, [job(0, 9), job(1), job(2)])
+    assert backend.groups == [(0, [1, 2])]
+    clock.now += 10
+    heard(pool, backend, *at_work(0, 1, 2))
+    given(pool, [job(3), job(4)])
+    assert backend.groups[1:] == [(0, [0])]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (Lost("killed"), "killed; 3 trials were trained together, and go on one by one"),
+        (Raised(0, 3, "ValueError: no", "traceback"), "ValueError: no; 3 trials were trained together"),
+        (None, "timeout: it took longer than executor.trial_timeout=10 s; 3 trials were trained together"),
+    ],
+)
+def test_nobody_pays_for_what_becomes_of_a_group(said: Message | None, reason: str, clock: Clock) -> None:
+    backend = Scripted((0, Ready()))
+    pool = batched(backend, retries=1, trial_timeout=10)
+    given(pool, map(job, range(3)))
+    heard(pool, backend, (0, Began(0, 3)), (1, Ready()))
+    clock.now += 29  # each may take as long as it might alone
+    assert heard(pool, backend, (0, end(1))) == [end(1)]
+    clock.now += 1 if said is None else 0
+    told = heard(pool, backend, *([(0, said)] if said is not None else []))
+    assert [type(step) for step in told] == [Restarted, Restarted] and told[0].reason.startswith(reason)
+    heard(pool, backend)
+    alone = backend.groups[1:]
+    assert [trials for _, trials in alone] == [[0], [2]][: 2 if isinstance(said, Raised) else 1]
+    slot = alone[0][0]
+    (again,) = heard(pool, backend, (slot, Began(0, 3)), (slot, Lost("killed")), (2, Ready()))
+    assert isinstance(again, Restarted) and again.reason == "killed; retry 1 of 1"
+
+
+def test_a_machine_that_dies_under_a_group_leaves_it_whole() -> None:
+    backend = Scripted((0, Ready()))
+    pool = batched(backend)
+    given(pool, map(job, range(3)))
+    told = heard(pool, backend, (0, Began(0, 3)), (0, end(2)), (0, Lost("its node died", blame=False)), (1, Ready()))
+    assert len(told) == 3 and not heard(pool, backend) and backend.groups[1:] == [(1, [0, 1])]
+
+
+def test_a_study_that_is_stopped_asks_each_slot_once_and_leaves_every_trial_of_a_group_for_later() -> None:
+    backend = Scripted((0, Ready()))
+    pool = batched(backend)
+    given(pool, map(job, range(3)))
+    heard(pool, backend, (0, Began(0, 3)))
+    backend.said.extend([(0, Epoch(0, 1, {})), (0, Epoch(1, 1, {})), (0, end(2)), (0, Stopped())])
+    assert list(pool.stop()) == [Epoch(0, 1, {}), Epoch(1, 1, {}), end(2)] and backend.asked == [0] and pool.idle()
+
+
+def test_a_group_that_takes_too_much_memory_goes_on_in_halves_from_then_on() -> None:
+    backend = Scripted((0, Ready()))
+    pool = batched(backend, 8)
+    given(pool, map(job, range(8)))
+    told = heard(pool, backend, (0, Began(0, 3)), (0, end(3)), (0, Raised(0, 3, "out of memory", "", memory=True)))
+    assert [type(step) for step in told] == [Finished, *[Restarted] * 7]
+    assert "go on at most 4 together" in told[1].reason and heard(pool, backend) == []
+    assert backend.groups[1:] == [(0, [0, 1, 2, 4])]
+    heard(pool, backend, *at_work(0, 0, 1, 2, 4))
+    given(pool, map(job, range(10, 20)))
+    assert backend.groups[2:] == [(0, [5, 6, 7, 10])]
+    for _ in range(2):
+        heard(pool, backend, (0, Began(5, 3)), (0, Raised(5, 3, "out of memory", "", memory=True)))
+        heard(pool, backend)
+    assert backend.groups[3:] == [(0, [5, 6]), (0, [5])]
+    (failed,) = heard(pool, backend, (0, Began(5, 3)), (0, Raised(5, 3, "out of memory", "", memory=True)))
+    assert isinstance(failed, Finished) and failed.outcome.failed and not heard(pool, backend)
+    assert backend.groups[5:] == [(0, [6])]
+
+
 @pytest.mark.parametrize(
     ("said", "cause"),
     [
@@ -248,11 +400,15 @@ class Unruly(Scripted):
         self.old += [each for each in self.said if not isinstance(each[1], Lost | Stopped) or each[0] not in self.at]
         return super().listen(timeout)
 
-    def send(self, slot: Slot, job: Job) -> None:
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
         if slot in self.at:  # else it is dead, which was not heard yet
-            epochs = [Epoch(job.trial, epoch, {}) for epoch in range(job.since + 1, job.until + 1)]
-            last = Raised(job.trial, job.until, "raised", "") if job.trial % 5 == 4 else end(job.trial, job.until)
-            self.at[slot] = [Began(job.trial, job.until), *epochs, last]
+            first = jobs[0]
+            told: list[Message] = [Epoch(job.trial, epoch, {}) for epoch in range(1, 4) for job in jobs]
+            if any(job.trial % 5 == 4 for job in jobs):
+                told.append(Raised(first.trial, first.until, "raised", "", memory=self.chance.random() < 0.3))
+            else:
+                told += [end(job.trial, job.until) for job in jobs]
+            self.at[slot] = [Began(first.trial, first.until), *told]
 
     def kill(self, slot: Slot) -> None:
         self.at.pop(slot, None)
@@ -260,7 +416,8 @@ class Unruly(Scripted):
 
 def test_whatever_comes_every_job_ends_once() -> None:
     for seed in range(100):
-        pool = Pool(Unruly(seed), retries=3)
+        batching = Batching(*((1, 0.0), (4, 0.0), (3, 0.001))[seed % 3], alike=lambda job: job.trial % 2 or None)
+        pool = Pool(Unruly(seed), retries=3, batching=batching)
         waiting, out, ends = (
             deque(range(24)),
             set[int](),

@@ -16,6 +16,10 @@ class UserError(Exception):
     """A mistake that its maker can mend: what was wrong, where, and what to do."""
 
 
+class DeviceFull(UserError):
+    """What was to be trained needs more memory than the device has left."""
+
+
 class StudyError(UserError):
     """No trial's fault, and each would come to it: the study ends instead of failing one trial after another."""
 

@@ -94,7 +94,8 @@ def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[
         objective = replace(objective, request=placed.but(**plan.settings))
     work = Elsewhere(objective, asked, moves) if elsewhere else objective
     executor: Executor = instantiate(settings, "executor", objective=work)
-    workers = getattr(executor, "workers", 1)
+    batch = getattr(executor, "batch", 1)
+    workers = getattr(executor, "workers", 1) * batch
     try:  # worker processes begin with their imports meanwhile
         fidelity = objective.prepare(defaults)
         objective.prepare_options(space)
@@ -109,6 +110,7 @@ def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[
             notes=[
                 *(f"note: {text}" for text in objective.request.choices.notes),
                 *_unaveraged(config, space, fidelity),
+                *_apart(space, batch),
                 *([f"plan: {plan.reason}"] if plan is not None else []),
                 *_outrun(budget, scheduler, fidelity, workers),
                 *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, GridSearcher) else []),
@@ -142,7 +144,9 @@ def _simulated(request: Request, config: dict[str, Any], fidelity: Table, run_di
     """Build a study on recorded curves: its jobs look rows up, and nothing is trained."""
     fidelity.check(config["r_min"], config["r_max"])
     space = space_of(fidelity.curves, config["space"])
-    settings = {key: value for key, value in config["executor"].items() if key not in ("curves", "reuse", "threads")}
+    own = ("curves", "reuse", "threads", "batch")
+    settings = {key: value for key, value in config["executor"].items() if key not in own}
+    batch = whole("executor.batch", config["executor"].get("batch", 1))
     if config["searcher"].pop("initial", None):
         raise UserError("searcher.initial: a simulated study draws from its table only")
     if top := config["confirm"]["top"]:
@@ -160,7 +164,10 @@ def _simulated(request: Request, config: dict[str, Any], fidelity: Table, run_di
         initial=[],
         searcher=proposals,
         scheduler=scheduler,
-        notes=_outrun(budget, scheduler, fidelity, settings["workers"]),
+        notes=[
+            *_outrun(budget, scheduler, fidelity, settings["workers"]),
+            *([f"note: executor.batch={batch} has no effect: what is looked up is not trained"] if batch > 1 else []),
+        ],
         executor=executor,
         fidelity=fidelity,
         objective=Objective(request, run_dir, 1),
@@ -180,7 +187,7 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
     another process: other numbers give other bits.
     """
     settings = dict(config)
-    for name in ("workers", "threads", "trials_per_gpu", "checkpoint_every"):
+    for name in ("workers", "threads", "trials_per_gpu", "checkpoint_every", "batch"):
         if settings.get(name) is not None:
             whole(f"executor.{name}", settings[name])
     settings.pop("checkpoint_every", None)
@@ -289,6 +296,17 @@ def _outrun(budget: Budget, scheduler: Scheduler, fidelity: Fidelity | Table, wo
     return [
         f"note: {workers} workers may spend the default budget of {budget.resource:g} {fidelity.unit} before a trial "
         f"gets to {budget.reach}; the study goes on until one does. budget.resource=... sets another end"
+    ]
+
+
+def _apart(space: Space, batch: int) -> list[str]:
+    """Say where so many batch sizes are searched that few trials are alike."""
+    sizes = space.domains.get("data.batch_size", [])
+    if batch == 1 or (isinstance(sizes, list) and len(sizes) <= batch):
+        return []
+    return [
+        f"note: executor.batch={batch} trains trials of the same data.batch_size together, and most will have one of "
+        "their own; give it a short list, as space=batched does"
     ]
 
 

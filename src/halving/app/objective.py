@@ -14,7 +14,7 @@ import torch
 
 from halving.checkpoints.store import Store
 from halving.config.request import Request
-from halving.errors import UserError
+from halving.errors import DeviceFull, UserError
 from halving.space import Space
 from halving.targets import check_trusted, instantiate
 from halving.training import ensemble
@@ -88,7 +88,7 @@ class Objective:
             else:
                 yield from fidelities[0].run_together(settings, jobs)
         except torch.OutOfMemoryError as error:
-            raise UserError(
+            raise DeviceFull(
                 f"out of memory on {self.request['device']}: a smaller data.batch_size or model needs less, and a "
                 f"lower executor.trials_per_gpu leaves more ({str(error).splitlines()[0]})"
             ) from error

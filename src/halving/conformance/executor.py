@@ -25,9 +25,10 @@ class Trial(IntEnum):
     """What the trials of this suite do."""
 
     RAISES, EXITS, KILLED, KILLS, HUNGRY, HANGS, FULL = range(5, 12)
+    SPOILS, BREAKS = 15, 17
 
 
-_PLAIN, _AGAIN, _PATIENT = (0, 1, 2), (3, 4), (12, 13)
+_PLAIN, _AGAIN, _PATIENT, _TOGETHER = (0, 1, 2), (3, 4), (12, 13), (14, Trial.SPOILS, 16, Trial.BREAKS, 18)
 _EPOCHS = 3
 _ENDLESS = 10**6
 _MORE = {"retries": 1, "trial_timeout": 2.0}
@@ -36,33 +37,50 @@ _PATIENCE = 120.0  # seconds for all jobs of a scene
 
 @dataclass(frozen=True)
 class Misbehaving:
-    """An objective whose trials leave files in `root`, from which they go on, and do what their numbers say."""
+    """An objective whose trials leave files in `root`, from which they go on, and do what their numbers say.
+
+    Those that behave, and those of which one spoils the others' work, may be worked on together.
+    """
 
     root: Path
 
+    def alike(self, job: Job) -> int | None:
+        return None if Trial.RAISES <= job.trial <= Trial.FULL else job.until
+
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
-        for job in jobs:
-            left, epoch = self.root / str(job.trial), 0
-            try:
-                for epoch in range(int(left.read_text()) + 1 if left.exists() else 1, job.until + 1):
-                    yield Epoch(job.trial, epoch, {"pid": os.getpid()})
-                    if epoch == job.since + 2:
-                        self._misbehave(job.trial)
-                    left.write_text(str(epoch))
-                    time.sleep(0.02 if job.until == _ENDLESS else 0.0)
-            except GeneratorExit:
+        left = [self._run(job) for job in jobs]
+        try:
+            while left:
+                for each in tuple(left):
+                    yield (step := next(each))
+                    if isinstance(step, Finished):
+                        left.remove(each)
+        finally:
+            for each in left:
+                each.close()
+
+    def _run(self, job: Job) -> Generator[Step]:
+        left, epoch = self.root / str(job.trial), 0
+        try:
+            for epoch in range(int(left.read_text()) + 1 if left.exists() else 1, job.until + 1):
+                yield Epoch(job.trial, epoch, {"pid": os.getpid()})
+                if epoch >= job.since + 2:
+                    self._misbehave(job.trial)
                 left.write_text(str(epoch))
-                raise
-            yield Finished(Outcome(job.trial, job.until, 1.0 / (job.trial + job.until)))
+                time.sleep(0.02 if job.until == _ENDLESS else 0.0)
+        except GeneratorExit:
+            left.write_text(str(epoch))
+            raise
+        yield Finished(Outcome(job.trial, job.until, 1.0 / (job.trial + job.until)))
 
     def _misbehave(self, trial: int) -> None:
         once = self.root / f"{trial}-once"
         match trial:
-            case Trial.RAISES:
+            case Trial.RAISES | Trial.SPOILS:
                 raise ValueError("raised on purpose")
             case Trial.EXITS:
                 raise SystemExit(0)
-            case Trial.KILLED if not once.exists():
+            case Trial.KILLED | Trial.BREAKS if not once.exists():
                 once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             case Trial.KILLS:
@@ -149,6 +167,8 @@ def _act(executor: Executor, told: Told, root: Path) -> None:
     if told.apart:
         bad += [Trial.KILLED, Trial.KILLS, *([Trial.HANGS] if told.timed else [])]
     _run(executor, told, [Job(int(trial), {}, 0, _EPOCHS) for trial in bad])
+    together = [trial for trial in _TOGETHER if told.apart or trial != Trial.BREAKS]
+    _run(executor, told, [Job(int(trial), {}, 0, _EPOCHS) for trial in together])
     try:
         _run(executor, told, [Job(int(Trial.FULL), {}, 0, _EPOCHS)])
     except StorageError as error:
@@ -245,6 +265,16 @@ def a_lost_worker_costs_what_was_not_kept(told: Told) -> str:
     return _failed_alone(told, {Trial.KILLS: "retries=1"})
 
 
+def what_one_does_costs_no_other_its_trial(told: Told) -> str:
+    """Of jobs that may be worked on together one raises, and one loses its worker once: only the first fails."""
+    for trial in {*_TOGETHER} - {Trial.SPOILS, Trial.BREAKS}:
+        epochs = [step.epoch for step in told.of(trial) if isinstance(step, Epoch)]
+        if [epoch for i, epoch in enumerate(epochs) if epoch not in epochs[:i]] != list(range(1, _EPOCHS + 1)):
+            return f"the epochs of trial {trial} came as {epochs}"
+    failed = [trial for trial in _TOGETHER if any(end.outcome.failed for end in told.ends(trial))]
+    return "" if failed == [Trial.SPOILS] else f"of trials that were worked on together, {failed} failed"
+
+
 def a_hanging_job_ends(told: Told) -> str:
     """A job that takes too long is ended and fails."""
     return _failed_alone(told, {Trial.HANGS: "timeout: "}) if told.apart and told.timed else ""
@@ -286,6 +316,7 @@ CHECKS: tuple[Callable[[Told], str], ...] = (
     epochs_come_in_order,
     what_raises_fails_alone,
     a_lost_worker_costs_what_was_not_kept,
+    what_one_does_costs_no_other_its_trial,
     a_hanging_job_ends,
     a_trial_goes_back_to_its_worker,
     a_full_disk_ends_the_study,

@@ -1,8 +1,9 @@
 """Checkpoints carried along with jobs and messages, for workers that do not see the run directory."""
 
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from tempfile import mkdtemp
@@ -14,8 +15,8 @@ from halving.checkpoints.files import make, put
 from halving.checkpoints.names import supersede
 from halving.executors.base import Objective
 from halving.executors.pool import Backend, Slot
-from halving.executors.work import Message, work
-from halving.trial import Job
+from halving.executors.work import Message, trial_of, work
+from halving.trial import Job, Step
 
 _PROBE = ".probe.tmp"
 
@@ -54,7 +55,7 @@ class Carrying:
         self._probe = token_hex(16)
         self._laid = False
         self._sharing: set[Slot] = set()
-        self._jobs: dict[Slot, Job] = {}
+        self._jobs: dict[Slot, dict[int, Job]] = {}
 
     def listen(self, timeout: float | None) -> Iterator[tuple[Slot, Message]]:
         heard: Any
@@ -63,23 +64,21 @@ class Carrying:
                 case Shares():
                     self._sharing.add(slot)
                 case Parcel(trial, resource):
-                    job = self._jobs.get(slot)
-                    if job is not None and job.trial == trial:
+                    if (job := self._jobs.get(slot, {}).get(trial)) is not None:
                         unpack(heard, self._run_dir)
                         supersede(self._run_dir, trial, job.since, resource)
                 case _:
                     yield slot, heard
 
-    def send(self, slot: Slot, job: Job) -> None:
-        self._jobs[slot] = job
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
+        self._jobs[slot] = {job.trial: job for job in jobs}
         if slot not in self._sharing:
             if not (self._laid or self._always):  # by now the run directory is the study's
                 make(self._run_dir)
                 put(self._probe.encode(), self._run_dir / _PROBE)
                 self._laid = True
-            own = {field.name: getattr(job, field.name) for field in fields(Job)}
-            job = Laden(**own, probe=self._probe, load=parcels(self._run_dir, job.trial, job.until))
-        self._backend.send(slot, job)
+            jobs = tuple(map(self._laden, jobs))
+        self._backend.send(slot, jobs)
 
     def ask_to_stop(self, slot: Slot) -> None:
         self._backend.ask_to_stop(slot)
@@ -93,6 +92,10 @@ class Carrying:
         if self._laid:
             (self._run_dir / _PROBE).unlink(missing_ok=True)
 
+    def _laden(self, job: Job) -> Laden:
+        own = {field.name: getattr(job, field.name) for field in fields(Job)}
+        return Laden(**own, probe=self._probe, load=parcels(self._run_dir, job.trial, job.until))
+
 
 class Carrier:
     """A worker's side: works on what comes in a directory of its own, where the run directory is not to be seen."""
@@ -101,27 +104,30 @@ class Carrier:
         self._objective, self._own = objective, objective
         self._root: Path | None = None
 
-    def work(self, job: Job, asked_to_stop: Callable[[], bool]) -> Generator[Message | Parcel | Shares]:
+    def work(self, jobs: Sequence[Job], asked_to_stop: Callable[[], bool]) -> Generator[Message | Parcel | Shares]:
         """Work as `work` does, and give what is to be carried before what tells of it."""
-        if not isinstance(job, Laden) or not isinstance(self._objective, Keeping):
-            yield from work(self._objective, job, asked_to_stop)
-        elif _seen(self._objective.run_dir / _PROBE, job.probe):
+        laden = [job for job in jobs if isinstance(job, Laden)]
+        if not laden or not isinstance(self._objective, Keeping):
+            yield from work(self._objective, jobs, asked_to_stop)
+        elif _seen(self._objective.run_dir / _PROBE, laden[0].probe):
             yield Shares()
-            yield from work(self._objective, job, asked_to_stop)
+            yield from work(self._objective, jobs, asked_to_stop)
         else:
             if self._root is None:
                 self._root = Path(mkdtemp(prefix="halving-"))
                 self._own = self._objective.at(self._root)
-            for each in job.load:
+            for each in chain.from_iterable(job.load for job in laden):
                 unpack(each, self._root)
-            known = set(resources(self._root, job.trial))
-            for message in work(self._own, job, asked_to_stop):
-                new = set(resources(self._root, job.trial)) - known
-                yield from (packed(self._root, job.trial, resource) for resource in sorted(new))
-                known |= new
+            known = {job.trial: set(resources(self._root, job.trial)) for job in jobs}
+            for message in work(self._own, jobs, asked_to_stop):
+                of = (trial_of(message),) if isinstance(message, Step) else known
+                for trial in of:
+                    new = set(resources(self._root, trial)) - known[trial]
+                    yield from (packed(self._root, trial, resource) for resource in sorted(new))
+                    known[trial] |= new
                 yield message
             for other in (self._root / DIRECTORY).glob("*"):  # no longer in memory either
-                if other.name != str(job.trial):
+                if other.name not in map(str, known):
                     shutil.rmtree(other, ignore_errors=True)
 
     def close(self) -> None:

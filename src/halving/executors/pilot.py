@@ -31,7 +31,7 @@ BEGIN = (
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _SILENCE = 60  # seconds after which the other side is given up
 
-Order = tuple[Slot, Job | Stopped | None]  # to run, to stop, to be killed
+Order = tuple[Slot, tuple[Job, ...] | Stopped | None]  # to run, to stop, to be killed
 
 
 def invitation(host: str, port: int, key: bytes) -> bytes:
@@ -80,7 +80,7 @@ class _Pilot:
 
     def __init__(self, connection: Connection, processes: Processes) -> None:
         self._connection, self._processes = connection, processes
-        self._busy: dict[Slot, bool] = {}
+        self._busy: dict[Slot, int] = {}  # how many of its jobs have no end yet
 
     def fly(self, orders: "SimpleQueue[Order | None]", bell: Connection, asked: list[int]) -> None:
         ending = False
@@ -105,24 +105,26 @@ class _Pilot:
             case Ready() if ending:
                 return
             case Ready():
-                self._busy[slot] = False
+                self._busy[slot] = 0
             case Lost() | Stopped() | Unstarted():
                 if self._busy.pop(slot, None) is None:
                     return
-            case Finished() | Raised() if slot in self._busy:
-                self._busy[slot] = False
+            case Finished() if self._busy.get(slot):
+                self._busy[slot] -= 1
+            case Raised() if slot in self._busy:
+                self._busy[slot] = 0
             case _:
                 pass
         self._connection.send((slot, message))
-        if ending and self._busy.get(slot) is False:
+        if ending and self._busy.get(slot) == 0:
             self._tell(slot, Stopped(), ending)
 
-    def _obey(self, slot: Slot, order: Job | Stopped | None) -> None:
+    def _obey(self, slot: Slot, order: tuple[Job, ...] | Stopped | None) -> None:
         if slot not in self._busy:
             return
         match order:
-            case Job():
-                self._busy[slot] = True
+            case tuple():
+                self._busy[slot] = len(order)
                 self._processes.send(slot, order)
             case Stopped():
                 self._processes.ask_to_stop(slot)

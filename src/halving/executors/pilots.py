@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from halving.errors import UserError
 from halving.executors.base import Objective
 from halving.executors.carried import Carrying, Keeping
 from halving.executors.pilot import Order, tune
-from halving.executors.pool import Backend, Pool, Slot, limits
+from halving.executors.pool import Backend, Batching, Pool, Slot, limits
 from halving.executors.process import START
 from halving.executors.work import Lost, Message, Stopped, Unstarted
 from halving.trial import Job
@@ -77,17 +77,19 @@ class Piloted(Pool):
         checkpoints: str | None,
         retries: int,
         trial_timeout: float | None,
+        batch: int,
+        patience: float,
     ) -> None:
         if checkpoints not in (None, "shared", "carried"):
             raise UserError(f"executor.checkpoints={checkpoints}: give shared, carried, or null to find out")
         self.workers = workers
-        within = limits(retries, trial_timeout)
+        within, batching = limits(retries, trial_timeout), Batching.of(objective, batch, patience)
         pilots = Pilots(objective, launcher, address)
         try:
             backend: Backend = pilots
             if checkpoints != "shared" and isinstance(objective, Keeping):
                 backend = Carrying(pilots, objective.run_dir, always=checkpoints == "carried")
-            super().__init__(backend, *within, START)
+            super().__init__(backend, *within, START, batching)
         except BaseException:
             pilots.close()
             raise
@@ -139,8 +141,8 @@ class Pilots:
             elif isinstance(each, Connection):
                 yield from self._said(each)
 
-    def send(self, slot: Slot, job: Job) -> None:
-        self._order(slot, job)
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
+        self._order(slot, tuple(jobs))
 
     def ask_to_stop(self, slot: Slot) -> None:
         self._order(slot, Stopped())
@@ -167,7 +169,7 @@ class Pilots:
                 yield next(self._numbers), Unstarted(cause)
         self._tended = time.monotonic()
 
-    def _order(self, slot: Slot, order: Job | Stopped | None) -> None:
+    def _order(self, slot: Slot, order: tuple[Job, ...] | Stopped | None) -> None:
         if slot in self._slots:
             connection, own = self._slots[slot]
             said: Order = own, order

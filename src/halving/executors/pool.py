@@ -3,19 +3,21 @@
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from halving.errors import StudyError, UserError, real, whole
-from halving.executors.base import failure
+from halving.executors.base import Objective, failure
 from halving.executors.work import Began, Lost, Message, Raised, Ready, Stopped, Unstarted, trial_of
 from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 log = logging.getLogger(__name__)
 
 Slot = int
+Alike = Callable[[Job], Hashable | None]
+
+_MOST = 1024  # many more trials together are a slip
 
 
 class Backend(Protocol):
@@ -25,16 +27,16 @@ class Backend(Protocol):
         """Give what slots say, after waiting for it at most so long; what is not taken is given the next time."""
         ...
 
-    def send(self, slot: Slot, job: Job) -> None:
-        """Give a slot that is ready a job. That its worker has died meanwhile is heard, not raised."""
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
+        """Give a slot that is ready jobs, to do together. That its worker has died meanwhile is heard, not raised."""
         ...
 
     def ask_to_stop(self, slot: Slot) -> None:
-        """Ask a slot that has a job to leave a checkpoint after this epoch, and say Stopped."""
+        """Ask a slot that has jobs to leave checkpoints after this epoch, and say Stopped."""
         ...
 
     def kill(self, slot: Slot) -> None:
-        """End a slot at once, with all that its job started; another may take its place."""
+        """End a slot at once, with all that its jobs started; another may take its place."""
         ...
 
     def close(self) -> None:
@@ -49,37 +51,85 @@ def limits(retries: int, trial_timeout: float | None) -> tuple[int, float | None
     return whole("executor.retries", retries, 0), trial_timeout
 
 
-@dataclass
+@dataclass(frozen=True)
+class Batching:
+    """Which jobs a slot gets together: up to `batch` that are `alike`; smaller groups wait `patience` seconds for more.
+
+    Jobs are alike whose keys are equal; one without a key is always alone.
+    """
+
+    batch: int = 1
+    patience: float = 0.0
+    alike: Alike | None = None
+
+    @classmethod
+    def of(cls, objective: Objective, batch: int, patience: float) -> "Batching":
+        """Return what an objective's jobs allow. Raises UserError for what is out of range."""
+        whole("executor.batch", batch, most=_MOST)
+        real("executor.patience", patience, lambda x: 0 <= x < math.inf, "must be at least 0 seconds")
+        alike: Alike | None = getattr(objective, "alike", None)
+        if batch > 1 and alike is None:
+            log.info("executor.batch=%d has no effect: what is evaluated here is no training of many at once", batch)
+        return cls(1 if alike is None else batch, patience, alike)
+
+
+@dataclass(eq=False)
 class _Task:
-    """A job, how often a worker was lost by it, when it was handed over or began, and when it must have ended."""
+    """A job that waits or runs: what makes it alike to others, since when it waits, and how often it lost a worker."""
 
     job: Job
+    key: Hashable | None
+    asked: float
     failures: int = 0
+
+
+@dataclass
+class _Group:
+    """What a slot works on, and what of it is `left`; when it was handed over or began, and when it must have ended."""
+
+    tasks: Sequence[_Task]
+    since: float
+    due: float
     begun: bool = False
-    since: float = 0.0
-    due: float = math.inf
+    left: dict[int, _Task] = field(default_factory=dict[int, _Task])
+
+    def __post_init__(self) -> None:
+        self.left.update((task.job.trial, task) for task in self.tasks)
+
+    @property
+    def first(self) -> tuple[int, int]:
+        return self.tasks[0].job.trial, self.tasks[0].job.until
 
 
 class Pool:
     """Runs jobs in the slots of a backend, as many as there are at a time; while there is none, a job waits for one.
 
-    A trial goes back to the slot that had it last, where its state may still be in memory. A job whose worker is lost
+    What is alike goes to a slot together, as `batching` says, and as evenly to slots that are free as it can be. A
+    trial goes back to the slot that had it last, where its state may still be in memory. A job whose worker is lost
     goes to another one, up to `retries` times if that may be its fault; one that takes longer than `trial_timeout`
-    seconds is ended and fails. It may take `start` seconds longer until it has begun. Time without any slot is not the
-    study's.
+    seconds is ended and fails. It may take `start` seconds longer until it has begun. Of a group, which may take as
+    many times as long as it has jobs, nobody is known to be at fault: its jobs go on alone, or in groups of half the
+    size where memory was short. Time without any slot is not the study's.
     """
 
     def __init__(
-        self, backend: Backend, retries: int = 0, trial_timeout: float | None = None, start: float = math.inf
+        self,
+        backend: Backend,
+        retries: int = 0,
+        trial_timeout: float | None = None,
+        start: float = math.inf,
+        batching: Batching | None = None,
     ) -> None:
         self._backend = backend
         self._retries = retries
         self._timeout = math.inf if trial_timeout is None else trial_timeout
         self._start = start
-        self._free: dict[Slot, int | None] = {}  # with the trial that each had last
-        self._busy: dict[Slot, _Task] = {}
+        self._batching = batching or Batching()
+        self._most: dict[Hashable, int] = {}  # by key, where `batch` was too many for the memory
+        self._free: dict[Slot, frozenset[int]] = {}  # with the trials that each had last
+        self._busy: dict[Slot, _Group] = {}
         self._gone: set[Slot] = set()
-        self._queue: deque[_Task] = deque()
+        self._queue: list[_Task] = []
         self._stopping = False
         self._places: set[str] = set()  # where jobs have failed
         self._began = time.monotonic()
@@ -88,19 +138,28 @@ class Pool:
             for _ in self._hear(slot, message):
                 pass
 
+    @property
+    def batch(self) -> int:
+        """How many trials a worker may have at a time."""
+        return self._batching.batch
+
     def submit(self, job: Job) -> None:
-        self._assign(_Task(job))
+        alike = self._batching.alike if self.batch > 1 else None
+        self._queue.append(_Task(job, None if alike is None else alike(job), time.monotonic()))
+        self._hand_out(more=True)
 
     def wait(self) -> Iterator[Step]:
         """Yield steps until something has happened, a slot being free again or not."""
-        for slot, message in self._backend.listen(self._patience()):
+        self._hand_out(more=False)
+        for slot, message in self._backend.listen(self._until_due()):
             yield from self._hear(slot, message)
-        for slot, task in self._overdue():
+        for slot, group in self._overdue():
             self._kill(slot)
-            yield self._failed(task, f"timeout: it took longer than executor.trial_timeout={self._timeout:g} s")
+            yield from self._ended(group, f"timeout: it took longer than executor.trial_timeout={self._timeout:g} s")
 
     def has_room(self) -> bool:
-        return bool(self._free) or not (self._busy or self._queue)
+        places = len(self._free) or (0 if self._busy else 1)
+        return sum(1 if task.key is not None else self.batch for task in self._queue) < places * self.batch
 
     def idle(self) -> bool:
         return not (self._busy or self._queue)
@@ -114,7 +173,7 @@ class Pool:
         for slot in self._busy:
             self._backend.ask_to_stop(slot)
         while self._busy:
-            for slot, message in self._backend.listen(self._patience()):
+            for slot, message in self._backend.listen(self._until_due()):
                 yield from self._hear(slot, message)
             for slot, _ in self._overdue():
                 self._kill(slot)
@@ -130,61 +189,97 @@ class Pool:
             self._queue.clear()
 
     def _hear(self, slot: Slot, message: Message) -> Iterator[Step]:
-        task = self._busy.get(slot)
+        group = self._busy.get(slot)
         match message:
             case Ready():
-                if task is None and slot not in self._free and slot not in self._gone:
-                    self._offer(slot, None)
+                if group is None and slot not in self._free and slot not in self._gone:
+                    self._offer(slot, frozenset())
             case Lost() | Stopped() | Unstarted():
                 self._forget(slot)
-                yield from self._again(task, message)
+                yield from self._again(group, message)
             case Began(trial, until):
-                if task is not None and not task.begun and (trial, until) == (task.job.trial, task.job.until):
-                    task.begun, task.since = True, time.monotonic()
-                    task.due = task.since + self._timeout
-            case _ if task is None or not task.begun or not _of(task.job, message):
+                if group is not None and not group.begun and (trial, until) == group.first:
+                    group.begun, group.since = True, time.monotonic()
+                    group.due = group.since + self._timeout * len(group.tasks)
+            case _ if group is None or not group.begun or not _of(group, message):
                 pass  # it comes late, or once more
             case StudyError():
                 self._release(slot)
                 raise message
-            case Raised(_, _, cause, details):
+            case Raised(_, _, cause, details, memory):
                 self._release(slot)
                 if not self._stopping:
-                    self._log_failure(task.job, cause, details)
-                    yield self._failed(task, cause)
-            case Finished():
-                self._release(slot)
+                    self._log_failure(group, cause, details)
+                    yield from self._ended(group, cause, memory)
+            case Finished(outcome):
+                del group.left[outcome.trial]
+                if not group.left:
+                    self._release(slot)
                 yield message
             case _:
                 yield message
 
-    def _assign(self, task: _Task) -> None:
-        """Hand a job to its own slot, which has the trial in memory; else to the one whose memory is of least use."""
-        free = self._free
-        if free:
-            self._hand(min(free, key=lambda slot: (free[slot] != task.job.trial, free[slot] is not None, slot)), task)
-        else:
-            self._queue.append(task)
+    def _hand_out(self, more: bool) -> None:
+        """Hand jobs that wait to free slots: the oldest first with its company, divided evenly if slots are left over.
 
-    def _hand(self, slot: Slot, task: _Task) -> None:
-        self._free.pop(slot, None)
-        task.begun, task.since = False, time.monotonic()
-        task.due = task.since + self._timeout + self._start
-        self._busy[slot] = task
-        self._backend.send(slot, task.job)
+        With `more`, others may come at any moment: only those that have no use for them go. A trial goes to its own
+        slot, which has it in memory; else to the one whose memory is of least use.
+        """
+        groups: dict[Hashable, list[_Task]] = {}
+        open_ = more and self.has_room()
+        for task in self._queue:
+            if task.key is None or not open_:
+                groups.setdefault(task if task.key is None else task.key, []).append(task)
+        groups = {key: groups[key] for key in self._ripe(groups)}
+        shares = {key: math.ceil(len(tasks) / self._limit(key)) for key, tasks in groups.items()}
+        while groups and sum(shares.values()) < len(self._free):
+            largest = max(groups, key=lambda key: len(groups[key]) / shares[key])
+            if shares[largest] == len(groups[largest]):
+                break
+            shares[largest] += 1
+        for key, tasks in groups.items():
+            for share in range(shares[key], 0, -1):
+                if self._free:
+                    self._hand_over(tasks, math.ceil(len(tasks) / share))
 
-    def _offer(self, slot: Slot, last: int | None) -> None:
-        """Take note of a slot that is free, unless a job waits for one."""
+    def _ripe(self, groups: dict[Hashable, list[_Task]]) -> list[Hashable]:
+        """Return which groups go now, in order. While nothing is busy none can grow, and the largest goes first."""
+        patient = time.monotonic() - self._batching.patience
+        ripe = [
+            key
+            for key, tasks in groups.items()
+            if len(tasks) >= self._limit(key) or min(task.asked for task in tasks) <= patient
+        ]
+        rest = () if self._busy else sorted(groups.keys() - ripe, key=lambda key: -len(groups[key]))
+        return [*ripe, *rest]
+
+    def _limit(self, key: Hashable) -> int:
+        return 1 if isinstance(key, _Task) else self._most.get(key, self.batch)
+
+    def _hand_over(self, tasks: list[_Task], size: int) -> None:
+        """Take so many of the tasks and give them to the slot that is best for them."""
+        free, trials = self._free, {task.job.trial for task in tasks}
+        slot = min(free, key=lambda slot: (-len(free[slot] & trials), bool(free[slot]), slot))
+        last = free.pop(slot)
+        others = frozenset[int]().union(*free.values())
+        chosen = sorted(tasks, key=lambda task: (task.job.trial not in last, task.job.trial in others))[:size]
+        for task in chosen:
+            tasks.remove(task)
+            self._queue.remove(task)
+        now = time.monotonic()
+        self._busy[slot] = _Group(chosen, now, now + self._timeout * len(chosen) + self._start)
+        self._backend.send(slot, tuple(task.job for task in chosen))
+
+    def _offer(self, slot: Slot, last: frozenset[int]) -> None:
+        """Take note of a slot that is free, unless jobs wait for one."""
         if self._absent is not None:
             self._began += time.monotonic() - self._absent
             self._absent = None
-        if self._queue:
-            self._hand(slot, self._queue.popleft())
-        else:
-            self._free[slot] = last
+        self._free[slot] = last
+        self._hand_out(more=True)
 
     def _release(self, slot: Slot) -> None:
-        self._offer(slot, self._busy.pop(slot).job.trial)
+        self._offer(slot, frozenset(task.job.trial for task in self._busy.pop(slot).tasks))
 
     def _forget(self, slot: Slot) -> None:
         self._gone.add(slot)
@@ -197,54 +292,83 @@ class Pool:
         self._forget(slot)
         self._backend.kill(slot)
 
-    def _again(self, task: _Task | None, end: Lost | Stopped | Unstarted) -> Iterator[Step]:
-        """Give a job to another slot, as long as there are retries left: its own is gone."""
+    def _again(self, group: _Group | None, end: Lost | Stopped | Unstarted) -> Iterator[Step]:
+        """Give jobs to another slot, as long as there are retries left: their own is gone."""
         if isinstance(end, Unstarted) and not self._stopping:
             if not (self._free or self._busy):
                 raise UserError(end.cause)
             log.warning("%s", end.cause)
-        if task is None or self._stopping:
+        if group is None or self._stopping:
             return
         reason = "its worker had to stop"
         if isinstance(end, Lost):
             reason = end.reason
-            task.failures += end.blame
-            if task.failures > self._retries:
-                also = f", also after executor.retries={self._retries}" if self._retries else ""
-                yield self._failed(task, f"{reason}{also}")
-                return
             if end.blame:
+                task, *others = group.tasks
+                if others:
+                    yield from self._ended(group, reason, end.memory)
+                    return
+                task.failures, task.key = task.failures + 1, None
+                if task.failures > self._retries:
+                    also = f", also after executor.retries={self._retries}" if self._retries else ""
+                    yield from self._ended(group, f"{reason}{also}")
+                    return
                 reason += f"; retry {task.failures} of {self._retries}"
-        self._assign(task)
-        if not isinstance(end, Unstarted):
-            log.warning("%s: %s", task.job.label, reason)
-            yield Restarted(task.job.trial, task.job.since, reason)
+        yield from self._requeued(group, "" if isinstance(end, Unstarted) else reason)
 
-    def _overdue(self) -> list[tuple[Slot, _Task]]:
-        return [(slot, task) for slot, task in self._busy.items() if time.monotonic() >= task.due]
+    def _ended(self, group: _Group, cause: str, memory: bool = False) -> Iterator[Step]:
+        """Fail a job that was alone. Of several it may have been any: they go on, and none pays for it."""
+        if len(group.tasks) == 1:
+            yield failure(group.tasks[0].job, cause, time.monotonic() - group.since)
+            return
+        size, key = len(group.tasks), group.tasks[0].key
+        if memory:
+            self._most[key] = min(size // 2, self._limit(key))
+        else:
+            for task in group.tasks:
+                task.key = None
+        fewer = f"at most {size // 2} together" if memory and size > 3 else "one by one"
+        yield from self._requeued(group, f"{cause}; {size} trials were trained together, and go on {fewer}")
 
-    def _patience(self) -> float | None:
-        due = min((task.due for task in self._busy.values()), default=math.inf)
+    def _requeued(self, group: _Group, reason: str) -> Iterator[Restarted]:
+        """Let what is left of a group wait for a slot before all others, and say why, if there is a reason."""
+        left = list(group.left.values())
+        self._queue[:0] = left
+        self._hand_out(more=True)
+        if reason:
+            log.warning("%s: %s", _label(left), reason)
+            yield from (Restarted(task.job.trial, task.job.since, reason) for task in left)
+
+    def _overdue(self) -> list[tuple[Slot, _Group]]:
+        return [(slot, group) for slot, group in self._busy.items() if time.monotonic() >= group.due]
+
+    def _until_due(self) -> float | None:
+        """Return the seconds until a group is overdue, or has waited long enough for company."""
+        due = min((group.due for group in self._busy.values()), default=math.inf)
+        if self._free and self._queue:
+            due = min(due, min(task.asked for task in self._queue) + self._batching.patience)
         return None if due == math.inf else max(0.0, due - time.monotonic())
 
-    def _failed(self, task: _Task, cause: str) -> Finished:
-        return failure(task.job, cause, time.monotonic() - task.since)
-
-    def _log_failure(self, job: Job, cause: str, details: str) -> None:
-        """Log why a job failed: in full, or in a line where one has failed before at the same place."""
+    def _log_failure(self, group: _Group, cause: str, details: str) -> None:
+        """Log why jobs failed: in full, or in a line where one has failed before at the same place."""
         place = "".join(line for line in details.splitlines() if line.startswith("  File ")) or details
         again = place in self._places
         self._places.add(place)
         told = f", where one failed before: {cause}" if again else f": {details}"
-        log.error("%s failed between %d and %d%s", job.label, job.since, job.until, told)
+        what, job = "failed" if len(group.tasks) == 1 else "failed together", group.tasks[0].job
+        log.error("%s %s between %d and %d%s", _label(group.tasks), what, job.since, job.until, told)
 
 
-def _of(job: Job, message: Message) -> bool:
-    """Whether a job, which has begun, may be what a message is of."""
+def _label(tasks: Iterable[_Task]) -> str:
+    return ", ".join(task.job.label for task in tasks)
+
+
+def _of(group: _Group, message: Message) -> bool:
+    """Whether a group, which has begun, may be what a message is of."""
     match message:
         case Raised(trial, until):
-            return (trial, until) == (job.trial, job.until)
+            return (trial, until) == group.first
         case Epoch() | Restarted() | Finished():
-            return trial_of(message) == job.trial
+            return trial_of(message) in group.left
         case _:
             return True

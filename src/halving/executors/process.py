@@ -25,7 +25,7 @@ from halving.errors import UserError, whole
 from halving.executors import signals, tree
 from halving.executors.base import Objective
 from halving.executors.carried import Carrier
-from halving.executors.pool import Pool, Slot, limits
+from halving.executors.pool import Batching, Pool, Slot, limits
 from halving.executors.work import Lost, Message, Ready, Stopped, Unstarted, raised
 from halving.trial import Job
 
@@ -42,7 +42,7 @@ class Process(Pool):
     still be in memory. A job whose worker dies or runs out of memory is given, up to `retries` times, to a new worker;
     one that takes longer than `trial_timeout` seconds is killed and fails. Workers end within a second after their
     parent, and whatever their trials started ends with them. `devices` are the GPUs to see, one name per worker in
-    turn.
+    turn. Each worker has up to `batch` trials that are alike at a time, which wait `patience` seconds for more.
 
     Raises UserError for counts and times out of range.
     """
@@ -54,12 +54,14 @@ class Process(Pool):
         retries: int = 2,
         trial_timeout: float | None = None,
         devices: Sequence[str] = (),
+        batch: int = 1,
+        patience: float = 0.0,
     ) -> None:
         self.workers = whole("executor.workers", workers, most=_WORKERS)
-        within = limits(retries, trial_timeout)
+        within, batching = limits(retries, trial_timeout), Batching.of(objective, batch, patience)
         wait_passively()  # several workers' threads share the cores
         places = [devices[i % len(devices)] if devices else None for i in range(self.workers)]
-        super().__init__(Processes(objective, places), *within, START)
+        super().__init__(Processes(objective, places), *within, START, batching)
 
 
 @dataclass
@@ -78,7 +80,7 @@ class _Worker:
 
 
 class Processes:
-    """Spawned processes, each on one of `devices`. In the place of a dead one another begins with its first job.
+    """Spawned processes, each on one of `devices`. In the place of a dead one another begins with its first jobs.
 
     `listen` returns early when `bell` rings. An objective that comes to Unstarted says why a worker cannot work.
     """
@@ -105,10 +107,10 @@ class Processes:
             if worker.pipe in heard or not worker.process.is_alive():
                 yield from self._said(slot, worker)
 
-    def send(self, slot: Slot, job: Job) -> None:
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
         if slot in self._vacant:
             self._workers[slot] = self._spawn(self._vacant.pop(slot))
-        self._say(slot, job)
+        self._say(slot, tuple(jobs))
 
     def ask_to_stop(self, slot: Slot) -> None:
         self._say(slot, Stopped())
@@ -220,7 +222,7 @@ def _begin(mark: str) -> str:
 
 
 def _work(pipe: Connection, mark: str, objective: Objective | Unstarted, device: str | None) -> None:
-    """Be a worker: work on the jobs that come through the pipe, until it says stop."""
+    """Be a worker: work on the groups of jobs that come through the pipe, until it says stop."""
     threading.Thread(target=_follow_parent, args=(mark,), daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -230,20 +232,21 @@ def _work(pipe: Connection, mark: str, objective: Objective | Unstarted, device:
             return
         with closing(Carrier(objective)) as worker:
             pipe.send(Ready())
-            while isinstance(job := pipe.recv(), Job):
-                if not _run(pipe, worker, job):
+            jobs: tuple[Job, ...] | Stopped
+            while isinstance(jobs := pipe.recv(), tuple):
+                if not _run(pipe, worker, jobs):
                     return
 
 
-def _run(pipe: Connection, worker: Carrier, job: Job) -> bool:
-    """Work on a job and tell of it; return whether to go on."""
-    for message in worker.work(job, pipe.poll):
+def _run(pipe: Connection, worker: Carrier, jobs: Sequence[Job]) -> bool:
+    """Work on jobs and tell of them; return whether to go on."""
+    for message in worker.work(jobs, pipe.poll):
         try:
             pipe.send(message)
         except OSError:
             raise
         except Exception as error:  # what it measured cannot be sent
-            pipe.send(raised(job, error))
+            pipe.send(raised(jobs[0], error))
             break
         match message:
             case Stopped():

@@ -19,7 +19,7 @@ from halving.errors import StudyError, UserError, real, whole
 from halving.executors import tree
 from halving.executors.base import Objective
 from halving.executors.carried import Carrier, Carrying, Keeping
-from halving.executors.pool import Backend, Pool, Slot, limits
+from halving.executors.pool import Backend, Batching, Pool, Slot, limits
 from halving.executors.work import Lost, Message, Raised, Ready, Stopped, Unstarted
 from halving.trial import Job
 
@@ -58,11 +58,13 @@ class Ray(Pool):
         checkpoints: str | None = None,
         retries: int = 2,
         trial_timeout: float | None = None,
+        batch: int = 1,
+        patience: float = 0.0,
     ) -> None:
         if checkpoints not in (None, "shared", "carried"):
             raise UserError(f"executor.checkpoints={checkpoints}: give shared, carried, or null to find out")
         most = None if workers is None else whole("executor.workers", workers)
-        within = limits(retries, trial_timeout)
+        within, batching = limits(retries, trial_timeout), Batching.of(objective, batch, patience)
         asked = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
@@ -77,7 +79,7 @@ class Ray(Pool):
             backend: Backend = actors
             if checkpoints != "shared" and isinstance(objective, Keeping):
                 backend = Carrying(actors, objective.run_dir, always=checkpoints == "carried")
-            super().__init__(backend, *within)
+            super().__init__(backend, *within, batching=batching)
         except BaseException:
             actors.close()
             raise
@@ -105,7 +107,7 @@ class _Actors:
         self._numbers = itertools.count()
         self._actors: dict[Slot, Any] = {}
         self._nodes: dict[Slot, str] = {}
-        self._jobs: dict[Slot, Job] = {}
+        self._jobs: dict[Slot, tuple[Job, ...]] = {}
         self._waited: dict[Any, Slot] = {}  # by what is awaited: an actor's first answer, or what comes of its job
         self._unable = 0
         self._looked = -math.inf
@@ -130,9 +132,9 @@ class _Actors:
             if each in self._waited:
                 yield from self._heard(each, self._waited[each])
 
-    def send(self, slot: Slot, job: Job) -> None:
-        self._jobs[slot] = job
-        self._waited[self._actors[slot].run.options(num_returns="streaming").remote(job)] = slot
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
+        self._jobs[slot] = tuple(jobs)
+        self._waited[self._actors[slot].run.options(num_returns="streaming").remote(self._jobs[slot])] = slot
 
     def ask_to_stop(self, slot: Slot) -> None:
         self._actors[slot].stop.options(concurrency_group="control").remote()
@@ -197,7 +199,7 @@ class _Actors:
             return
         except ray.exceptions.RayError as error:  # what it measured cannot be sent
             del self._waited[each]
-            job = self._jobs[slot]
+            job = self._jobs[slot][0]
             yield slot, Raised(job.trial, job.until, f"{type(error).__name__}: {_last_line(error)}", f"\n{error}")
             return
         if isinstance(message, Lost | Stopped):
@@ -243,9 +245,9 @@ class _Actor:
     def stop(self) -> None:
         self._asked = True
 
-    def run(self, job: Job) -> Generator[Any]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Any]:
         assert self._worker is not None
-        yield from self._worker.work(job, lambda: self._asked)
+        yield from self._worker.work(jobs, lambda: self._asked)
 
     def end(self) -> None:
         """Leave nothing behind."""

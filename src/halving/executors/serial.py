@@ -1,6 +1,6 @@
 """One job at a time, in this process."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 from halving.executors.base import Objective
 from halving.executors.pool import Pool, Slot
@@ -14,10 +14,10 @@ class Serial(Pool):
     workers = 1
 
     def __init__(self, objective: Objective) -> None:
-        super().__init__(_Here(objective))
+        super().__init__(Here(objective))
 
 
-class _Here:
+class Here:
     """The study's own process as the only worker, which works while it is listened to."""
 
     def __init__(self, objective: Objective) -> None:
@@ -33,8 +33,8 @@ class _Here:
         for message in self._said or ():
             yield 0, message
 
-    def send(self, slot: Slot, job: Job) -> None:
-        self._said = self._work(job)
+    def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
+        self._said = self._work(jobs)
 
     def ask_to_stop(self, slot: Slot) -> None:
         self._stopping = True
@@ -45,8 +45,8 @@ class _Here:
     def close(self) -> None:
         self._said = None
 
-    def _work(self, job: Job) -> Generator[Message]:
-        for message in work(self._objective, job, lambda: self._stopping):
+    def _work(self, jobs: Sequence[Job]) -> Generator[Message]:
+        for message in work(self._objective, jobs, lambda: self._stopping):
             if isinstance(message, Lost):  # it cannot end, and let another one try again
-                message = Raised(job.trial, job.until, message.reason, message.details)
+                message = Raised(jobs[0].trial, jobs[0].until, message.reason, message.details, message.memory)
             yield message

@@ -65,6 +65,8 @@ class Slurm(Piloted):
         checkpoints: str | None = None,
         retries: int = 2,
         trial_timeout: float | None = None,
+        batch: int = 1,
+        patience: float = 0.0,
     ) -> None:
         own = {
             "cpus-per-task": whole("executor.num_cpus", num_cpus),
@@ -81,7 +83,7 @@ class Slurm(Piloted):
         array = _Array(f"halving-{of[:16]}", each, options, python or sys.executable)
         if address is None:
             _check_loopback()
-        super().__init__(objective, array, each, address, checkpoints, retries, trial_timeout)
+        super().__init__(objective, array, each, address, checkpoints, retries, trial_timeout, batch, patience)
 
 
 class _Array:

@@ -44,13 +44,17 @@ class SSH(Piloted):
         checkpoints: str | None = None,
         retries: int = 2,
         trial_timeout: float | None = None,
+        batch: int = 1,
+        patience: float = 0.0,
     ) -> None:
         given: Any = hosts
         if not isinstance(given, list | tuple) or not hosts or not all(_is_host(each) for each in hosts):
             raise UserError(f"executor.hosts={hosts}: give the names of machines, such as executor.hosts=[a,b]")
         each = whole("executor.workers", workers)
         started = _Started(hosts, each, python or sys.executable, address is None)
-        super().__init__(objective, started, each * len(hosts), address, checkpoints, retries, trial_timeout)
+        super().__init__(
+            objective, started, each * len(hosts), address, checkpoints, retries, trial_timeout, batch, patience
+        )
 
 
 @dataclass

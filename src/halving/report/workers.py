@@ -57,18 +57,31 @@ def workers(history: History, drawn: Sequence[Bar]) -> int:
 
 
 def idle(history: History) -> float | None:
-    """Return the share of the workers' time in which they had nothing to do; None where that is not known."""
-    drawn = bars(history)
-    count = workers(history, drawn)
+    """Return the share of the workers' time in which they had nothing to do; None where that is not known.
+
+    Of those that train many trials at a time it is what no trial counts as its share.
+    """
+    count, spent = _busy(history)
     if not count or history.seconds <= 0:
         return None
-    return max(0.0, 1 - sum(bar.ended - bar.started for bar in drawn) / (count * history.seconds))
+    return max(0.0, 1 - spent / (count * history.seconds))
 
 
 def busy(history: History) -> str:
     """Say how many workers there were and how much of their time they were busy; nothing where that is not known."""
     if (share := idle(history)) is None:
         return ""
-    count = workers(history, bars(history))
+    count, _ = _busy(history)
     who = "The one worker was" if count == 1 else f"The {count} workers were"
     return f"{who} busy {100 * (1 - share):.0f} % of the time."
+
+
+def _busy(history: History) -> tuple[int, float]:
+    """Return how many workers there were, and the seconds in which they had something to do, of all together."""
+    match header_of(history).settings:
+        case {"workers": int(count), "batch": int(batch)} if batch > 1:
+            again = [each.confirmed.seconds for each in history.confirmations.values() if each.confirmed is not None]
+            return count, history.train_seconds + sum(again)
+        case _:
+            drawn = bars(history)
+            return workers(history, drawn), sum(bar.ended - bar.started for bar in drawn)

@@ -89,9 +89,12 @@ def _said(
     if history.confirmations:
         ended = f"{len(history.confirmations) - len(again)} ended"
         yield "confirm", Text(", ".join([ended, *(f"trial {each.trial} seed {each.repeat}" for each in again)]))
-    workers = header.settings.get("workers")
+    workers, batch = header.settings.get("workers"), header.settings.get("batch", 1)
     speed = "" if history.confirmations else pace.speed(header, history)  # they are no part of what is spent
-    if isinstance(workers, int) and workers > 1 and not final:
+    if isinstance(workers, int) and batch > 1 and not final:
+        room = f"{count(len(running) + len(again), 'trials')} of up to {workers * batch} at a time"
+        yield "workers", Text(f"{workers} with {room}{speed and f'; {speed}'}")
+    elif isinstance(workers, int) and workers > 1 and not final:
         busy = min(len(running) + len(again), workers)
         yield "workers", Text(f"{busy} busy, {workers - busy} idle{speed and f'; {speed}'}")
     elif speed:
