@@ -544,6 +544,10 @@ def test_what_ran_side_by_side_lies_on_lanes_and_tells_how_busy_workers_were() -
     assert [bar.trial for bar in found if bar.failed] == [1]
     assert busy(history) == "The 5 workers were busy 35 % of the time."
     assert idle(history) == pytest.approx(0.65, abs=0.005)
+    together = study(replace(HEADER, settings={"workers": 3, "batch": 8}))
+    assert together.train_seconds == 12 and together.seconds == 8, "of which each trial has its share"
+    assert busy(together) == "The 3 workers were busy 50 % of the time."
+    assert "trials at a time" in figures.timeline(together) and "trials at a time" not in figures.timeline(history)
     history = header_only()
     history.apply(Start(0, {}, 4), 0.0)
     history.apply(Restarted(0, 0, "its worker died"), 3.0)

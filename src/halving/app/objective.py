@@ -162,6 +162,9 @@ class Elsewhere:
     def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
         yield from self._here(jobs)
 
+    def alike(self, job: Job) -> Hashable | None:
+        return self.objective.alike(job)
+
     @cached_property
     def _here(self) -> Objective:
         there = Path(os.environ.get("HALVING_DATA", ""))

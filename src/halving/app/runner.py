@@ -133,12 +133,13 @@ class Runner:
                 tuner.tidy()
 
     def begin(self) -> None:
-        """Record the first event, with how many workers there are, if the executor says so.
+        """Record the first event, with how many workers and trials of each at a time, if the executor says so.
 
         From here on there is a study, whose tables are written at the end.
         """
-        first, workers = self._first, getattr(self._study.executor, "workers", None)
-        known = {"workers": workers if isinstance(workers, int) else None}
+        first, executor = self._first, self._study.executor
+        workers, batch = getattr(executor, "workers", None), getattr(executor, "batch", 1)
+        known = {"workers": workers if isinstance(workers, int) else None, "batch": batch}
         self.tuner.record(replace(first, settings={**first.settings, **known}))
         self._begun = True
 

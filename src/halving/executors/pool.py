@@ -69,7 +69,7 @@ class Batching:
         real("executor.patience", patience, lambda x: 0 <= x < math.inf, "must be at least 0 seconds")
         alike: Alike | None = getattr(objective, "alike", None)
         if batch > 1 and alike is None:
-            log.info("executor.batch=%d has no effect: what is evaluated here is no training of many at once", batch)
+            log.warning("executor.batch=%d has no effect: what is evaluated here is no training of many at once", batch)
         return cls(1 if alike is None else batch, patience, alike)
 
 

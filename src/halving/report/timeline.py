@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from halving.history import History
 from halving.report.canvas import ACCENT, HAIR, INK, MUTED, PAPER, link, place
 from halving.report.marks import annotate, blank
-from halving.report.tables import time_unit, winner
+from halving.report.tables import header_of, time_unit, winner
 from halving.report.workers import Bar, bars, workers
 
 _TALLEST, _ALL = 18, 320  # pixels of a lane, and of all of them together
@@ -50,7 +50,8 @@ def draw_timeline(figure: Figure, history: History) -> None:
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.set_xlabel(f"{unit} since the start", loc="left")
-    axes.set_title("worker", pad=8)
+    together = header_of(history).settings.get("batch", 1) > 1
+    axes.set_title("trials at a time" if together else "worker", pad=8)
     notes = ["hollow: confirmation"] * any(bar.confirms for bar in drawn)
     notes += ["\N{MULTIPLICATION SIGN} failed"] * bool(failed)
     notes += ["\N{BLACK LEFT-POINTING TRIANGLE} began again"] * bool(again)
