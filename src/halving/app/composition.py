@@ -191,6 +191,8 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
         if settings.get(name) is not None:
             whole(f"executor.{name}", settings[name])
     settings.pop("checkpoint_every", None)
+    if (program := settings.pop("program", None)) not in (None, "batched", "single"):
+        raise UserError(f"executor.program={program}: give batched or single, or null to find out what is faster")
     threads = settings.pop("threads", None)
     if "trials_per_gpu" in settings:
         each = settings.pop("trials_per_gpu")
