@@ -43,6 +43,10 @@ _ALIASES = {
     "weight_average": "averaging",
     "weight_averaging": "averaging",
 }
+_OF_OTHER_OPTIONS = {
+    **dict.fromkeys(("executor.batch", "executor.patience", "executor.program"), "executor=batched"),
+    **dict.fromkeys(("executor.workers", "executor.retries", "executor.trial_timeout"), "executor=process"),
+}
 _OPTION_ALIASES = {
     "basic": "fifo",
     "bo": "bayesian",
@@ -66,6 +70,8 @@ _OPTION_ALIASES = {
 
 def nearest(path: str, cfg: DictConfig) -> str:
     """Return "; did you mean a or b?" for a path that the config lacks, or nothing."""
+    if path in _OF_OTHER_OPTIONS:
+        return f"; {_OF_OTHER_OPTIONS[path]} has one"
     known = [name for name in _paths(cfg) if name not in (path, f"space.{path}")]
     last = path.rpartition(".")[2]
     alias = _ALIASES.get(path) or _ALIASES.get(last)
