@@ -27,14 +27,15 @@ from halving.config.commands import read
 from halving.environment import environment
 from halving.errors import UserError
 from halving.history import Chosen, Confirm, Confirmed, Ended, Halted, Header, History, Ladder
-from halving.report import derived, figures, tables
+from halving.report import derived, figures, selection, tables
 from halving.report.canvas import ACCENT
 from halving.report.conclusion import conclusion
 from halving.report.dimensions import draw_dimensions
 from halving.report.explanation import explanation
-from halving.report.html import duration, plan_rows, report_html
+from halving.report.html import duration, plan_rows, report_html, shown_figures
 from halving.report.learning_curves import by_time
 from halving.report.next_steps import next_steps, resuming
+from halving.report.selection import selected
 from halving.report.story import story
 from halving.report.workers import Bar, bars, busy, idle
 from halving.trial import Configuration, Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
@@ -548,12 +549,34 @@ def test_what_ran_side_by_side_lies_on_lanes_and_tells_how_busy_workers_were() -
     assert together.train_seconds == 12 and together.seconds == 8, "of which each trial has its share"
     assert busy(together) == "The 3 workers were busy 50 % of the time."
     assert "trials at a time" in figures.timeline(together) and "trials at a time" not in figures.timeline(history)
+    # Those that a cluster gives come and go: two of four were there only until 3 and 4 s, and none of a fifth is known.
+    history = study(replace(HEADER, settings={"config": {"executor": {"workers": 5, "checkpoints": None}}}))
+    assert busy(history) == "The 4 workers were busy 74 % of the time."
     history = header_only()
     history.apply(Start(0, {}, 4), 0.0)
     history.apply(Restarted(0, 0, "its worker died"), 3.0)
     history.apply(Epoch(0, 1, metrics(0.5)), 6.0)
     assert bars(history) == [Bar(0, 0, 0.0, 6.0, False, (3.0,))]
     assert "began again" in figures.timeline(history)
+
+
+def test_the_page_of_very_many_trials_shows_the_best_and_some_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "MOST", 20)
+    history, few = header_only(), header_only()
+    for number in range(100):
+        for each in (history, few) if number < 20 else (history,):
+            each.apply(Start(number, {"lr": 1.0}, 1), float(number))
+            each.apply(Finished(Outcome(number, 1, float(number * 7 % 100)), 1.0), number + 1.0)
+            each.apply(Verdict(number, "stopped"), number + 1.0)
+    assert selected(few) is few
+    kept = [*selected(history).trials]
+    best = sorted(history.trials, key=lambda number: number * 7 % 100)[:10]
+    assert kept == sorted(kept) and len(kept) == 20 and {*best} <= {*kept}
+    assert {trial.trial for trial, _ in selected(history).finished} == {*kept} and min(kept) < 10 and max(kept) > 90
+    page = report_html(history)
+    assert "100; figures and tables show 20, half of them the best, the others spread evenly" in page
+    assert page.count('<tr data-t="') == 20
+    assert "timeline" in shown_figures(few) and "timeline" not in shown_figures(history)
 
 
 def test_the_page_says_whether_the_winner_is_real() -> None:

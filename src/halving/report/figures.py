@@ -17,6 +17,7 @@ from halving.report.learning_curves import by_epoch
 from halving.report.marks import annotate, blank, caption, crosses, dots, lines, mark_winner, sparse
 from halving.report.over_time import draw_over_time
 from halving.report.parallel import draw_parallel
+from halving.report.selection import selected
 from halving.report.sensitivity_plot import draw_sensitivity
 from halving.report.sensitivity_plot import height as panels
 from halving.report.tables import header_of, metric_label, number, time_unit, uncertainty, winner
@@ -108,6 +109,7 @@ def sensitivity_png(history: History, path: Path) -> None:
 
 def figure_png(history: History, path: Path) -> None:
     """Write rung scatter and learning curves side by side as a PNG, two pixels to a point."""
+    history = selected(history)
 
     def draw(figure: Figure) -> None:
         _draw_rungs(_panel(figure), history)
@@ -118,11 +120,12 @@ def figure_png(history: History, path: Path) -> None:
 
 def over_time_png(history: History, path: Path) -> None:
     """Write the learning curves over the seconds since the start as a PNG, two pixels to a point."""
-    png(path, 2 * WIDTH, 320, lambda figure: draw_over_time(figure, history))
+    png(path, 2 * WIDTH, 320, lambda figure: draw_over_time(figure, selected(history)))
 
 
 def pictures(history: History, directory: Path) -> dict[str, Path]:
     """Write the figures of a study as PNG files, and return them by name."""
+    history = selected(history)
     rows = max(1, math.ceil(len(header_of(history).dimensions) / COLUMNS))
     files = {f"figures/{name}": directory / f"{name}.png" for name in ("trials", "incumbent", "hyperparameters")}
     figure_png(history, files["figures/trials"])

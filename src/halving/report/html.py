@@ -20,6 +20,7 @@ from halving.report.drawing import drawing
 from halving.report.explanation import flipped
 from halving.report.importance import Importances, early_and_late
 from halving.report.next_steps import next_steps, resuming
+from halving.report.selection import selected
 from halving.report.sensitivity import headline, sensitivity, told
 from halving.report.story import story
 from halving.report.surroundings import Fact, surroundings
@@ -58,7 +59,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
     line that says why, and adds it to `problems`. Equal histories give equal pages but for what differs on the machine.
     """
     problems = [] if problems is None else problems
-    header, best = header_of(history), winner(history)
+    header, best, few = header_of(history), winner(history), selected(history)
     sensitive = headline(history)
     mattered = () if sensitive else importance(history, problems)
     facts, unknown = environment_of(header)
@@ -92,15 +93,16 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
             confirming=cost(history),
             real=(len(real.errors), mean_text(history, real)) if real is not None else None,
             best_error=error_text(header, best[1], known_to) if best else "",
-            figures={name: drawn(name, history, problems) for name in shown_figures(history)} if best else {},
+            figures={name: drawn(name, few, problems) for name in shown_figures(history)} if best else {},
             importance=mattered,
             r_max=header.r_max,
             test_failure=history.ended.failure if history.ended else "",
             dimensions=header.dimensions,
             brackets=len({trial.bracket for trial in history.trials.values()}) > 1,
             plan=list(plan_rows(history)),
-            trials=[trial_row(history, trial, known_to) for trial in history.trials.values()],
-            failures=[failure_row(trial, last) for trial, last in history.finished if status(last) == "failed"],
+            left_out=len(history.trials) - len(few.trials),
+            trials=[trial_row(history, trial, known_to) for trial in few.trials.values()],
+            failures=[failure_row(trial, last) for trial, last in few.finished if status(last) == "failed"],
             settings={
                 name: setting_text(value)
                 for name, value in header.settings.items()
@@ -127,9 +129,9 @@ def shown_figures(history: History) -> tuple[str, ...]:
     few = {
         "sensitivity": sensitivity(history) is None,
         "confirmations": not history.confirmations,
-        "timeline": history.seconds <= 0,
+        "timeline": history.seconds <= 0 or selected(history) is not history,  # whose workers would seem idle
     }
-    few["over_time"] = few["timeline"] or not any(e.heard for t in history.trials.values() for e in t.evaluations)
+    few["over_time"] = history.seconds <= 0 or not any(e.heard for t in history.trials.values() for e in t.evaluations)
     if len(history.trials) < 2:
         few |= dict.fromkeys(("incumbent", "over_time", "parallel", "hyperparameters"), True)
     if not header_of(history).dimensions or not few["sensitivity"]:  # which shows the same in a better order

@@ -1,8 +1,10 @@
 """Which evaluations ran side by side, and how busy workers were."""
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from halving.history import History
 from halving.report.tables import header_of
@@ -37,20 +39,24 @@ def bars(history: History) -> list[Bar]:
             each.confirmed is not None and math.isinf(each.confirmed.error), confirms=True)
         for each in history.confirmations.values()
     ]  # fmt: skip
-    free: list[float] = []
-    laid: list[Bar] = []
+    free, taken, laid = list[int](), list[tuple[float, int]](), list[Bar]()
     for bar in sorted(found, key=lambda bar: (bar.started, bar.trial)):
-        lane = next((lane for lane, since in enumerate(free) if since <= bar.started), len(free))
-        free[lane : lane + 1] = [max(bar.ended, bar.started)]
+        while taken and taken[0][0] <= bar.started:
+            heapq.heappush(free, heapq.heappop(taken)[1])
+        lane = heapq.heappop(free) if free else len(taken)
+        heapq.heappush(taken, (max(bar.ended, bar.started), lane))
         laid.append(replace(bar, lane=lane))
     return laid
 
 
 def workers(history: History, drawn: Sequence[Bar]) -> int:
-    """Return how many workers there were: as many as were set, and at least as many as were busy at once."""
+    """Return how many workers there were: as many as were set, and at least as many as were busy at once.
+
+    On other machines they come and go, and what was set is only what was asked for.
+    """
     at_once = max((bar.lane + 1 for bar in drawn), default=0)
     match header_of(history).settings.get("config"):
-        case {"executor": {"workers": int(asked)}} if asked <= 1000:
+        case {"executor": {"workers": int(asked), **rest}} if asked <= 1000 and not _come_and_go(rest):
             return max(at_once, asked)
         case _:
             return at_once
@@ -59,29 +65,41 @@ def workers(history: History, drawn: Sequence[Bar]) -> int:
 def idle(history: History) -> float | None:
     """Return the share of the workers' time in which they had nothing to do; None where that is not known.
 
-    Of those that train many trials at a time it is what no trial counts as its share.
+    Of those that train many trials at a time it is what no trial counts as its share. Where workers come and go, their
+    time is that from the first to the last thing on each lane.
     """
-    count, spent = _busy(history)
-    if not count or history.seconds <= 0:
-        return None
-    return max(0.0, 1 - spent / (count * history.seconds))
+    _, spent, there = _busy(history)
+    return max(0.0, 1 - spent / there) if there > 0 else None
 
 
 def busy(history: History) -> str:
     """Say how many workers there were and how much of their time they were busy; nothing where that is not known."""
-    if (share := idle(history)) is None:
+    count, spent, there = _busy(history)
+    if there <= 0:
         return ""
-    count, _ = _busy(history)
     who = "The one worker was" if count == 1 else f"The {count} workers were"
-    return f"{who} busy {100 * (1 - share):.0f} % of the time."
+    return f"{who} busy {100 * min(1.0, spent / there):.0f} % of the time."
 
 
-def _busy(history: History) -> tuple[int, float]:
-    """Return how many workers there were, and the seconds in which they had something to do, of all together."""
-    match header_of(history).settings:
+def _busy(history: History) -> tuple[int, float, float]:
+    """Return how many workers there were, and the seconds that they had something to do, and were there, together."""
+    settings = header_of(history).settings
+    match settings:
         case {"workers": int(count), "batch": int(batch)} if batch > 1:
             again = [each.confirmed.seconds for each in history.confirmations.values() if each.confirmed is not None]
-            return count, history.train_seconds + sum(again)
+            return count, history.train_seconds + sum(again), count * history.seconds
         case _:
             drawn = bars(history)
-            return workers(history, drawn), sum(bar.ended - bar.started for bar in drawn)
+    count, there = workers(history, drawn), 0.0
+    match settings.get("config"):
+        case {"executor": executor} if _come_and_go(executor):
+            for sign, ordered in ((-1, reversed(drawn)), (1, drawn)):
+                there += sign * sum({bar.lane: bar.started if sign < 0 else bar.ended for bar in ordered}.values())
+        case _:
+            there = count * history.seconds
+    return count, sum(bar.ended - bar.started for bar in drawn), there
+
+
+def _come_and_go(executor: Mapping[str, Any] | None) -> bool:
+    """Whether these are workers on other machines, whose checkpoints may have to be carried."""
+    return executor is not None and "checkpoints" in executor
