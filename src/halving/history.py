@@ -236,15 +236,15 @@ class Confirmation:
 class History:
     """A study so far. `apply` is the only way in.
 
-    `spent` is in units of resource, `improved_at` the number of evaluations at which the incumbent last changed.
-    `confirmations`, by their numbers, enter neither these nor the incumbent; `confirming` is the seconds they took.
-    `notes` are its researcher's words, each with the moment when it came.
+    `at_work` are the trials that run. `spent` is in units of resource, `improved_at` the number of evaluations at which
+    the incumbent last changed. `confirmations`, by their numbers, enter neither these nor the incumbent; `confirming`
+    is the seconds they took. `notes` are its researcher's words, each with the moment when it came.
     """
 
     header: Header | None = None
     trials: dict[int, Trial] = field(default_factory=dict[int, Trial])
     finished: list[tuple[Trial, Evaluation]] = field(default_factory=list[tuple[Trial, Evaluation]])
-    running: int = 0
+    at_work: dict[int, Trial] = field(default_factory=dict[int, Trial])
     spent: float = 0.0
     seconds: float = 0.0
     train_seconds: float = 0.0
@@ -282,6 +282,11 @@ class History:
     def closed(self) -> "History":
         """Return this study as it is once nobody runs it any more: interrupted, unless it came to its end."""
         return self if self.ended is not None else replace(self, halted=INTERRUPTED)
+
+    @property
+    def running(self) -> int:
+        """How many trials are being worked on, or were when the study was cut off."""
+        return len(self.at_work)
 
     @property
     def incumbent(self) -> tuple[Trial, Evaluation] | None:
@@ -339,14 +344,14 @@ class History:
     def _assign(self, trial: Trial, evaluation: Evaluation) -> None:
         trial.state = "running"
         trial.evaluations.append(evaluation)
-        self.running += 1
+        self.at_work[trial.trial] = trial
         self.halted, self.ended, self.chosen = "", None, None
 
     def _finish(self, trial: Trial, event: Finished, at: float) -> None:
         evaluation = trial.last
         evaluation.finished, evaluation.ended = event, at
         self.finished.append((trial, evaluation))
-        self.running -= 1
+        self.at_work.pop(trial.trial, None)
         self.spent += event.cost
         self.train_seconds += event.seconds
         if math.isinf(evaluation.error):

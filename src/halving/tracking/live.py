@@ -75,7 +75,7 @@ def _said(
         yield "", Text(values(trial.configuration), style="dim")
     if decision is not None:
         yield "decided", Text(_decided(header, decision))
-    running = [trial for trial in history.trials.values() if trial.last.finished is None]
+    running = list(history.at_work.values())
     if running:
         yield "cut off" if final else "running", Text(_running(header, running))
     retries = [(it.trial, why) for it in history.trials.values() for each in it.evaluations for why in each.restarts]

@@ -39,7 +39,7 @@ def spent(header: Header, history: History) -> float:
     """Return the resource spent, with that of running assignments where epochs are its unit."""
     if header.unit != "epochs":
         return history.spent
-    running = (trial.last for trial in history.trials.values() if trial.last.finished is None)
+    running = (trial.last for trial in history.at_work.values())
     return history.spent + sum(max(0, last.epochs[-1].epoch - last.since) for last in running if last.epochs)
 
 
