@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -117,9 +118,12 @@ class Nobody:
 
 def test_who_has_not_the_key_gets_nothing_and_holds_nobody_up() -> None:
     launcher = Nobody()
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(few, 1024), most))
     backend = Pilots(Plain(), launcher, None)
     try:
         address = (launcher.host, launcher.port)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most, "each worker takes one"
         assert launcher.host == "127.0.0.1"
         with pytest.raises(AuthenticationError):
             Client(address, authkey=b"another")

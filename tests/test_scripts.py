@@ -1,6 +1,7 @@
 """The scripts on a run directory, as users call them."""
 
 import fcntl
+import importlib
 import json
 import math
 import re
@@ -334,3 +335,22 @@ def test_four_ways_to_one_matrix_product_are_timed(fork: Callable, repo: Path, t
         refused = timed("--size", "12", "--block", "5", word)
         assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", f"error: {message}\n")
     assert "in blocks of 12 columns" in timed("--size", "12", "--repeats", "1", "--threads", "1").stdout
+
+
+def test_what_a_large_study_takes_is_measured(
+    monkeypatch: pytest.MonkeyPatch, repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(repo / "scripts/bench")
+    scale = importlib.import_module("scale")
+    monkeypatch.setattr(scale, "apart", lambda part, *given: part(*given))
+    sizes = ("--trials", "30", "--workers", "3", "--failing", "0.02", "--messages", "90", "--dir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["scale.py", *sizes, "--only", "study", "pool"])
+    scale.main()
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said] == [
+        ["study", "1"], ["resumed", "1"], ["study", "3"], ["resumed", "3"], ["study", "30"],
+        ["pool", "1"], ["pool", "3"],
+    ]  # fmt: skip
+    (share,) = re.findall(r" evaluations, ([\d.]+)% failed", said[4])
+    assert 0 < float(share) < 50 and "bytes each; memory" in said[4]
+    assert not [*tmp_path.iterdir()]

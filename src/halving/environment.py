@@ -4,8 +4,10 @@ import hashlib
 import math
 import os
 import platform
+import resource
 import socket
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -50,6 +52,13 @@ def wait_passively() -> None:
     """
     if not any(map(os.environ.get, ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def allow_files() -> None:
+    """Let this process have as many files open at once as it may allow itself: often 1,024 until it is asked for."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):  # more than the system has
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def cores() -> int:

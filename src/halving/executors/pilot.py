@@ -48,7 +48,7 @@ def main(invited: dict[str, Any], name: str, workers: str) -> None:
         signal.signal(number, lambda number, frame: asked.append(number))
     wait_passively()
     try:
-        connection = _joined(invited)
+        connection = join(invited)
     except Exception as error:
         sys.exit(f"the study at {invited['host']}:{invited['port']} cannot be joined: {type(error).__name__}: {error}")
     bell, ring = Pipe(duplex=False)
@@ -155,7 +155,7 @@ def _unpacked(content: bytes) -> Objective | Unstarted:
         )
 
 
-def _joined(invited: dict[str, Any]) -> Connection:
+def join(invited: dict[str, Any]) -> Connection:
     host, port, key = str(invited["host"]), int(invited["port"]), bytes.fromhex(invited["key"])
     if port:
         end = socket.create_connection((host, port), timeout=_SILENCE)

@@ -1,5 +1,6 @@
 """Workers that connect: whatever starts a pilot somewhere gives slots, for as long as it lives."""
 
+import errno
 import itertools
 import logging
 import pickle
@@ -9,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Container, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import Pipe
@@ -17,6 +18,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from halving.environment import allow_files
 from halving.errors import UserError
 from halving.executors.base import Objective
 from halving.executors.carried import Carrying, Keeping
@@ -104,11 +106,13 @@ class Pilots:
             self._content: bytes = by_value.dumps(objective)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"what is evaluated cannot be sent to another machine ({error})") from error
+        allow_files()
         self._key = secrets.token_bytes(32)
         self._launcher = launcher
         self._numbers = itertools.count()
         self._names: dict[Connection, str] = {}
         self._slots: dict[Slot, tuple[Connection, Slot]] = {}  # what a pilot calls it
+        self._known: dict[Connection, dict[Slot, Slot]] = {}  # and the other way round
         self._joined: set[str] = set()
         self._tended = time.monotonic()
         self._closed = False
@@ -177,19 +181,19 @@ class Pilots:
                 connection.send(said)
 
     def _said(self, connection: Connection) -> Iterator[tuple[Slot, Message]]:
-        of = {own: slot for slot, (at, own) in self._slots.items() if at is connection}
+        of = self._known.setdefault(connection, {})
         try:
             while connection.poll():
                 own, message = connection.recv()
                 if own not in of:
                     of[own] = next(self._numbers)
                     self._slots[of[own]] = connection, own
-                slot = of[own]
                 if isinstance(message, Lost | Stopped | Unstarted):
-                    self._slots.pop(slot, None)
-                yield slot, message
+                    self._slots.pop(of[own], None)
+                yield of[own], message
         except (EOFError, OSError):
             name = self._names.pop(connection)
+            del self._known[connection]
             connection.close()
             blame = any(slot in self._slots for slot in of.values()) and self._launcher.blames(name)
             for slot in of.values():
@@ -197,20 +201,28 @@ class Pilots:
                     yield slot, Lost(f"its pilot {name} ended or is out of reach", blame)
 
     def _admit_all(self) -> None:
+        told = False
         while not self._closed:
             try:
                 end, _ = self._door.accept()
-            except OSError:  # too many open files are a lack that passes
+            except OSError as error:  # a lack that passes, when others end
+                if error.errno == errno.EMFILE and not told:
+                    told = True
+                    log.warning(
+                        "this process may open no more files, so that no more workers can join: begin the study after "
+                        "`ulimit -n 65536`, or with fewer workers"
+                    )
                 time.sleep(0.1)
                 continue
             threading.Thread(target=self._admit, args=(end,), daemon=True).start()
 
     def _admit(self, end: socket.socket) -> None:
         """Let in who has the key, and tell others nothing."""
-        with end:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _HANDSHAKE, 0))
-            connection = Connection(end.dup().detach())
+        with end, ExitStack() as strange:
             try:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _HANDSHAKE, 0))
+                connection = Connection(end.dup().detach())
+                strange.callback(connection.close)
                 deliver_challenge(connection, self._key)
                 answer_challenge(connection, self._key)
                 name: Any = connection.recv()
@@ -218,8 +230,8 @@ class Pilots:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
                 tune(connection)
             except Exception:  # a stranger may say anything
-                connection.close()
                 return
+            strange.pop_all()
         self._new.put((str(name), connection))
         with suppress(OSError):
             self._ring.send_bytes(b"")

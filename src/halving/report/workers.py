@@ -90,13 +90,14 @@ def _busy(history: History) -> tuple[int, float, float]:
             return count, history.train_seconds + sum(again), count * history.seconds
         case _:
             drawn = bars(history)
-    count, there = workers(history, drawn), 0.0
+    count = workers(history, drawn)
+    there = count * history.seconds
     match settings.get("config"):
         case {"executor": executor} if _come_and_go(executor):
-            for sign, ordered in ((-1, reversed(drawn)), (1, drawn)):
-                there += sign * sum({bar.lane: bar.started if sign < 0 else bar.ended for bar in ordered}.values())
+            first, last = {bar.lane: bar.started for bar in reversed(drawn)}, {bar.lane: bar.ended for bar in drawn}
+            there = sum(last.values()) - sum(first.values())
         case _:
-            there = count * history.seconds
+            pass
     return count, sum(bar.ended - bar.started for bar in drawn), there
 
 
