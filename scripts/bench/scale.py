@@ -4,11 +4,11 @@ python scripts/bench/scale.py                                                   
 python scripts/bench/scale.py --trials 10000 --messages 30000 --runs 20                                       1 minute
 
 Three parts, each also alone with `--only`. `study`: asha on recorded curves with workers that fail, under a virtual
-clock; tuner, scheduler, history and journal are the real ones, and the time is theirs with the simulation's. Of the
-fsyncs one in a thousand is done, and counted for all in what it does in a second. `resumed`, without the largest: that
-study read and decided anew, and its tables and page. `pool`: connections of so many pilots, which another process
-holds, each of which ends its job at once with three messages. `wandb`: so many trials' runs, written offline. Memory is
-the most that a process has had, less what it had before it began.
+clock; tuner, scheduler, history and journal are the real ones, and the time is the processor's for them and for the
+simulation. Of the fsyncs one in a thousand is done, and counted for all in what it does in a second. `resumed`, without
+the largest: that study read and decided anew, and its tables and page. `pool`: connections of so many pilots, which
+another process holds, each of which ends its job at once with three messages. `wandb`: so many trials' runs, written
+offline. Memory is the most that a process has had, less what it had before it began.
 """
 
 import argparse
@@ -80,9 +80,9 @@ def study(arguments: argparse.Namespace, trials: int, where: Path) -> str:
     before, journal = memory(), Sampled(where)
     tuner = tuned(arguments, trials, journal=journal)
     tuner.record(Header("scale", "asha", "random", 0, R_MAX, dimensions=(*load(arguments.curves).columns,)))
-    began = time.perf_counter()
+    began = time.process_time()
     tuner.run()
-    seconds = time.perf_counter() - began - journal.seconds
+    seconds = time.process_time() - began
     journal.close()
     n, size, sync = len(tuner.history.finished), (where / FILE).stat().st_size, journal.seconds / journal.synced
     failed = sum(each.outcome.failed for _, evaluation in tuner.history.finished if (each := evaluation.finished))
@@ -96,17 +96,17 @@ def study(arguments: argparse.Namespace, trials: int, where: Path) -> str:
 
 def resumed(arguments: argparse.Namespace, trials: int, where: Path) -> str:
     """Take up a study that has ended, and say what that and the tables took."""
-    before, began = memory(), time.perf_counter()
+    before, began = memory(), time.process_time()
     events = read(where)
     records = len(events)
-    was_read = time.perf_counter()
+    was_read = time.process_time()
     tuner = tuned(arguments, trials)
     tuner.replay(events)
-    replayed = time.perf_counter()
+    replayed = time.process_time()
     del events
     if problems := write_all(tuner.history, where):
         raise RuntimeError(problems)
-    written = time.perf_counter()
+    written = time.process_time()
     page = (where / "report.html").stat().st_size
     return (
         f"{records:,} records read in {was_read - began:.1f} s, decided anew in {replayed - was_read:.1f} s; tables "
@@ -172,7 +172,7 @@ def nothing(jobs: Sequence[Job]) -> Generator[Step]:
 def pool(arguments: argparse.Namespace, workers: int) -> str:
     """Run jobs on so many connections, and say how fast."""
     before, jobs = memory(), arguments.messages // 3
-    executor = Piloted(nothing, Connections(workers), workers, None, None, 2, 3600.0)
+    executor = Piloted(nothing, Connections(workers), workers, None, None, 2, 3600.0, 1, 0.0)
     try:
         run(executor, 2 * workers)
         began = time.perf_counter(), time.process_time()
