@@ -1,22 +1,23 @@
 """Workers on a real Ray cluster of several nodes on this machine; skipped, with the reason, where there is no Ray."""
 
 import csv
+import json
 import math
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Run
-from faults import on_ray
+from faults import anywhere
+from faults.network import Network
 from faults.objectives import Plain
 from hydra import compose, initialize_config_dir
 from test_carried import came_to, leaving, left, tuned
@@ -40,6 +41,16 @@ _STORE = 80_000_000
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'halving[ray]'")
 
 
+def paths(repo: Path) -> str:
+    return os.pathsep.join([str(repo / "tests"), str(repo / "src"), os.environ.get("PYTHONPATH", "")])
+
+
+def studying(repo: Path, run_dir: Path, scheduler: str, **settings: Any) -> list[str]:
+    """Return the command of a study on Ray."""
+    words = [repo / "tests/faults/anywhere.py", run_dir, scheduler, "halving.executors.ray:Ray", json.dumps(settings)]
+    return [sys.executable, *map(str, words)]
+
+
 @pytest.fixture(scope="module")
 def cluster(repo: Path) -> Iterator[Any]:
     """A cluster whose head has no room for workers; who has not its key is not admitted."""
@@ -50,10 +61,9 @@ def cluster(repo: Path) -> Iterator[Any]:
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
     from ray.cluster_utils import Cluster  # pyright: ignore
 
-    paths = os.pathsep.join([str(repo / "tests"), str(repo / "src"), os.environ.get("PYTHONPATH", "")])
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _STORE}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", paths)
+        patch.setenv("PYTHONPATH", paths(repo))
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             yield cluster
@@ -180,75 +190,10 @@ def test_a_study_on_ray_decides_as_in_one_process_and_goes_on_elsewhere(run: Run
     assert not left
 
 
-class Network:
-    """Network namespaces on a bridge in one of its own, with a Ray node in each; nothing leaves them."""
-
-    def __init__(self, paths: str) -> None:
-        self._name = f"halving{os.getpid()}"
-        self._nodes: dict[int, subprocess.Popen[bytes]] = {}
-        self._made: list[str] = []
-        self.env = os.environ | {
-            "PYTHONPATH": paths,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_enable_metrics_collection": "0",
-            "RAY_health_check_initial_delay_ms": "1000",
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "4000",
-            "RAY_health_check_failure_threshold": "4",
-        }
-        self._ip("netns", "add", f"{self._name}s")
-        self._made.append(f"{self._name}s")
-        for words in (("add", "br0", "type", "bridge"), ("set", "br0", "up")):
-            self._ip("-n", f"{self._name}s", "link", *words)
-
-    def join(self, number: int, *words: str) -> None:
-        """Begin a node at 10.77.0.<number>, the head where it is 1."""
-        space, switch = f"{self._name}n{number}", f"{self._name}s"
-        self._ip("netns", "add", space)
-        self._made.append(space)
-        self._ip("link", "add", "eth0", "netns", space, "type", "veth", "peer", "name", f"p{number}", "netns", switch)
-        self._ip("-n", switch, "link", "set", f"p{number}", "master", "br0", "up")
-        self._ip("-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
-        for device in ("eth0", "lo"):
-            self._ip("-n", space, "link", "set", device, "up")
-        where = ["--head", "--port=6379", "--include-dashboard=false"] if number == 1 else ["--address=10.77.0.1:6379"]
-        options = ["--block", f"--node-ip-address=10.77.0.{number}", f"--object-store-memory={_STORE}", *where, *words]
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
-        self._nodes[number] = self.begin(number, ray)
-
-    def begin(self, number: int, command: list[str]) -> subprocess.Popen[bytes]:
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        inside = ["ip", "netns", "exec", f"{self._name}n{number}", *command]
-        return subprocess.Popen(inside, env=self.env, start_new_session=True, **quiet)
-
-    def link(self, number: int, state: str) -> None:
-        self._ip("-n", f"{self._name}s", "link", "set", f"p{number}", state)
-
-    def kill(self, number: int) -> None:
-        """Kill all that runs on a node."""
-        inside = ["ip", "netns", "pids", f"{self._name}n{number}"]
-        for pid in subprocess.run(inside, capture_output=True, text=True, check=False).stdout.split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        self._nodes.pop(number).wait()
-
-    def close(self) -> None:
-        for number in list(self._nodes):
-            self.kill(number)
-        for space in self._made:
-            subprocess.run(["ip", "netns", "del", space], check=False)
-
-    def _ip(self, *words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
 @pytest.fixture
-def network(repo: Path) -> Iterator[Network]:
-    paths = os.pathsep.join([str(repo / "tests"), str(repo / "src"), os.environ.get("PYTHONPATH", "")])
+def network() -> Iterator[Network]:
     try:
-        network = Network(paths)
+        network = Network()
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no network namespaces can be made here: {error}")
     yield network
@@ -261,13 +206,32 @@ def test_a_study_outlives_a_nodes_death_and_a_cut_link(network: Network, repo: P
     run_dir, slowly = tmp_path / "run", tmp_path / "slowly"
     run_dir.mkdir()
     slowly.touch()
-    network.env["SLOWLY"] = str(slowly)
-    network.join(1, "--num-cpus=0")
+    network.env |= {
+        "SLOWLY": str(slowly),
+        "PYTHONPATH": paths(repo),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_metrics_collection": "0",
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "4000",
+        "RAY_health_check_failure_threshold": "4",
+    }
+
+    def join(number: int, *words: str) -> None:
+        """Begin a node at 10.77.0.<number>, the head where it is 1."""
+        network.add(number)
+        where = ["--head", "--port=6379", "--include-dashboard=false"] if number == 1 else ["--address=10.77.0.1:6379"]
+        options = ["--block", f"--node-ip-address=10.77.0.{number}", f"--object-store-memory={_STORE}", *where, *words]
+        network.begin(number, [sys.executable, "-m", "ray.scripts.scripts", "start", *options])
+
+    join(1, "--num-cpus=0")
     reach = "import socket, sys; sys.exit(socket.socket().connect_ex(('10.77.0.1', 6379)))"
     while network.begin(1, [sys.executable, "-c", reach]).wait():
         time.sleep(0.5)
-    network.join(2, "--num-cpus=1")
-    study = network.begin(1, [sys.executable, str(repo / "tests/faults/on_ray.py"), str(run_dir), "10.77.0.1:6379"])
+    join(2, "--num-cpus=1")
+    study = network.begin(1, [*studying(repo, run_dir, "asha", address="10.77.0.1:6379", retries=0)])
 
     def wait(happened: Callable[[str], bool]) -> None:
         deadline = time.monotonic() + 400
@@ -276,10 +240,10 @@ def test_a_study_outlives_a_nodes_death_and_a_cut_link(network: Network, repo: P
             time.sleep(0.2)
 
     wait(lambda journal: '"node":2.0' in journal)
-    network.join(3, "--num-cpus=1")  # one after the other: they choose names in one directory
+    join(3, "--num-cpus=1")  # one after the other: they choose names in one directory
     wait(lambda journal: '"node":3.0' in journal)
     network.kill(2)
-    network.join(4, "--num-cpus=1")
+    join(4, "--num-cpus=1")
     wait(lambda journal: '"node":4.0' in journal and '"type":"restarted"' in journal)
     network.link(3, "down")
     wait(lambda journal: journal.count('"type":"restarted"') == 2)
@@ -293,7 +257,7 @@ def test_a_study_outlives_a_nodes_death_and_a_cut_link(network: Network, repo: P
     assert len(history.trials) == 200 and not any(math.isinf(e.error) for _, e in history.finished)
     told = [(trial.trial, e.until, epoch.epoch) for trial in history.trials.values() for e, epoch in trial.epochs]
     assert len(told) == len({*told}) == sum(max(e.resource for e in t.evaluations) for t in history.trials.values())
-    again = on_ray.tuner(tmp_path / "again", None, Serial(Plain()))
+    again = anywhere.tuner(tmp_path / "again", "asha", None, Serial(Plain()))
     again.replay(events)  # a legal history
     assert again.history.incumbent is not None
 

@@ -1,23 +1,31 @@
 """Workers in jobs of a real Slurm of three nodes on loopback; skipped, with the reason, where there is none."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import slurm
+from faults import anywhere, slurm
 from faults.objectives import Patient, Placed, Plain
 from test_conformance import complaints
 from test_pilots import SMALL, nobody_left, rows
 
+from halving.checkpoints.store import Store
 from halving.config import trust
 from halving.conformance import conform
 from halving.errors import UserError
+from halving.executors import Serial
 from halving.executors.slurm import Slurm
+from halving.history import Header, History
+from halving.journal import read, replay
+from halving.training.own import Trainings
 from halving.trial import Epoch, Job, Restarted, Step
 
 Daemons = dict[str, subprocess.Popen[bytes]]
@@ -44,9 +52,26 @@ def jobs() -> list[str]:
 
 
 @needs_slurm
-def test_slurm_conforms(cluster: Daemons) -> None:
-    assert not complaints(conform("halving.executors.slurm:Slurm", {"workers": 2}))
+@pytest.mark.parametrize(("mode", "workers"), [("pilots", 2), ("jobs", 3)])
+def test_slurm_conforms(
+    cluster: Daemons, mode: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not complaints(conform("halving.executors.slurm:Slurm", {"workers": workers, "mode": mode}))
     slurm.wait_for(lambda: not jobs())
+    assert not [*tmp_path.iterdir()]
+
+
+def state(job: str) -> str:
+    return told("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T").strip()
+
+
+def restart(cluster: Daemons) -> None:
+    """Kill Slurm's controller, and begin it with the state that it left."""
+    cluster["slurmctld"].kill()
+    cluster["slurmctld"].wait()
+    cluster["slurmctld"] = slurm.daemon("slurmctld", "-D", "-f", os.environ["SLURM_CONF"])
+    slurm.wait_for(lambda: not subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode)
 
 
 class Playing:
@@ -72,20 +97,34 @@ class Playing:
 
 
 @needs_slurm
-def test_a_preempted_job_leaves_a_checkpoint_and_another_takes_its_place(cluster: Daemons, tmp_path: Path) -> None:
-    playing = Playing(executor := Slurm(Patient(tmp_path), 2, retries=0))
+@pytest.mark.parametrize("mode", ["pilots", "jobs"])
+def test_a_job_that_is_preempted_or_late_leaves_a_checkpoint_and_another_takes_its_place(
+    cluster: Daemons, tmp_path: Path, mode: str
+) -> None:
+    playing = Playing(executor := Slurm(Patient(tmp_path), 2, retries=0, mode=mode))
+
+    def replaced(count: int) -> None:
+        """Wait until so many trials had to go on elsewhere, and do."""
+        before = len(playing.restarts())
+        playing.until(lambda: len(playing.restarts()) == before + count)
+        trials = [step.trial for step in playing.restarts()[before:]]
+        told = {trial: len(playing.epochs(trial)) for trial in trials}
+        kept = {trial: int((tmp_path / str(trial)).read_text()) for trial in trials}
+        assert kept == {trial: playing.epochs(trial)[-1] for trial in trials}, "no epoch was lost"
+        playing.until(lambda: all(len(playing.epochs(trial)) > told[trial] for trial in trials))
+
     try:
         for trial in (0, 1):
             executor.submit(Job(trial, {}, 0, 1000))
             playing.until(lambda: bool(playing.epochs(trial)))  # noqa: B023
             playing.until(lambda: trial == 1 or executor.has_room())  # noqa: B023
+        if mode == "pilots":
+            first, _ = told("squeue", "--noheader", "--me", "--array", "--states=RUNNING", "--format=%i").split()
+            told("scontrol", "update", f"JobId={first}", "EndTime=now+1")  # its limit; it is asked at most 30 s later
+            replaced(1)
         told("sbatch", "--partition=high", "--nodes=3", "--output=/dev/null", "--wrap=sleep 1")
-        playing.until(lambda: len(playing.restarts()) == 2)
+        replaced(2)
         assert {step.reason for step in playing.restarts()} == {"its worker had to stop"}
-        before = {trial: len(playing.epochs(trial)) for trial in (0, 1)}
-        kept = {trial: int((tmp_path / str(trial)).read_text()) for trial in (0, 1)}
-        assert kept == before, "no epoch was lost"
-        playing.until(lambda: all(len(playing.epochs(trial)) > before[trial] for trial in (0, 1)))
     finally:
         executor.shutdown(graceful=False)
     slurm.wait_for(lambda: not jobs())
@@ -122,8 +161,8 @@ def test_the_death_of_a_node_is_no_trials_fault(cluster: Daemons) -> None:
 
 
 @needs_slurm
-def test_a_killed_study_leaves_no_job_once_it_goes_on_and_decides_as_alone(
-    cluster: Daemons, fork: Any, tmp_path: Path
+def test_a_killed_study_goes_on_as_a_job_itself_when_slurm_was_restarted_and_decides_as_alone(
+    cluster: Daemons, fork: Any, repo: Path, tmp_path: Path
 ) -> None:
     there, alone = tmp_path / "slurm", tmp_path / "alone"
     study = fork.begin(*SMALL, "executor=slurm", "executor.workers=4", "r_max=9", f"hydra.run.dir={there}")
@@ -133,12 +172,48 @@ def test_a_killed_study_leaves_no_job_once_it_goes_on_and_decides_as_alone(
     assert len(jobs()) == 4, "one of them waits, as there are three nodes"
     study.send_signal(signal.SIGKILL)
     assert nobody_left(Path(os.environ["SLURM_CONF"]))
-    ended = fork(f"resume={there}", "executor.workers=2")
-    assert ended.returncode == 0, ended.stderr
+    restart(cluster)
+    command = shlex.join([sys.executable, str(repo / "train.py"), f"resume={there}", "executor.workers=2"])
+    parent = told("sbatch", "--parsable", f"--output={tmp_path}/parent.log", f"--wrap=exec {command}").strip()
+    slurm.wait_for(lambda: state(parent) not in ("PENDING", "RUNNING", "COMPLETING"), 300)
+    assert state(parent) == "COMPLETED", (tmp_path / "parent.log").read_text()
     slurm.wait_for(lambda: not jobs())
     assert fork(*SMALL, "r_max=9", f"hydra.run.dir={alone}").returncode == 0
     assert rows(there) == rows(alone) and len(rows(there)) > 4
     assert nobody_left(Path(os.environ["SLURM_CONF"])) and (there / "pilots.log").stat().st_size < 1000
+
+
+@needs_slurm
+def test_a_killed_study_of_jobs_finds_them_when_slurm_was_restarted_and_decides_as_alone(
+    cluster: Daemons, repo: Path, tmp_path: Path
+) -> None:
+    there, slowly = tmp_path / "jobs", tmp_path / "slowly"
+    slowly.touch()
+    settings = json.dumps({"workers": 2, "mode": "jobs"})
+    words = [repo / "tests/faults/anywhere.py", there, "sha", "halving.executors.slurm:Slurm", settings]
+    paths = os.pathsep.join([str(repo / "tests"), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "SLOWLY": str(slowly), "PYTHONPATH": paths}
+    with subprocess.Popen([sys.executable, *map(str, words)], env=env) as study:
+        journal = there / "journal.jsonl"
+        slurm.wait_for(lambda: journal.exists() and journal.read_text().count('"finished"') > 1)
+        slurm.wait_for(lambda: bool([*there.glob(".jobs-*/*/said")]))
+        study.kill()
+    assert jobs(), "they do not know yet"
+    restart(cluster)
+    slowly.unlink()
+    subprocess.run([sys.executable, *map(str, words)], env=env, check=True, timeout=300)
+    slurm.wait_for(lambda: not jobs())
+    assert not [*there.glob(".jobs-*")]
+    alone = anywhere.tuner(
+        tmp_path / "alone", "sha", None, Serial(Trainings(anywhere.drawing, Store(tmp_path / "alone"), 0, "error", 27))
+    )
+    alone.record(Header("anywhere", "sha", "random", 0, 27))
+    alone.run()
+
+    def decided(history: History) -> list[tuple[int, int, float, str]]:
+        return sorted((t.trial, e.until, e.error, e.verdict_reason) for t, e in history.finished)
+
+    assert decided(replay(read(there))) == decided(alone.history) and len(alone.history.finished) == 6
 
 
 @needs_slurm
@@ -149,10 +224,18 @@ def test_a_killed_study_leaves_no_job_once_it_goes_on_and_decides_as_alone(
         ({"sbatch": {"wrap": "true"}}, "executor.sbatch.wrap: give long options of sbatch, but none of array"),
         ({"sbatch": {"-p": "low"}}, "executor.sbatch.-p: give long options of sbatch"),
         ({"workers": 0}, "executor.workers=0"),
+        ({"mode": "pilot"}, "executor.mode=pilot: give pilots, which .* or jobs, one for each assignment"),
+        ({"mode": "jobs", "address": "here"}, "executor.address=here: with executor.mode=jobs all goes through"),
+        ({"mode": "jobs", "checkpoints": "carried"}, "executor.checkpoints=carried: with executor.mode=jobs"),
+        ({"mode": "jobs", "partition": "nowhere"}, "executor=slurm: .*[Ii]nvalid partition"),
+        ({"mode": "jobs", "python": "/no/python"}, "job .* could not start a worker: see jobs.log"),
         ({"python": "/no/python"}, "job .* could not start a worker: see pilots.log"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_line(cluster: Daemons, settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_refused_in_a_line(
+    cluster: Daemons, settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         executor = Slurm(Plain(), **{"workers": 1, **settings})
         try:

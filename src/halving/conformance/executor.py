@@ -281,7 +281,13 @@ def a_hanging_job_ends(told: Told) -> str:
 
 
 def a_trial_goes_back_to_its_worker(told: Told) -> str:
-    """A trial that goes on does so where it may still be in memory; of two that one worker had, one may move."""
+    """A trial that goes on does so where it may still be in memory; of two that one worker had, one may move.
+
+    Where no worker has a second job, there is none to go back to.
+    """
+    places = [place for trial in (*_PLAIN, *_AGAIN) for place in told.places(trial)]
+    if len({*places}) == len(_PLAIN) + 2 * len(_AGAIN):
+        return ""
     crowded = len({place for trial in _AGAIN for place in told.places(trial)[:1]}) < len(_AGAIN)
     moved = [] if crowded else [trial for trial in _AGAIN if len(told.places(trial)) != 1]
     return f"trial {moved[0]} was worked on by processes {told.places(moved[0])}" if moved else ""

@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
@@ -17,7 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from halving.environment import wait_passively
+from halving.errors import UserError
 from halving.executors.base import Objective
+from halving.executors.letters import Letters
 from halving.executors.pool import Slot
 from halving.executors.process import Processes
 from halving.executors.work import Lost, Raised, Ready, Stopped, Unstarted
@@ -34,11 +38,22 @@ _SILENCE = 60  # seconds after which the other side is given up
 Order = tuple[Slot, tuple[Job, ...] | Stopped | None]  # to run, to stop, to be killed
 
 
-def invitation(host: str, port: int, key: bytes) -> bytes:
-    """Return the line that a pilot reads first. Whoever has it may join: `port` of `host`, or 0 and a socket's path."""
+def invitation(**said: str | int) -> bytes:
+    """Return the line that a pilot reads first.
+
+    Whoever has the `key` may join at `port` of `host`, or with port 0 at a socket's path; or it says a `directory`.
+    """
     entries = [Path(each).absolute() for each in sys.path if each]
     own = [str(each) for each in entries if not any(map(each.is_relative_to, (sys.prefix, sys.base_prefix)))]
-    return json.dumps({"host": host, "port": port, "key": key.hex(), "path": own}).encode() + b"\n"
+    return json.dumps({**said, "path": own}).encode() + b"\n"
+
+
+def by_value(objective: Objective) -> bytes:
+    """Return what is evaluated as other machines can have it. Raises UserError where they cannot."""
+    try:  # with cloudpickle also what is defined in a script, which is no module elsewhere
+        return import_module("cloudpickle" if find_spec("cloudpickle") else "pickle").dumps(objective)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(f"what is evaluated cannot be sent to another machine ({error})") from error
 
 
 def main(invited: dict[str, Any], name: str, workers: str) -> None:
@@ -48,18 +63,19 @@ def main(invited: dict[str, Any], name: str, workers: str) -> None:
         signal.signal(number, lambda number, frame: asked.append(number))
     wait_passively()
     try:
-        connection = join(invited)
+        channel = Letters(Path(invited["directory"])) if "directory" in invited else join(invited)
     except Exception as error:
-        sys.exit(f"the study at {invited['host']}:{invited['port']} cannot be joined: {type(error).__name__}: {error}")
+        at = invited.get("directory") or f"{invited['host']}:{invited['port']}"
+        sys.exit(f"the study at {at} cannot be joined: {type(error).__name__}: {error}")
     bell, ring = Pipe(duplex=False)
     orders: SimpleQueue[Order | None] = SimpleQueue()
     # What a worker that is killed has had on the disk goes with the pilot; the study may go at any moment.
     with suppress(EOFError, OSError), TemporaryDirectory(prefix="halving-") as os.environ["TMPDIR"]:
-        connection.send(name)
-        objective = _Given(connection.recv_bytes())
-        threading.Thread(target=_hear, args=(connection, orders, ring), daemon=True).start()
+        channel.send(name)
+        objective = _Given(channel.recv_bytes())
+        threading.Thread(target=_hear, args=(channel, orders, ring), daemon=True).start()
         with closing(Processes(objective, [None] * int(workers), bell)) as processes:
-            _Pilot(connection, processes).fly(orders, bell, asked)
+            _Pilot(channel, processes).fly(orders, bell, asked)
 
 
 def tune(connection: Connection) -> None:
@@ -78,8 +94,8 @@ def tune(connection: Connection) -> None:
 class _Pilot:
     """Tells of workers, and does with them what is ordered. Asked to, it ends when each has left a checkpoint."""
 
-    def __init__(self, connection: Connection, processes: Processes) -> None:
-        self._connection, self._processes = connection, processes
+    def __init__(self, channel: Connection | Letters, processes: Processes) -> None:
+        self._channel, self._processes = channel, processes
         self._busy: dict[Slot, int] = {}  # how many of its jobs have no end yet
 
     def fly(self, orders: "SimpleQueue[Order | None]", bell: Connection, asked: list[int]) -> None:
@@ -115,7 +131,7 @@ class _Pilot:
                 self._busy[slot] = 0
             case _:
                 pass
-        self._connection.send((slot, message))
+        self._channel.send((slot, message))
         if ending and self._busy.get(slot) == 0:
             self._tell(slot, Stopped(), ending)
 
@@ -171,11 +187,11 @@ def join(invited: dict[str, Any]) -> Connection:
     return connection
 
 
-def _hear(connection: Connection, orders: "SimpleQueue[Order | None]", ring: Connection) -> None:
+def _hear(channel: Connection | Letters, orders: "SimpleQueue[Order | None]", ring: Connection) -> None:
     """Take orders as they come, whatever else is done, so that nobody there waits for being heard."""
     with suppress(EOFError, OSError):
         while True:
-            orders.put(connection.recv())
+            orders.put(channel.recv())
             ring.send_bytes(b"")
     orders.put(None)
     ring.send_bytes(b"")

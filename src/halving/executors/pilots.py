@@ -3,7 +3,6 @@
 import errno
 import itertools
 import logging
-import pickle
 import secrets
 import socket
 import struct
@@ -11,8 +10,6 @@ import threading
 import time
 from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from importlib import import_module
-from importlib.util import find_spec
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
 from queue import SimpleQueue
@@ -22,7 +19,7 @@ from halving.environment import allow_files
 from halving.errors import UserError
 from halving.executors.base import Objective
 from halving.executors.carried import Carrying, Keeping
-from halving.executors.pilot import Order, tune
+from halving.executors.pilot import Order, by_value, tune
 from halving.executors.pool import Backend, Batching, Pool, Slot, limits
 from halving.executors.process import START
 from halving.executors.work import Lost, Message, Stopped, Unstarted
@@ -101,11 +98,7 @@ class Pilots:
     """A slot is a worker of a pilot, which tells of it over the pilot's connection."""
 
     def __init__(self, objective: Objective, launcher: Launcher, address: str | None) -> None:
-        try:  # with cloudpickle also what is defined in a script, which is no module elsewhere
-            by_value = import_module("cloudpickle" if find_spec("cloudpickle") else "pickle")
-            self._content: bytes = by_value.dumps(objective)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UserError(f"what is evaluated cannot be sent to another machine ({error})") from error
+        self._content = by_value(objective)
         allow_files()
         self._key = secrets.token_bytes(32)
         self._launcher = launcher

@@ -131,7 +131,7 @@ class _Started:
             raise UserError(f"executor=ssh: ssh cannot be run here: {error.strerror}") from error
         assert process.stdin is not None
         with suppress(OSError), process.stdin:  # it has ended, which is seen to later
-            process.stdin.write(invitation(host, port, key))
+            process.stdin.write(invitation(host=host, port=port, key=key.hex()))
         self._running[number] = _Ssh(process, said, time.monotonic())
 
 
