@@ -7,29 +7,23 @@ import os
 import re
 import shlex
 import shutil
-import signal
-import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from secrets import token_hex
-from typing import IO, Any
+from typing import Any
 
 from halving.checkpoints.store import State
 from halving.data.keys import trial_seed
 from halving.errors import StudyError, UserError, did_you_mean
 from halving.training.fidelities.base import Axis, Setting
+from halving.training.program import grouped
 from halving.training.recipe import config_hash
 from halving.trial import Epoch, Finished, Job, Outcome, Step, Value
 
 log = logging.getLogger(__name__)
 
-# Ends the group of a program when the pipe closes, whose other end this process holds until its death.
-_WATCH = 'read -r _; kill -KILL -"$0"'
 _NAME = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 
 
@@ -117,7 +111,7 @@ class Command(Axis):
         own = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(setting.threads), **os.environ}
         own |= {f"HALVING_{name.upper()}": str(value) for name, value in _own(setting, job, work).items()}
         epoch = job.since
-        with tempfile.TemporaryFile("w+", errors="replace") as errors, _grouped(words, own, errors) as (program, lines):
+        with tempfile.TemporaryFile("w+", errors="replace") as errors, grouped(words, own, errors) as (program, lines):
             for line in lines:
                 if (metrics := _metrics(line, metric)) is None:
                     log.info("%s: %s", job.label, line.rstrip())
@@ -144,47 +138,6 @@ class Command(Axis):
                 f"the command told of {epoch - job.since} epochs after {job.since}, and was asked for {job.until}: "
                 f'it prints one line for each, as {{"{metric}": 0.5}}'
             )
-
-
-@contextmanager
-def _grouped(
-    words: list[str], env: Mapping[str, str], errors: IO[str]
-) -> Generator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
-    """Run a program whose whole process group ends with it, with the context, and with this process.
-
-    Its lines end with it as well: what it leaves behind, outside of the group too, may hold its output open.
-    """
-    reading, writing = os.pipe()
-    output, mark = os.fdopen(reading, errors="replace"), f"{token_hex(16)}\n"
-    try:
-        program = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=writing, stderr=errors, env=env, start_new_session=True
-        )
-    except OSError as error:
-        output.close()
-        os.close(writing)
-        raise UserError(f"fidelity.command: cannot run {words[0]}: {error.strerror}") from error
-
-    def end() -> None:
-        program.wait()
-        with suppress(OSError):
-            os.killpg(program.pid, signal.SIGKILL)
-        with suppress(BrokenPipeError):
-            os.write(writing, f"\n{mark}".encode())
-        os.close(writing)
-
-    ending = threading.Thread(target=end, daemon=True)
-    ending.start()
-    watch = subprocess.Popen(["/bin/sh", "-c", _WATCH, str(program.pid)], stdin=subprocess.PIPE, start_new_session=True)
-    try:
-        yield program, iter(output.readline, mark)
-    finally:
-        with suppress(OSError):
-            os.killpg(program.pid, signal.SIGKILL)
-        output.close()
-        ending.join()
-        watch.kill()
-        watch.communicate()
 
 
 def _own(setting: Setting, job: Job, directory: Path) -> dict[str, Any]:
