@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from halving.app.objective import Elsewhere, Objective, found
-from halving.app.planning import Plan, Simulation, Unsearched, fit, simulated_costs
+from halving.app.planning import Plan, Simulation, Unsearched, fair, fit, simulated_costs
 from halving.config import arguments
 from halving.config.choices import Choices
 from halving.config.request import Request
@@ -23,7 +23,7 @@ from halving.history import History, Ladder, planned_cost
 from halving.schedulers import PASHA, Scheduler
 from halving.schedulers.early_stopping import EarlyStopping
 from halving.schedulers.fifo import FIFO
-from halving.schedulers.successive_halving import ladder, sizes
+from halving.schedulers.successive_halving import ladder
 from halving.searchers import GridSearcher, OneAtATimeSearcher, Searcher
 from halving.searchers.recorded import Recorded
 from halving.searchers.table import on_table, space_of
@@ -274,19 +274,13 @@ def _fitted(objective: Objective, fidelity: Fidelity, configuration: Configurati
 def _budget(request: Request, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> Budget:
     """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend.
 
-    That brings one trial to r_max, but later where workers are many or trials fail. Twice what all workers would spend
-    meanwhile is the most. PASHA needs no more than its first two levels.
+    PASHA needs no more than its first two levels.
     """
     budget = Budget(**request["budget"])
     endless = hasattr(scheduler, "plan") and not plan_of(scheduler)
-    if not endless or (budget.evaluations, budget.resource, budget.seconds) != (None, None, None):
-        return budget
-    levels = ladder(request["eta"], request["r_min"], request["r_max"])
-    resource = planned_cost((Ladder(levels, sizes(levels, request["eta"])),), fidelity.cost) or 0.0
-    most = 2 * (resource + workers * fidelity.cost(0, request["r_max"]))
-    return replace(
-        budget, resource=resource, most=most, reach=levels[:2][-1] if isinstance(scheduler, PASHA) else request["r_max"]
-    )
+    eta, r_min, r_max = request["eta"], request["r_min"], request["r_max"]
+    reach = ladder(eta, r_min, r_max)[:2][-1] if isinstance(scheduler, PASHA) else r_max
+    return fair(budget, fidelity.cost, eta, r_min, r_max, reach, workers) if endless else budget
 
 
 def _outrun(budget: Budget, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> list[str]:

@@ -3,14 +3,17 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from halving.errors import UserError
+from halving.history import Ladder, planned_cost
 from halving.schedulers import Scheduler
+from halving.schedulers.successive_halving import ladder, sizes
 from halving.tracking import wording
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Wait
+from halving.tuner import Budget
 
 # What a scheduler calls the number of its trials, or of its rounds.
 COUNTS = ("n", "max_trials", "rounds")
@@ -96,6 +99,21 @@ def _remedy(
     seconds = math.ceil(cost(r_min, enough) * unit_seconds / FILL)
     cheaper = "" if count == "n" else ", scheduler=sha (its smallest study is cheaper)"
     return f"give budget.seconds={seconds}{cheaper} or a lower r_max"
+
+
+def fair(
+    budget: Budget, cost: Callable[[int, int], float], eta: int, r_min: int, r_max: int, reach: int, workers: int
+) -> Budget:
+    """Return a budget that ends a study, where it does not yet: at what one bracket of successive halving spends.
+
+    That brings one trial to `reach`, but later where workers are many or trials fail. Twice what all workers would
+    spend meanwhile is the most.
+    """
+    if (budget.evaluations, budget.resource, budget.seconds) != (None, None, None):
+        return budget
+    levels = ladder(eta, r_min, r_max)
+    resource = planned_cost((Ladder(levels, sizes(levels, eta)),), cost) or 0.0
+    return replace(budget, resource=resource, most=2 * (resource + workers * cost(0, r_max)), reach=reach)
 
 
 class Unsearched:
