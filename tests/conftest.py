@@ -29,11 +29,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 _FORKS = """
 import atexit, gc, json, os, runpy, signal, subprocess, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
-import halving, halving.app.command_line, halving.data.scikit_digits, halving.report.figures, halving.report.html
+import halving, halving.app.command_line, halving.data.scikit_digits, halving.data.torchvision_shim
+import halving.report.figures, halving.report.html, halving.sweep.sweeper
 import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 Plugins.instance()
+halving.data.torchvision_shim.allow_import()  # of apps that import it, by way of Lightning
 OverridesParser.create().parse_overrides(["a.b=[1,{c:'d'}]", "~e", "+f=1.0"])
 omegaconf.OmegaConf.to_container(omegaconf.OmegaConf.create({"a": "x${b.c}", "b": {"c": "${oc.env:A,${d}}", "d": 1}}))
 drawn = halving.tune(lambda c, r: c["x"] / r, {"x": [3.0, 2.0, 1.0]}, halving.SuccessiveHalving, r_max=3).history

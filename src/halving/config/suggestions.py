@@ -68,8 +68,8 @@ _OPTION_ALIASES = {
 }
 
 
-def nearest(path: str, cfg: DictConfig) -> str:
-    """Return "; did you mean a or b?" for a path that the config lacks, or nothing."""
+def nearest(path: str, cfg: DictConfig, otherwise: str | None = None) -> str:
+    """Return "; did you mean a or b?" for a path that the config lacks; otherwise, by default, how to see it."""
     if path in _OF_OTHER_OPTIONS:
         return f"; {_OF_OTHER_OPTIONS[path]} has one"
     known = [name for name in _paths(cfg) if name not in (path, f"space.{path}")]
@@ -79,7 +79,7 @@ def nearest(path: str, cfg: DictConfig) -> str:
     found += [name for name in known if name.rpartition(".")[2] == last]
     found += difflib.get_close_matches(path, known, n=3, cutoff=0.6)
     found += [name for name in known if difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio() >= 0.8]
-    return _question(found) or f"; see what there is: {line('--cfg', 'job')}"
+    return _question(found) or (f"; see what there is: {line('--cfg', 'job')}" if otherwise is None else otherwise)
 
 
 def nearest_option(option: str, options: Iterable[str]) -> str:

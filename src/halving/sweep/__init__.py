@@ -1,0 +1,1 @@
+"""Any Hydra app as what is tuned: `hydra/sweeper=halving`."""

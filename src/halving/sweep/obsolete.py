@@ -1,0 +1,50 @@
+"""What an app's trials leave and nobody needs any more."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from halving.checkpoints.names import remove
+from halving.history import Event, History
+from halving.sweep.answers import DIRECTORY
+from halving.trial import Resume, Start
+
+
+class Obsolete:
+    """Deletes what lies at `patterns` below the directories of trials that have ended, except the best one's.
+
+    So it does with injected checkpoints, also those that a trial has left behind. What follows from an event goes one
+    assignment later: by then the event is on the disk.
+    """
+
+    def __init__(self, directory: Path, patterns: tuple[str, ...]) -> None:
+        self._directory, self._patterns = directory, patterns
+        self._due = set[tuple[int, str]]()
+        self._done = set[tuple[int, str]]()
+
+    def resume(self, history: History) -> None:
+        self._due = set(self._found(history))
+
+    def record(self, event: Event, history: History) -> None:
+        if isinstance(event, Start | Resume):
+            self._delete()
+            self._due = set(self._found(history))
+
+    def close(self, history: History) -> None:
+        self._delete()
+        self._due = set(self._found(history))
+        self._delete()
+
+    def _found(self, history: History) -> Iterator[tuple[int, str]]:
+        best = history.incumbent
+        for trial in history.trials.values():
+            if trial.state not in ("running", "paused") and (best is None or best[0] is not trial):
+                yield from ((trial.trial, pattern) for pattern in (*self._patterns, f"{DIRECTORY}/*.ckpt"))
+            elif trial.last.finished is not None:
+                yield from ((trial.trial, f"{DIRECTORY}/{each.until}.ckpt") for each in trial.evaluations[:-1])
+
+    def _delete(self) -> None:
+        for trial, pattern in self._due - self._done:
+            for path in (self._directory / str(trial)).glob(pattern):
+                remove(path)
+        self._done |= self._due
+        self._due = set()

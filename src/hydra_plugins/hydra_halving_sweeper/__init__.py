@@ -1,0 +1,1 @@
+"""`hydra/sweeper=halving` for any Hydra app."""
