@@ -22,6 +22,15 @@ from halving.sweep.parameters import flat, typed
 CURVE, TORCH = "tests/apps/curve/train.py", "tests/apps/plain_torch/train.py"
 SWEEP = ("-m", "hparams_search=halving", "hydra.sweep.dir=sweep")
 
+MOMENTS = (
+    *("journal.jsonl 1", "journal.jsonl 3"),  # the jobs of the first rung are handed out
+    *(r"/0/.halving/1\..*.tmp 1", "/0/.halving/1.json 1", "/0/.halving 1"),  # trial 0 has trained, and answers
+    *(r"/2/.halving/1\..*.tmp 1", "/2/.halving 1"),  # the last of the rung does
+    "journal.jsonl 2",  # what was decided of it is written
+    *("/0/.halving/3.json 1", "/0/.halving 1"),  # the one that went on has trained, and answers
+    "results.csv 1",
+)
+
 
 def rows(sweep: Path) -> list[dict[str, str]]:
     """What a study came to, in the order of its trials, but for the time that it took."""
@@ -86,9 +95,9 @@ def test_launchers_come_to_the_same_whatever_dies(
 def test_killed_again_and_again_it_decides_as_if_nothing_had_been(fork: Forks, straight: Path, tmp_path: Path) -> None:
     curve, sweep = Path(CURVE).absolute(), tmp_path / "sweep"
     answered = dict[Path, int]()  # with the epochs that the trial had by then
-    for at in (1, 2, 4, 6, 7, 5, 4, 6, 7, 5, 6, 1000):  # of the writes that each process comes to
-        done = fork(str(curve), *SWEEP, program="tests/faults/killed_sweep.py", cwd=tmp_path, AT=str(at))
-        assert done.returncode == (0 if at == 1000 else -signal.SIGKILL), (at, done.stderr)
+    for at in (*MOMENTS, "nowhere 1"):
+        done = fork(str(curve), *SWEEP, program="tests/faults/killed_sweep.py", cwd=tmp_path, AT=at)
+        assert done.returncode == (0 if at == "nowhere 1" else -signal.SIGKILL), (at, done.stderr)
         for answer, trained in answered.items():  # what was answered is not run again
             assert at_most(answer) == trained
         answered = {answer: at_most(answer) for answer in sweep.glob("*/.halving/*.json")}

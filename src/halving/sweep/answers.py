@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -17,8 +19,11 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from halving.checkpoints.files import put
+from halving.checkpoints.names import remove
 from halving.errors import StudyError, did_you_mean
 from halving.trial import plain
+
+log = logging.getLogger(__name__)
 
 DIRECTORY = ".halving"  # below a trial's own
 PROBLEM = ".halving-problem"  # below the sweep's: why each job would come to nothing
@@ -47,6 +52,11 @@ class Rung:
     def lock(self) -> Path:
         """What is there once the app's function has begun."""
         return self.answer.with_suffix(".lock")
+
+    @property
+    def kept(self) -> Path:
+        """A copy of what the job goes on from, while it runs."""
+        return self.answer.with_suffix(".kept")
 
     def check(self) -> None:
         """Raises StudyError where a job of the sweep has shown that none could come to anything."""
@@ -84,8 +94,8 @@ class Answering:
     """An app's function that leaves what it comes to beside what it writes. Picklable wherever the function is.
 
     A rung that was answered is not run again, nor is one while another process runs it. `metric` names what counts of
-    a dict; `inject` says whose trainer is ended at the rung. Where `skip` says so, or the app has shown that it cannot
-    be tuned, a job ends before it begins.
+    a dict; `inject` says whose trainer is ended at the rung. A job that was killed finds what lies at `patterns` as it
+    was when it first began. Where `skip` says so, or the app has shown that it cannot be tuned, a job ends before that.
     """
 
     def __init__(
@@ -93,13 +103,15 @@ class Answering:
         function: Callable[[Any], Any],
         metric: str | None,
         inject: str | None,
+        patterns: tuple[str, ...],
         skip: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._function, self._metric, self._inject, self._skip = function, metric, inject, skip
+        self._function, self._metric, self._inject = function, metric, inject
+        self._patterns, self._skip = patterns, skip
         update_wrapper(self, function)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Answering, (self._function, self._metric, self._inject)
+        return Answering, (self._function, self._metric, self._inject, self._patterns)
 
     def __call__(self, cfg: Any) -> Any:
         if (told := os.environ.get(VARIABLE)) is None:
@@ -109,7 +121,12 @@ class Answering:
         with _alone(rung.lock):
             if Answer.at(rung.answer) is not None or rung.problem.exists() or self._skip():
                 return None
-            return self._run(rung, cfg)
+            _begin(rung, self._patterns)
+            try:
+                return self._run(rung, cfg)
+            finally:
+                if rung.answer.exists():
+                    remove(rung.kept)
 
     def _run(self, rung: Rung, cfg: Any) -> Any:
         began, epochs = time.perf_counter(), list[dict[str, float]]()
@@ -181,6 +198,33 @@ def _numbers(value: Mapping[Any, Any]) -> Iterator[tuple[Any, float]]:
             yield name, number
 
 
+def _begin(rung: Rung, patterns: tuple[str, ...]) -> None:
+    """Keep a copy of what lies at patterns, or put it back if the job has begun before."""
+
+    def found() -> set[Path]:
+        return {path for pattern in patterns for path in rung.directory.glob(pattern)}
+
+    def copy(path: Path, source: Path, target: Path) -> None:
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, place, symlinks=True)
+        else:
+            shutil.copy2(path, place, follow_symlinks=False)
+
+    if rung.kept.exists():
+        for path in found():
+            remove(path)
+        shutil.copytree(rung.kept, rung.directory, symlinks=True, dirs_exist_ok=True)
+        return
+    draft = rung.answer.with_suffix(".tmp")
+    remove(draft)
+    draft.mkdir()
+    for path in found():
+        copy(path, rung.directory, draft)
+    draft.replace(rung.kept)
+
+
 @contextmanager
 def _alone(lock: Path) -> Generator[None]:
     """Wait until nobody else runs this rung, as a job may that outlived its launcher.
@@ -190,5 +234,9 @@ def _alone(lock: Path) -> Generator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         with suppress(OSError):
-            fcntl.lockf(file, fcntl.LOCK_EX)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.warning("%s: waiting for a process that still runs this job", lock.parent)
+                fcntl.lockf(file, fcntl.LOCK_EX)
         yield

@@ -8,12 +8,14 @@ from halving.history import Event, History
 from halving.sweep.answers import DIRECTORY
 from halving.trial import Resume, Start
 
+_OURS = (f"{DIRECTORY}/*.ckpt", f"{DIRECTORY}/*.kept")
+
 
 class Obsolete:
     """Deletes what lies at `patterns` below the directories of trials that have ended, except the best one's.
 
-    So it does with injected checkpoints, also those that a trial has left behind. What follows from an event goes one
-    assignment later: by then the event is on the disk.
+    So it does with copies of that, and with injected checkpoints, also those that a trial has left behind. What follows
+    from an event goes one assignment later: by then the event is on the disk.
     """
 
     def __init__(self, directory: Path, patterns: tuple[str, ...]) -> None:
@@ -38,7 +40,7 @@ class Obsolete:
         best = history.incumbent
         for trial in history.trials.values():
             if trial.state not in ("running", "paused") and (best is None or best[0] is not trial):
-                yield from ((trial.trial, pattern) for pattern in (*self._patterns, f"{DIRECTORY}/*.ckpt"))
+                yield from ((trial.trial, pattern) for pattern in (*self._patterns, *_OURS))
             elif trial.last.finished is not None:
                 yield from ((trial.trial, f"{DIRECTORY}/{each.until}.ckpt") for each in trial.evaluations[:-1])
 

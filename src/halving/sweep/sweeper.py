@@ -88,7 +88,7 @@ def _run(
 
     root = _root(settings, app.r_max, composed.header.name)
     mirrors = options.trackers(settings.tracker, root, settings.tracker_options)
-    answering = Answering(function, settings.metric, settings.inject, interrupted)
+    answering = Answering(function, settings.metric, settings.inject, tuple(settings.delete), interrupted)
     executor = _executor(settings, app, context, answering, config, composed, arguments)
     progress = None if settings.launch == "subprocess" else False
     trackers = [Obsolete(directory, tuple(settings.delete)), *mirrors]

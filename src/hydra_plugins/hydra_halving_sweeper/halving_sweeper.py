@@ -60,7 +60,8 @@ class HalvingSweeper(Sweeper):
         from halving.sweep.answers import CHILD, Answering, one_job
 
         if CHILD in os.environ:
-            answering = Answering(self._function, self._settings.metric, self._settings.inject)
+            own = self._settings
+            answering = Answering(self._function, own.metric, own.inject, tuple(own.delete))
             return one_job(self._context, answering, self._config, arguments)
         from halving.sweep.sweeper import sweep
 

@@ -20,6 +20,8 @@ def main(cfg: DictConfig) -> Any:
     state.parent.mkdir(exist_ok=True)
     if cfg.ckpt_path is not None:
         epoch = int((directory / "checkpoints" / f"{cfg.ckpt_path}.txt").read_text())
+        if epoch >= cfg.trainer.max_epochs:  # as Lightning's trainer refuses it
+            raise ValueError(f"the checkpoint has {epoch} of {cfg.trainer.max_epochs} epochs already")
     while epoch < cfg.trainer.max_epochs:
         epoch += 1
         log.info("epoch %d", epoch)
