@@ -129,7 +129,7 @@ def _run(fork: Run, command: str, place: Path) -> None:
             more = () if own else [word for word in _SMALL if word.partition("=")[0] not in taken]
             done = fork(*arguments, *more, cwd=place)
         case ["python", program, *arguments] if program.endswith(".py"):
-            done = fork(*arguments, cwd=place, program=program)
+            done = fork(*arguments, cwd=place, program=str(place / program))
         case _:
             done = subprocess.run(words, cwd=place, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

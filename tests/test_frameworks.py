@@ -231,6 +231,34 @@ def test_two_workers_and_a_kill_end_where_it_ends_straight(straight: dict[str, A
         assert (list(curves[number].values()), ends(tmp_path / "study", number)) == straight[by]
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_trainer_that_is_ended_at_rungs_ends_where_it_ends_straight(schedule: str, tmp_path: Path) -> None:
+    from halving.lightning import pausing_at  # isort: split
+
+    import lightning.pytorch as L
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    def app() -> Any:
+        """Fit as an app does that knows nothing of rungs."""
+        L.seed_everything(3, verbose=False)
+        model, data = network(schedule), TensorDataset(*batches())
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = L.Trainer(max_epochs=R_MAX, accelerator="cpu", logger=False, log_every_n_steps=1, **quiet)
+        trainer.fit(model, DataLoader(data, 16, shuffle=True), DataLoader(data, 96))
+        return [*model.parameters()], {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    straight, last = app()
+    epochs: list[dict[str, float]] = []
+    for since, until in [(0, 1), (1, 3), (3, R_MAX)]:
+        with pausing_at(tmp_path, since, until, epochs):
+            parameters, metrics = app()
+        assert len(epochs) == until and epochs[-1] == metrics
+    assert all(map(torch.equal, parameters, straight)) and metrics == last
+    with pytest.raises(StudyError, match="the app's function calls no fit"), pausing_at(tmp_path, 0, 1, []):
+        pass
+
+
 def test_what_torch_refuses_is_said_in_words(tmp_path: Path) -> None:
     def function(trial: Running) -> None:
         lightning(trial, root=Path("data"))

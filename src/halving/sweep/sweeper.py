@@ -37,6 +37,8 @@ from halving.sweep.launched import Launched
 from halving.sweep.obsolete import Obsolete
 from halving.sweep.parameters import Parameter, flat, name_of, typed
 from halving.targets import check_trusted
+from halving.tracking.tensorboard import TensorBoard
+from halving.tracking.wandb import Wandb
 from halving.trial import Configuration, Job, Value
 from halving.tuner import Budget, Tuner
 
@@ -114,6 +116,11 @@ def _run(
     if (best := history.incumbent) is None:
         raise UserError(f"no trial survived; {first_failure(history)}; see {directory}")
     print(f"\n{conclusion(history, directory)}")
+    for mirror in mirrors:
+        if isinstance(mirror, Wandb) and (line := mirror.sync_command(history)):
+            print(f"upload: {line}")
+        if isinstance(mirror, TensorBoard) and (line := mirror.command(history)):
+            print(f"curves: {line}")
     return -best[1].error if composed.header.maximize else best[1].error
 
 
