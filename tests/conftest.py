@@ -24,10 +24,12 @@ _THREADS = torch.get_num_threads()
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`, as
-# does what a script begins as that. It draws figures only for those who look at them.
+# A process that has imported torch forks one child per line that it reads; the child goes on as `python train.py`. So
+# does what a script begins as that; and a child that has one thread forks its workers, as if they had been spawned.
+# Figures are drawn only for those who look at them.
 _FORKS = """
-import atexit, gc, json, os, runpy, signal, subprocess, sys, threading
+import atexit, gc, json, logging, multiprocessing.spawn, multiprocessing.util, os, re, runpy, signal, subprocess, sys
+import threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
 import halving, halving.app.command_line, halving.data.scikit_digits, halving.data.torchvision_shim
 import halving.report.figures, halving.report.html, halving.sweep.sweeper
@@ -81,6 +83,35 @@ class Popen(subprocess.Popen):
         self.pid = pid
 
 
+spawn, worker = multiprocessing.util.spawnv_passfds, re.compile(r"tracker_fd=(\\d+), pipe_handle=(\\d+)")
+
+
+def forked(path, words, inherited):
+    found = worker.search(" ".join(map(os.fsdecode, words)))
+    if found is None or len(os.listdir("/proc/self/task")) > 1:
+        return spawn(path, words, inherited)
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        kept = sorted({0, 1, 2, *inherited})
+        for left, right in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")]):
+            os.closerange(left + 1, right)
+        for number in (each for each in signal.valid_signals() if callable(signal.getsignal(each))):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        atexit._clear()
+        logging.root.handlers.clear()
+        sys.argv = ["-c", "--multiprocessing-fork"]
+        multiprocessing.spawn.spawn_main(tracker_fd=int(found[1]), pipe_handle=int(found[2]))
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(status or 0)
+
+
 for line in sys.stdin:
     call = json.loads(line)
     if "wait" in call:
@@ -97,7 +128,7 @@ os.environ.clear()
 os.environ.update(call["env"])
 if not call["drawn"]:
     halving.report.figures.svg = lambda name, *_: f'<svg role="img" aria-label="{name}"></svg>'
-subprocess.Popen = Popen
+subprocess.Popen, multiprocessing.util.spawnv_passfds = Popen, forked
 become(call["argv"], os.open(call["out"], os.O_RDWR), os.open(call["err"], os.O_RDWR))
 """
 
