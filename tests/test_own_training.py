@@ -205,11 +205,21 @@ def test_paused_at_every_rung_equals_straight(training: Any, straight: Any, tmp_
     assert left == ["9" if training is filing else "9.pt"]
 
 
-def test_two_workers_equal_straight(training: Any, straight: Any, tmp_path: Path) -> None:
-    budget = halving.Budget(evaluations=9)  # which leaves trials that are paused
-    study = tune(training, ASHA, budget=budget, executor=partial(Process, workers=2), run_dir=tmp_path / "study")
+YIELDING = [keeping, filing, generating, moody]
+
+
+def each_in_turn(trial: Any) -> Iterator[dict[str, float]]:
+    yield from YIELDING[trial.number % len(YIELDING)](trial)
+
+
+@pytest.mark.parametrize(("function", "evaluations"), [(reporting, 9), (each_in_turn, 36)])
+def test_two_workers_equal_straight(function: Any, evaluations: int, tmp_path: Path) -> None:
+    budget = halving.Budget(evaluations=evaluations)  # which leaves trials that are paused
+    study = tune(function, ASHA, budget=budget, executor=partial(Process, workers=2), run_dir=tmp_path / "study")
     assert not list(tmp_path.rglob("working-*"))
-    assert any(isinstance(event, Resume) for event, _ in read(tmp_path / "study"))
+    resumed = {event.trial % len(YIELDING) for event, _ in read(tmp_path / "study") if isinstance(event, Resume)}
+    assert len(resumed) == len(YIELDING) if function is each_in_turn else resumed
+    straight = curves(tune(function, FIFO, r_max=9, max_trials=len(study.curves)))
     assert_as_straight(study, straight)
     assert final(study) == straight[study.best.trial][len(curves(study)[study.best.trial]) - 1][-1]
 
