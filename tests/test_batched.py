@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from test_exact_resume import CONF, built, composed
 from torch import Tensor, nn
+from torch.nn import functional
 
 from halving.app.objective import Objective
 from halving.checkpoints.store import Store
@@ -163,6 +164,33 @@ def test_a_model_trains_with_others_as_alone(name: str, tmp_path: Path) -> None:
     config = configuration(model=name)
     config["model"] |= SMALL.get(name, {})
     assert_agree(trials(config, *LRS), tmp_path)
+
+
+class Own(nn.Module):
+    """Begins with layers that make shared images each trial's own, and has a forward of its own."""
+
+    def __init__(self, shape: list[int], outputs: int, first: str) -> None:
+        super().__init__()
+        self.first = nn.BatchNorm2d(1) if first == "norm" else Dropout(0.2)
+        self.conv, self.deep = nn.Conv2d(1, 4, 3, stride=2), nn.Conv2d(4, 4, 3, padding="same", groups=2, bias=False)
+        self.drop, self.out = Dropout(0.5), nn.Linear(36, 8)
+        self.last = nn.Sequential(nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.conv(self.first(images)).relu()
+        images = functional.avg_pool2d(images + self.deep(images), 2)
+        return self.last(self.out(self.drop(images.flatten(1))))
+
+
+@pytest.mark.parametrize("first", ["norm", "dropout"])
+def test_a_model_of_ones_own_trains_with_others_as_alone(
+    first: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configuration(model="softmax")
+    config["model"] |= {"_target_": "test_batched.Own", "first": first}
+    with caplog.at_level("INFO"):
+        assert_agree(trials(config, *LRS), tmp_path, 3)
+    assert "3 trials of Own are trained as one program: their losses and gradients agree" in caplog.messages
 
 
 def test_a_residual_network_trains_with_others_as_alone(tmp_path: Path) -> None:
