@@ -20,12 +20,17 @@ from torch.nn import functional
 from halving.app.objective import Objective
 from halving.checkpoints.store import Store
 from halving.config.polite import register
+from halving.config.request import Request
 from halving.data import Data
 from halving.data.base import Split
 from halving.targets import locate
 from halving.training.batched import choice, program
+from halving.training.batched.joining import likeness
+from halving.training.batched.joint import Joint
 from halving.training.batched.modules import JOINED, Masks
+from halving.training.batched.steps import Each, Vectors, stepping
 from halving.training.dropout import Dropout
+from halving.training.fidelities.epochs import Epochs
 from halving.training.loop import minibatches
 from halving.training.trainer import Trainer
 from halving.trial import Epoch, Finished, Job, Step
@@ -374,6 +379,35 @@ def test_closed_and_raising_groups_leave_checkpoints_of_whole_epochs(
             assert_same(told(straight, trial)[0], told(rest, trial)[0])
 
 
+def test_the_page_says_what_is_batched(tmp_path: Path) -> None:
+    """Each option of the groups that a trial is trained from, with what the engine makes of it."""
+    steps = {Vectors: "yes, of all trials at once where weights are few", Each: "yes, trial by trial"}
+    made: dict[tuple[str, str], str] = {}
+    for path in sorted(CONF.glob("*/*.yaml")):
+        group, option = path.parent.name, path.stem
+        match group:
+            case "optimizer":
+                trainers = [Trainer(built(perceptron(optimizer=option), tmp_path)[1].recipe()) for _ in range(2)]
+                stack = Joint([trainer.model for trainer in trainers], torch.device("cpu")).stack
+                made[group, option] = steps[type(stepping([t.optimizer for t in trainers], stack.parameters))]
+            case "model":
+                likeness(configuration(model=option))
+                made[group, option] = "yes"
+            case "fidelity":
+                target = locate(OmegaConf.load(path)["_target_"], "fidelity")
+                made[group, option] = "yes" if target is Epochs else "no"
+            case "lr_schedule" | "averaging" | "data":
+                made[group, option] = "yes"
+            case _:
+                pass
+    rows: dict[tuple[str, str], list[str]] = {}
+    for (group, option), how in made.items():
+        rows.setdefault((group, how), []).append(f"`{option}`")
+    table = [f"| `{group}` | {', '.join(options)} | {how} |" for (group, how), options in sorted(rows.items())]
+    page = (CONF.parent / "docs/batched.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in page if line.startswith("| `")] == table, "\n".join(table)
+
+
 class Mixing(nn.Module):
     """Does what layers of many cannot stand for."""
 
@@ -407,14 +441,16 @@ def test_what_would_give_other_numbers_is_trained_one_after_the_other(
 
 
 @pytest.fixture(scope="module")
-def cfg() -> Any:
+def study() -> Request:
     register(CONF)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", ["model=mlp", "model.dropout=0.1", "device=cpu", "r_max=4", "data.train_samples=64"])
+        return Request(
+            compose("config", ["model=mlp", "model.dropout=0.1", "device=cpu", "r_max=4", "data.train_samples=64"])
+        )
 
 
-def test_jobs_that_differ_in_what_a_program_can_take_are_alike(cfg: Any, tmp_path: Path) -> None:
-    objective = Objective(cfg, tmp_path, 1)
+def test_jobs_that_differ_in_what_a_program_can_take_are_alike(study: Request, tmp_path: Path) -> None:
+    objective = Objective(study, tmp_path, 1)
 
     def alike(since: int = 0, until: int = 2, **configuration: Any) -> Any:
         own = {name.replace("__", "."): value for name, value in configuration.items()}
@@ -432,9 +468,9 @@ def test_jobs_that_differ_in_what_a_program_can_take_are_alike(cfg: Any, tmp_pat
 
 
 def test_what_trains_one_trial_at_a_time_says_so_once(
-    cfg: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    study: Request, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    objective = Objective(cfg, tmp_path, 1)
+    objective = Objective(study, tmp_path, 1)
     with caplog.at_level("INFO"):
         for _ in range(2):
             assert objective.alike(Job(1, {"model._target_": "torch.nn.LazyLinear"}, 0, 2)) is None  # takes no shape
@@ -447,7 +483,7 @@ def test_what_trains_one_trial_at_a_time_says_so_once(
 
 
 def test_an_objective_trains_neighbours_that_are_alike_together(
-    cfg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_default_dtype(torch.float32)
     trained: list[int] = []
@@ -456,9 +492,9 @@ def test_an_objective_trains_neighbours_that_are_alike_together(
     monkeypatch.setattr(choice, "_seconds", lambda *_: (1.0, 0.4))  # three take less time together, two do not
     widths = [256, 256, 256, 16, 16, 8]
     jobs = [Job(trial, {"model.width": width}, 0, 2) for trial, width in enumerate(widths)]
-    steps = list(Objective(cfg, tmp_path, 1)(jobs))
+    steps = list(Objective(study, tmp_path, 1)(jobs))
     assert trained == [3, 3]
-    alone = [step for job in jobs for step in Objective(cfg, tmp_path / "alone", 1)([job])]
+    alone = [step for job in jobs for step in Objective(study, tmp_path / "alone", 1)([job])]
     for trial in range(len(jobs)):
         (own, own_end), (metrics, end) = told(alone, trial), told(steps, trial)
         assert own_end.checkpoint == end.checkpoint == f"checkpoints/{trial}/2.pt"
