@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, groupby
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 _NONE: Mapping[str, int] = MappingProxyType({})
 # What no job builds; the study's parent has checked it, and to import it here would cost a worker a second.
 _OF_THE_PARENT = ("space", "searcher", "scheduler", "executor", "tracker")
+_KNOWN = 256  # configs of trials
 _said: set[str] = set()  # of why trials are not trained together
 
 
@@ -40,6 +42,7 @@ class Objective:
     run_dir: Path
     threads: int
     store: Store = field(init=False, compare=False)
+    _known: dict[str, dict[str, Any]] = field(default_factory=dict[str, Any], init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Store(self.run_dir))
@@ -130,8 +133,16 @@ class Objective:
         return fidelity.trained(setting, job)
 
     def config(self, configuration: Configuration, trial: int, streams: Mapping[str, int] = _NONE) -> dict[str, Any]:
-        """Return a trial's plain resolved config, with a confirmation's own `streams`."""
-        return self.request.config(configuration, trial, streams)
+        """Return a trial's plain resolved config, with a confirmation's own `streams`.
+
+        To resolve it takes as long as a small trial's epoch, and it is asked for several times: the last are known.
+        """
+        asked = repr((trial, configuration, streams))
+        if asked not in self._known:
+            if len(self._known) == _KNOWN:
+                self._known.clear()
+            self._known[asked] = self.request.config(configuration, trial, streams)
+        return deepcopy(self._known[asked])
 
     def _prepared(self, job: Job) -> tuple[Fidelity, Setting]:
         config = self.config(job.configuration, job.trial, job.streams)
