@@ -79,7 +79,7 @@ class Objective:
             if str(reason) not in _said:
                 _said.add(str(reason))
                 log.info("%s trains one trial at a time, not many as one program", reason)
-        except UserError:
+        except (Exception, SystemExit):  # a model may raise anything
             pass
         return None
 
