@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -147,8 +148,8 @@ class Bench:
 
     def apart(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Do work in a process of its own."""
-        with self._context.Pool(1) as pool:
-            return pool.apply(work, arguments)
+        with ProcessPoolExecutor(1, self._context) as pool:
+            return pool.submit(work, *arguments).result()
 
     def timed(self, row: Row) -> dict[str, list[float]]:
         """Return the seconds of a trial's step, one alone and all together, of each repeat."""

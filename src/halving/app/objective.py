@@ -140,7 +140,7 @@ class Objective:
         asked = repr((trial, configuration, streams))
         if asked not in self._known:
             if len(self._known) == _KNOWN:
-                self._known.clear()
+                del self._known[next(iter(self._known))]
             self._known[asked] = self.request.config(configuration, trial, streams)
         return deepcopy(self._known[asked])
 

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _TRIALS, _EXAMPLES = 3, 16  # that are compared
 _REPEATS = 3
+_agreed: dict[Hashable, tuple[dict[str, bool] | None, str]] = {}
 _chosen: dict[Hashable, dict[str, bool] | None] = {}
 
 
@@ -30,29 +31,31 @@ def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> dict[str, b
     A probe compares losses and gradients in float64 and, unless `forced`, times both ways. The log says what came of it
     once for each kind of model.
     """
-    key = structure(models[0]), len(models), data.batch_size, data.mean.device, torch.get_num_threads(), forced
+    kind = structure(models[0]), data.mean.device, data.classification
+    key = *kind, len(models), data.batch_size, torch.get_num_threads(), forced
     if key not in _chosen:
         with seeded(0, str(data.mean.device)):
-            _chosen[key], why = _probed(models, data, forced)
-        how = "one after the other" if _chosen[key] is None else "as one program"
-        log.info("%s trials of %s are trained %s: %s", len(models), type(models[0]).__name__, how, why)
+            if kind not in _agreed:
+                _agreed[kind] = _agreement(models, data)
+            how, why = _agreed[kind]
+            if how is not None and not forced:
+                took, alone = _seconds(models, *next(data.batches(data.train)), how)
+                why = f"a step of all takes {took:.2g} s, of one alone {alone:.2g} s"
+                how = how if took < len(models) * alone else None
+            _chosen[key] = how
+        said = "one after the other" if how is None else "as one program"
+        log.info("%s trials of %s are trained %s: %s", len(models), type(models[0]).__name__, said, why)
     return _chosen[key]
 
 
-def _probed(models: Sequence[nn.Module], data: Data, forced: bool) -> tuple[dict[str, bool] | None, str]:
+def _agreement(models: Sequence[nn.Module], data: Data) -> tuple[dict[str, bool] | None, str]:
+    """Return how models give the same together as alone, None where they do not, and why."""
     few = next(data.batches(data.train, size=_EXAMPLES))
     why = ""
     for how in ({"expanded": False}, {"expanded": True}):
-        why = _difference(models[:_TRIALS], *few, how)
-        if not why:
-            break
-    else:
-        return None, why
-    if forced:
-        return how, "their losses and gradients agree"
-    took, alone = _seconds(models, *next(data.batches(data.train)), how)
-    why = f"a step of all takes {took:.2g} s, of one alone {alone:.2g} s"
-    return (how if took < len(models) * alone else None), why
+        if not (why := _difference(models[:_TRIALS], *few, how)):
+            return how, "their losses and gradients agree"
+    return None, why
 
 
 def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: dict[str, bool]) -> str:
