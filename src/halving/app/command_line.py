@@ -13,7 +13,7 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from halving.app.composition import Parts, compose, plan_of
+from halving.app.composition import Parts, compose
 from halving.app.objective import Objective
 from halving.app.runner import Planned, Runner
 from halving.config import checks, commands, trials, winner
@@ -34,6 +34,7 @@ from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
 from halving.report.next_steps import nothing_left
 from halving.report.tables import first_failure
+from halving.schedulers.base import plan_of
 from halving.targets import check_trusted, instantiate, locate, trusted_in_environment
 from halving.tracking.base import PATIENCE, Tracker
 from halving.tracking.progress import Progress

@@ -19,8 +19,9 @@ from halving.curves.table import ROW
 from halving.environment import cores, default_threads
 from halving.errors import UserError, real, whole
 from halving.executors import Executor
-from halving.history import History, Ladder, planned_cost
+from halving.history import History, planned_cost
 from halving.schedulers import PASHA, Scheduler
+from halving.schedulers.base import is_endless, plan_of
 from halving.schedulers.early_stopping import EarlyStopping
 from halving.schedulers.fifo import FIFO
 from halving.schedulers.successive_halving import ladder
@@ -277,10 +278,9 @@ def _budget(request: Request, scheduler: Scheduler, fidelity: Fidelity | Table, 
     PASHA needs no more than its first two levels.
     """
     budget = Budget(**request["budget"])
-    endless = hasattr(scheduler, "plan") and not plan_of(scheduler)
     eta, r_min, r_max = request["eta"], request["r_min"], request["r_max"]
     reach = ladder(eta, r_min, r_max)[:2][-1] if isinstance(scheduler, PASHA) else r_max
-    return fair(budget, fidelity.cost, eta, r_min, r_max, reach, workers) if endless else budget
+    return fair(budget, fidelity.cost, eta, r_min, r_max, reach, workers) if is_endless(scheduler) else budget
 
 
 def _outrun(budget: Budget, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> list[str]:
@@ -317,7 +317,3 @@ def _unaveraged(config: Mapping[str, Any], space: Space, fidelity: Fidelity | Ta
         plain = metric.replace(AVERAGED, "")
         return [f"note: metric={metric} is {plain} itself without averaging=ema or averaging=swa"]
     return []
-
-
-def plan_of(scheduler: Scheduler) -> tuple[Ladder, ...]:
-    return getattr(scheduler, "plan", ())

@@ -18,13 +18,14 @@ from halving.data.keys import key
 from halving.environment import dated, expanded
 from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
-from halving.history import Ended, Header, History, Ladder, planned_cost
+from halving.history import Ended, Header, History, planned_cost
 from halving.journal import Journal, replay
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written
 from halving.report.next_steps import nothing_left
 from halving.report.tables import first_failure
 from halving.schedulers import Scheduler, SuccessiveHalving
+from halving.schedulers.base import is_endless, plan_of
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
 from halving.study import Study
@@ -187,8 +188,8 @@ class Composed:
                 f"{door}: {', '.join(options)} belong to a scheduler class, but a ready scheduler was given"
             )
         allocator = scheduler(proposer, **options) if callable(scheduler) else scheduler
-        plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
-        if hasattr(allocator, "plan") and not plan and budget is None:
+        plan = plan_of(allocator)
+        if is_endless(allocator) and budget is None:
             raise UserError(
                 f"{door}: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget"
             )

@@ -6,8 +6,9 @@ from typing import Any
 from halving.curves.table import Curves
 from halving.errors import UserError
 from halving.executors.simulated import Simulated
-from halving.history import Header, History, Ladder
+from halving.history import Header, History
 from halving.schedulers import Scheduler, SuccessiveHalving
+from halving.schedulers.base import is_endless, plan_of
 from halving.searchers import RandomSearcher, Searcher
 from halving.searchers.table import RandomRows, on_table, space_of
 from halving.training.fidelities.table import Table
@@ -42,8 +43,7 @@ def simulate(
         space = space_of(curves)
         proposer = on_table(searcher(space, seed=seed), curves, space, seed, reuse)
     allocator = scheduler(proposer, **options)
-    plan: tuple[Ladder, ...] = getattr(allocator, "plan", ())
-    if hasattr(allocator, "plan") and not plan and budget is None:
+    if is_endless(allocator) and budget is None:
         raise UserError(f"simulate: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget")
     tuner = Tuner(
         allocator,
@@ -62,7 +62,7 @@ def simulate(
             unit=curves.unit,
             full_cost=fidelity.cost(0, r_max),
             dimensions=("row", *curves.columns),
-            plan=plan,
+            plan=plan_of(allocator),
         )
     )
     tuner.run()

@@ -3,14 +3,16 @@
 from typing import Protocol
 
 from halving.errors import UserError, whole
+from halving.history import Ladder
 from halving.trial import Done, Outcome, Resume, Start, Verdict, Wait
 
 
 class Scheduler(Protocol):
     """Allocates resource to trials: a state machine without I/O, clock, logging or global randomness.
 
-    A scheduler may also have a property `plan`, a tuple of `Ladder`, which says beforehand what it will run, and an
-    attribute `extended_by`, which names the option that may grow when a study goes on.
+    A scheduler may also have a property `plan`, a tuple of `Ladder`, which says beforehand what it will run and is
+    empty of one that goes on without end, and an attribute `extended_by`, which names the option that may grow when a
+    study goes on.
     """
 
     def suggest(self) -> Start | Resume | Wait | Done:
@@ -20,6 +22,16 @@ class Scheduler(Protocol):
     def update(self, outcome: Outcome) -> tuple[Verdict, ...]:
         """Take in what an assignment came to; closing a rung gives the verdicts of many trials at once."""
         ...
+
+
+def plan_of(scheduler: Scheduler) -> tuple[Ladder, ...]:
+    """Return what a scheduler will run, as far as it says that beforehand."""
+    return getattr(scheduler, "plan", ())
+
+
+def is_endless(scheduler: Scheduler) -> bool:
+    """Whether a scheduler says that only a budget ends it."""
+    return hasattr(scheduler, "plan") and not plan_of(scheduler)
 
 
 def check_ladder(eta: int, r_min: int, r_max: int) -> tuple[int, int, int]:
