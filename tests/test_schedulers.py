@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from halving.errors import UserError
 from halving.history import planned_cost
-from halving.schedulers import FIFO, Scheduler, SuccessiveHalving
+from halving.schedulers import FIFO, Hyperband, Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.space import Space
 from halving.trial import Assignment, Configuration, Done, Outcome, Resume, Start, Verdict, Wait
@@ -230,6 +230,23 @@ def test_rung_without_survivor_ends_its_bracket_and_the_next_round_goes_on() -> 
     assert [trace.entered[1, rung] for rung in range(3)] == [4, 2, 0]
     assert [trace.entered[2, rung] for rung in range(3)] == [4, 2, 1]
     assert set(trace.states.values()) == {"failed", "stopped", "completed"}
+
+
+@pytest.mark.parametrize("scheduler", [SuccessiveHalving, Hyperband])
+def test_rounds_without_end_decide_as_many_do(scheduler: Callable[..., Scheduler]) -> None:
+    def begun(rounds: int | None) -> list[Any]:
+        study = scheduler(Numbers(), eta=2, r_min=1, r_max=4, rounds=rounds)
+        taken: list[Any] = []
+        while len(taken) < 60:
+            taken.append(assignment := study.suggest())
+            assert isinstance(assignment, Start | Resume)
+            taken += study.update(
+                Outcome(assignment.trial, assignment.until, by_id(assignment.trial, assignment.until))
+            )
+        return taken
+
+    assert begun(None) == begun(9)
+    assert scheduler(Numbers(), rounds=None).plan == ()  # type: ignore[attr-defined]
 
 
 def test_overlapping_rounds_keep_their_rungs_apart_and_the_older_goes_first() -> None:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from hydra import compose as compose_config
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 
 from halving.app.composition import compose
+from halving.config.choices import Choices
 from halving.config.polite import register
+from halving.config.request import Request
 from halving.curves import Curves, load, save
 from halving.curves.simulation import idle_seconds, simulate
 from halving.errors import UserError
@@ -464,7 +465,7 @@ def test_the_default_end_has_an_answer(tmp_path: Path, scheduler: str, workers: 
         cfg = compose_config("config", ["experiment=simulated", *typed])
 
     def study() -> tuple[History, list[str]]:
-        parts = compose(cfg.copy(), OmegaConf.create(), tmp_path, History())
+        parts = compose(Request(cfg), tmp_path, History(), lambda space: Choices())
         tuner = Tuner(parts.scheduler, parts.executor, cost=parts.fidelity.cost, budget=parts.budget)
         tuner.run()
         return tuner.history, parts.notes

@@ -65,6 +65,16 @@ class Header:
     plan: tuple[Ladder, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
+    @property
+    def single(self) -> bool:
+        """Whether one trial is trained as it stands: nothing is searched."""
+        return self.scheduler == "single"
+
+    @property
+    def sign(self) -> int:
+        """What turns an error, which is minimised, into the metric as people see it."""
+        return -1 if self.maximize else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Halted:
@@ -262,7 +272,7 @@ class History:
         if (header := self.header) is not None:
             what = f"{header.name}: {header.scheduler} with {header.searcher}, {what}"
             if (best := self.incumbent) is not None:
-                error = -best[1].error if header.maximize else best[1].error
+                error = header.sign * best[1].error
                 at = f"after {count(best[1].resource, header.unit)}"
                 what += f"; trial {best[0].trial} is best: {header.metric} {error:.6g} {at}"
         return f"History({what})"

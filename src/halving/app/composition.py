@@ -238,7 +238,8 @@ def _fitted(objective: Objective, fidelity: Fidelity, configuration: Configurati
         return request.but(r_min=r_min)
 
     def build(r_min: int, value: int | None) -> Scheduler:
-        return _scheduler(laid(r_min), Unsearched(), {own: value})
+        once = {"rounds": 1} if request["scheduler"].get("rounds", 1) is None else {}
+        return _scheduler(laid(r_min), Unsearched(), {**once, own: value})
 
     seconds, curves = 0.0, False
     for _ in range(2):  # the first time pays for what is loaded and warmed up once

@@ -1,6 +1,5 @@
 """Other settings, replayed on recorded curves: which would be best, and can cheap rungs be trusted?"""
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +14,7 @@ from scipy.stats import kendalltau, rankdata
 from halving.curves.simulation import simulate
 from halving.curves.table import Curves, row_of
 from halving.errors import UserError
-from halving.history import History, planned_cost
+from halving.history import History
 from halving.review.comparison import Array
 from halving.schedulers import ASHA, FIFO, AsyncHyperband, ConcordantASHA, Hyperband, Scheduler, SuccessiveHalving
 from halving.schedulers.successive_halving import ladder
@@ -139,7 +138,7 @@ def replay(curves: Curves, setting: Setting, seed: int, resource: float) -> floa
     seconds = deadline(curves, resource, setting.workers)
     history = simulate(
         curves,
-        partial(_endless, setting.scheduler, dict(setting.options), last, resource, seed),
+        partial(_endless, setting.scheduler, dict(setting.options), last, seed),
         workers=setting.workers,
         seed=seed,
         reuse=True,
@@ -238,7 +237,7 @@ def middle(values: Sequence[float] | Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _endless(name: str, options: dict[str, Any], r_max: int, resource: float, seed: int, searcher: Any) -> Scheduler:
+def _endless(name: str, options: dict[str, Any], r_max: int, seed: int, searcher: Any) -> Scheduler:
     """A scheduler that goes on for longer than the deadline lets it."""
     scheduler = _SCHEDULERS[name]
     match name:
@@ -249,9 +248,7 @@ def _endless(name: str, options: dict[str, Any], r_max: int, resource: float, se
         case "asha" | "concordant_asha":
             return scheduler(searcher, r_max=r_max, **options)
         case _:
-            once = planned_cost(scheduler(searcher, r_max=r_max, **options).plan, lambda since, until: until - since)
-            rounds = 2 + 4 * math.ceil(resource / (once or 1.0))  # trials that diverge leave time for more
-            return scheduler(searcher, r_max=r_max, rounds=rounds, **options)
+            return scheduler(searcher, r_max=r_max, rounds=None, **options)
 
 
 def _regret_at(history: History, curves: Curves, seconds: float) -> float:

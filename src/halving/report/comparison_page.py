@@ -233,7 +233,7 @@ def _job_row(job: Job, of_all: Collection[str], beside: Path) -> dict[str, Any]:
         row["error"] = digits(error, uncertainty(job.history))
         row["winner"] = f"trial {own[0].trial} at {own[1].resource}"
     if (review := reviewed(job.history)) is not None and review.finished and review.chosen is not None:
-        best, sign = review.rows[0], -1 if header.maximize else 1
+        best, sign = review.rows[0], header.sign
         mean, half = (digits(each, best.standard_error) for each in (sign * best.mean, best.high - best.mean))
         row["confirmed"] = f"trial {best.trial}: {mean} ± {half}"
     return row | {"spent": number(found["resource_spent"]), "time": duration(found["wall_seconds"])}

@@ -24,7 +24,7 @@ def conclusion(history: History, run_dir: Path | None = None, again: str = "") -
     if best is None:
         return "no trial survived"
     trial, evaluation = best
-    single = header.scheduler == "single"
+    single = header.single
     if found := sensitivity_lines(history):  # whose best is only the luckiest
         return "\n".join([*found, _spent(history, single), *([f"files: {run_dir}"] if run_dir is not None else [])])
     real = confirmed_winner(history)
@@ -48,7 +48,7 @@ def confirmed(history: History) -> list[str]:
     review, header = reviewed(history), history.header
     if review is None or header is None:
         return []
-    sign = -1 if header.maximize else 1
+    sign = header.sign
     lines = [
         f"{'confirmed' if review.finished else 'so far confirmed'} with {review.seeds} fresh seeds each "
         f"({_VARIED[review.vary]}), trained for {count(review.until, header.unit)}:"
@@ -98,7 +98,7 @@ def doubts(history: History, again: str = "") -> list[str]:
     ]
     if earlier:
         least = min(earlier, key=lambda each: each.error)
-        error = -least.error if header.maximize else least.error
+        error = header.sign * least.error
         lines.append(
             f"it had {digits(error, uncertainty(history))} after {count(least.resource, header.unit)}, and got worse"
         )
@@ -151,7 +151,7 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     header = history.header
     assert header is not None
     test = ended.test if ended is not None else {}
-    shown = -evaluation.error if header.maximize else evaluation.error
+    shown = header.sign * evaluation.error
     samples = test.get("val_samples") if is_rate(header.metric) else None
     label = metric_label(header)
     name = label if "validation" in label and header.metric != "error" else header.metric

@@ -206,7 +206,7 @@ def confirmed_winner(history: History) -> Row | None:
 
 def mean_text(history: History, row: Row) -> str:
     """Return a mean over fresh seeds and half of its 95 % interval, as people know the metric."""
-    mean = -row.mean if header_of(history).maximize else row.mean
+    mean = header_of(history).sign * row.mean
     return f"{digits(mean, row.standard_error)} ± {digits(row.high - row.mean, row.standard_error)}"
 
 
@@ -304,7 +304,7 @@ def mean_test(chosen: Chosen) -> dict[str, float]:
 
 def summarised(history: History) -> dict[str, Any]:
     """Return what confirmations came to as summary.json has it, the metric as people know it."""
-    review, sign = reviewed(history), -1 if header_of(history).maximize else 1
+    review, sign = reviewed(history), header_of(history).sign
     if review is None:
         return {}
     rows = [

@@ -20,7 +20,7 @@ def draw_confirmations(figure: Figure, history: History) -> None:
     if review is None or not any(row.errors for row in review.rows):
         blank(axes, "no confirmation has come to an error yet")
         return
-    sign = -1 if header.maximize else 1
+    sign = header.sign
     axes.set_ylim(len(review.rows) - 0.4, -0.6)
     axes.grid(axis="x", color=HAIR, linewidth=0.6)
     axes.set_axisbelow(True)

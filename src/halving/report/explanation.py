@@ -32,7 +32,7 @@ def explanation(history: History, trial: int) -> Iterator[str]:
             yield f"  {where}: {'still running' if history.state(found) == 'running' else 'interrupted'}"
             continue
         error = evaluation.finished.outcome.error
-        shown = f"{header.metric} {digits(-error if header.maximize else error, uncertainty(history))}"
+        shown = f"{header.metric} {digits(header.sign * error, uncertainty(history))}"
         cause = f" ({evaluation.finished.cause})" if evaluation.finished.cause else ""
         yield f"  {where}: {shown}{cause}"
         if evaluation.verdict:

@@ -202,7 +202,7 @@ def trial_row(history: History, trial: Trial, known_to: float | None = None) -> 
 
 def confirmation_rows(history: History) -> list[dict[str, Any]]:
     """Return what the table shows of each confirmed trial, the metric as people know it."""
-    review, sign = reviewed(history), -1 if header_of(history).maximize else 1
+    review, sign = reviewed(history), header_of(history).sign
     if review is None:
         return []
 

@@ -49,7 +49,7 @@ def _told(history: History) -> tuple[str, bool, int]:
     header = header_of(history)
     if _metric(history) is None:
         return "validation error", False, 1
-    return metric_label(header), header.maximize, -1 if header.maximize else 1
+    return metric_label(header), header.maximize, header.sign
 
 
 def _finite(curves: dict[int, Curve]) -> dict[int, Curve]:

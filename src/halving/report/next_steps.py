@@ -42,7 +42,7 @@ def next_steps(history: History, run_dir: str) -> Iterator[Step]:
         yield Step("Go on where it stopped", resume)
     elif ended.failure:
         yield Step("Try again what failed in the end", resume)
-    if (more := _extension(history)) and header.scheduler != "single":
+    if (more := _extension(history)) and not header.single:
         yield Step(
             "Extend it to twice its budget" if history.halted else "Extend it by one more round", f"{resume} {more}"
         )
@@ -109,7 +109,7 @@ def nothing_left(history: History, scheduler: object, options: Mapping[str, Any]
     planned = sum(ladder.sizes[0] for ladder in history.header.plan if ladder.sizes)
     if value is None or len(history.trials) < planned:
         cure = "the space is exhausted"
-    elif knob and history.header.scheduler != "single":
+    elif knob and not history.header.single:
         cure = f"{group}{knob}={value + 1 if knob == 'rounds' else 2 * value} does"
     else:
         cure = "begin a new one" + (", with a budget in place of max_trials" if "max_trials" in options else "")

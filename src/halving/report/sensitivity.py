@@ -188,7 +188,7 @@ def _place(value: Value) -> tuple[bool, float, str]:
 def told(history: History) -> list[tuple[str, ...]]:
     """Return a row of words for each dimension: its name, the base, best and worst, range, limit and the verdict."""
     found = sensitivity(history)
-    sign = -1 if header_of(history).maximize else 1
+    sign = header_of(history).sign
     if found is None:
         return []
     step = found.noise / math.sqrt(found.seeds)
@@ -232,7 +232,7 @@ def headline(history: History) -> str:
         return ""
     header = header_of(history)
     step = found.spread / math.sqrt(found.seeds)
-    error = digits(-found.base.mean if header.maximize else found.base.mean, step)
+    error = digits(header.sign * found.base.mean, step)
     text = f"The base has a mean {metric_label(header)} of {error} over {count(found.seeds, 'seeds')}"
     if math.isfinite(found.noise):
         varies = max(found.spread, found.noise)  # where seeds have nothing in common, either may come out larger

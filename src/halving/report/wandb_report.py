@@ -151,7 +151,7 @@ def of_study(history: History, run_dir: Path, study: str, project: str, entity: 
     if history.ended is not None and history.ended.command:
         blocks += [Heading("Train the winner again"), Code(history.ended.command)]
         blocks += [Text(text)] if (text := in_full(history)) else []
-    if header.scheduler == "single":
+    if header.single:
         return _report(title, description, project, entity, (study,), [*blocks, *_single(history, study)])
     blocks += _curves(history, study, None if best is None else best[0])
     blocks += _incumbent(header, study)

@@ -1,10 +1,9 @@
 """Hyperband (Li et al. 2018, JMLR, algorithm 1)."""
 
-from halving.errors import whole
+from halving.history import Ladder
 from halving.schedulers.base import check_ladder
-from halving.schedulers.bracket import Bracket
 from halving.schedulers.successive_halving import sizes
-from halving.schedulers.synchronous import MOST_ROUNDS, BracketSequence
+from halving.schedulers.synchronous import BracketSequence
 from halving.searchers import Searcher
 
 
@@ -35,10 +34,8 @@ class Hyperband(BracketSequence):
 
     extended_by = "rounds"
 
-    def __init__(self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 81, rounds: int = 1) -> None:
-        brackets = [
-            Bracket(levels, sizes(levels, eta, n), eta)
-            for _ in range(whole("scheduler.rounds", rounds, most=MOST_ROUNDS))
-            for n, levels in allocation(eta, r_min, r_max)
-        ]
-        super().__init__(searcher, brackets)
+    def __init__(
+        self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 81, rounds: int | None = 1
+    ) -> None:
+        a_round = [Ladder(levels, sizes(levels, eta, n)) for n, levels in allocation(eta, r_min, r_max)]
+        super().__init__(searcher, a_round, eta, rounds)

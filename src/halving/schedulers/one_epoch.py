@@ -3,8 +3,8 @@
 from fractions import Fraction
 
 from halving.errors import UserError, whole
+from halving.history import Ladder
 from halving.schedulers.base import check_ladder
-from halving.schedulers.bracket import Bracket
 from halving.schedulers.successive_halving import ladder, sizes
 from halving.schedulers.synchronous import BracketSequence
 from halving.searchers import Searcher
@@ -30,8 +30,10 @@ class OneEpoch(BracketSequence):
         if k > n:
             raise UserError(f"scheduler.k={k}: at least 1 of the n={n} trials must go on, and at most all")
         # actual // (n / k), exact in fractions: k of n, and in proportion where the space is exhausted before n.
-        bracket = Bracket((r_min, r_max), (n, k), Fraction(n, k)) if r_min < r_max else Bracket((r_max,), (n,), eta)
-        super().__init__(searcher, [bracket])
+        if r_min < r_max:
+            super().__init__(searcher, [Ladder((r_min, r_max), (n, k))], Fraction(n, k))
+        else:
+            super().__init__(searcher, [Ladder((r_max,), (n,))], eta)
 
 
 def _spent_by_halving(eta: int, r_min: int, r_max: int) -> int:

@@ -1,9 +1,9 @@
 """Successive halving (Karnin et al. 2013; Jamieson and Talwalkar 2016)."""
 
 from halving.errors import whole
+from halving.history import Ladder
 from halving.schedulers.base import check_ladder
-from halving.schedulers.bracket import Bracket
-from halving.schedulers.synchronous import MOST_ROUNDS, BracketSequence
+from halving.schedulers.synchronous import BracketSequence
 from halving.searchers import Searcher
 
 
@@ -31,7 +31,8 @@ def sizes(levels: tuple[int, ...], eta: int, n: int | None = None) -> tuple[int,
 
 
 class SuccessiveHalving(BracketSequence):
-    """Trains `n` trials for `r_min`, keeps the best one in `eta`, and so on up to `r_max`; `rounds` times over.
+    """Trains `n` trials for `r_min`, keeps the best one in `eta`, and so on up to `r_max`; `rounds` times over,
+    or without end.
 
     It is robust where early errors rank trials as late ones do, and loses slow starters where they do not. In the
     book's words (Dive into Deep Learning, section 19.4) `eta` and `prefact` shape the ladder, which starts at r_min.
@@ -42,9 +43,14 @@ class SuccessiveHalving(BracketSequence):
     extended_by = "rounds"
 
     def __init__(
-        self, searcher: Searcher, eta: int = 3, r_min: int = 1, r_max: int = 27, n: int | None = None, rounds: int = 1
+        self,
+        searcher: Searcher,
+        eta: int = 3,
+        r_min: int = 1,
+        r_max: int = 27,
+        n: int | None = None,
+        rounds: int | None = 1,
     ) -> None:
         levels = ladder(eta, r_min, r_max)
         n = None if n is None else whole("scheduler.n", n)
-        rounds = whole("scheduler.rounds", rounds, most=MOST_ROUNDS)
-        super().__init__(searcher, [Bracket(levels, sizes(levels, eta, n), eta) for _ in range(rounds)])
+        super().__init__(searcher, [Ladder(levels, sizes(levels, eta, n))], eta, rounds)

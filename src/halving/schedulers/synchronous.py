@@ -1,27 +1,36 @@
 """A sequence of brackets under one searcher: what successive halving and Hyperband share."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
+from halving.errors import whole
 from halving.history import Ladder
 from halving.schedulers.bracket import Bracket, Promotion
 from halving.searchers import Searcher
 from halving.searchers.base import place
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Verdict, Wait
 
-MOST_ROUNDS = 100_000  # each has its place in the plan
+_MOST_ROUNDS = 100_000  # each has its place in the plan
 
 
 class BracketSequence:
-    """Runs brackets one after another.
+    """Runs the brackets of a round one after another, `rounds` times over, or without end where that is None.
 
     While a rung waits for a straggler the next bracket starts, and overlapping brackets keep their rungs apart; the
     promotions of an older bracket always go before anything of a newer one.
     """
 
-    def __init__(self, searcher: Searcher, brackets: Sequence[Bracket]) -> None:
+    def __init__(
+        self, searcher: Searcher, a_round: Sequence[Ladder], eta: int | Fraction, rounds: int | None = 1
+    ) -> None:
         self._searcher = searcher
-        self._brackets = list(brackets)
-        self._levels = {level for bracket in brackets for level in bracket.levels}
+        self._round = a_round
+        self._eta = eta
+        self._endless = rounds is None
+        self._brackets: list[Bracket] = []
+        for _ in range(1 if rounds is None else whole("scheduler.rounds", rounds, most=_MOST_ROUNDS)):
+            self._extend()
+        self._levels = {level for ladder in a_round for level in ladder.levels}
         self._configurations: dict[int, Configuration] = {}
         self._bracket_of: dict[int, int] = {}
         self._open: list[int] = []
@@ -30,8 +39,8 @@ class BracketSequence:
 
     @property
     def plan(self) -> tuple[Ladder, ...]:
-        """The ladders that will be climbed if no trial fails."""
-        return tuple(Ladder(bracket.levels, bracket.sizes) for bracket in self._brackets)
+        """The ladders that will be climbed if no trial fails; none where they never end."""
+        return () if self._endless else tuple(Ladder(bracket.levels, bracket.sizes) for bracket in self._brackets)
 
     def suggest(self) -> Start | Resume | Wait | Done:
         for index in self._open:
@@ -40,7 +49,7 @@ class BracketSequence:
         for index in self._open:
             if not self._brackets[index].full:
                 return self._start(index)
-        if self._begun < len(self._brackets):
+        if self._begun < len(self._brackets) or self._endless:
             return self._start(self._begun)
         return Wait() if self._open else Done()
 
@@ -55,6 +64,8 @@ class BracketSequence:
         return late + verdicts
 
     def _start(self, index: int) -> Start | Resume | Wait | Done:
+        if index == len(self._brackets):
+            self._extend()
         bracket = self._brackets[index]
         trial = len(self._configurations)
         place(self._searcher, trial, sum(level < bracket.levels[0] for level in self._levels))
@@ -68,6 +79,9 @@ class BracketSequence:
         self._bracket_of[trial] = index
         bracket.enter(trial)
         return Start(trial, configuration, bracket.levels[0], index, 0, "a new configuration")
+
+    def _extend(self) -> None:
+        self._brackets += (Bracket(ladder.levels, ladder.sizes, self._eta) for ladder in self._round)
 
     def _exhausted(self, bracket: Bracket) -> Resume | Wait | Done:
         """Go on with fewer trials than planned.

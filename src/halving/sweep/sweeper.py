@@ -121,7 +121,7 @@ def _run(
             print(f"upload: {line}")
         if isinstance(mirror, TensorBoard) and (line := mirror.command(history)):
             print(f"curves: {line}")
-    return -best[1].error if composed.header.maximize else best[1].error
+    return composed.header.sign * best[1].error
 
 
 def _check_settings(settings: "Settings") -> None:

@@ -27,7 +27,7 @@ def status(
     header: Header, history: History, pace: Pace, decision: Decision | None = None, final: bool = False
 ) -> RenderableType:
     """Return the live display: the rungs (or, of a single trial, its bar), the incumbent, the workers and the time."""
-    if header.scheduler == "single":
+    if header.single:
         return _single(header, history, pace, final)
     rungs = _rungs(header, history, final)
     rows = _many_brackets if len({bracket for bracket, _ in rungs}) > 1 else _one_bracket
@@ -211,10 +211,10 @@ class _Clock:
     """The time spent and left, as of the moment it is drawn."""
 
     def __init__(self, header: Header, history: History, pace: Pace, final: bool) -> None:
-        self._spent = "" if header.scheduler == "single" else f"{spent_of_planned(header, history)}, "
+        self._spent = "" if header.single else f"{spent_of_planned(header, history)}, "
         self._seconds = history.seconds
         self._left = None if final or history.halted else pace.left(header, history)
-        self._speed = f", {speed}" if header.scheduler == "single" and (speed := pace.speed(header, history)) else ""
+        self._speed = f", {speed}" if header.single and (speed := pace.speed(header, history)) else ""
         self._drawn = time.monotonic()
         self._final = final
 

@@ -16,7 +16,7 @@ RUNGS = 12  # most rungs that are worth a plan
 
 def plan(header: Header) -> RenderableType:
     """Return what the study is going to do: how many trials reach which resource, and at what cost."""
-    searches = header.dimensions and header.scheduler != "single"
+    searches = header.dimensions and not header.single
     searched = f", {header.searcher} over {', '.join(short(header.dimensions).values())}" if searches else ""
     parts: list[RenderableType] = [Text(f"{header.name}: {header.scheduler}{searched}, seed {header.seed}")]
     ladders = header.plan

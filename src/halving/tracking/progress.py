@@ -95,12 +95,12 @@ class Progress:
                 trial, evaluation = history.finished[-1]
                 new = bool(history.incumbents) and history.incumbents[-1][1] is evaluation
                 brief = _planned_evaluations(header) <= BRIEF
-                if header.scheduler == "single" and not event.outcome.failed:
+                if header.single and not event.outcome.failed:
                     return
                 if new or brief or event.outcome.failed or now >= self._next:
                     self._say(_evaluation_line(header, history, trial, evaluation, new, pace))
                     self._next = now + LINES
-            case Epoch(trial, epoch, metrics) if header.scheduler == "single":
+            case Epoch(trial, epoch, metrics) if header.single:
                 total = last_epoch(header, history.trials[trial].last)
                 if total is None or total <= BRIEF or epoch == total or now >= self._next:
                     of = f"/{total}" if total else ""

@@ -166,4 +166,4 @@ def metric_name(header: Header) -> str:
 
 def measured(header: Header, error: float) -> float:
     """Return an error as it was measured, with the sign of the user's metric."""
-    return -error if header.maximize else error
+    return header.sign * error

@@ -117,7 +117,7 @@ class Wandb:
         header, self._notes = history.header, notes_text(history.notes)
         if header is None or not self._begin():
             return
-        single = header.scheduler == "single"
+        single = header.single
         match event:
             case Start(trial) | Resume(trial) | Epoch(trial):
                 self._follow(history.trials[trial], header)
@@ -139,10 +139,10 @@ class Wandb:
         history = history.closed()
         for trial in history.trials.values():
             if trial.trial not in self._whole:
-                tested = test_metrics(history) if header.scheduler == "single" else {}
+                tested = test_metrics(history) if header.single else {}
                 self._finish(trial, header, {"state": history.state(trial), **tested})
         below = run_directory(header, "W&B")
-        studied = history.finished and header.scheduler != "single"
+        studied = history.finished and not header.single
         if studied and (self._study is not None or not is_whole(below, "study", study_mark(history))):
             self._follow_study(header, history).finish(history)
         self._done = True
@@ -187,10 +187,10 @@ class Wandb:
         run.finish(trial, header, more or {})
 
     def _trial_run(self, trial: Trial, header: Header) -> TrialRun:
-        name = study_id(header) if header.scheduler == "single" else f"trial-{trial.trial}"
+        name = study_id(header) if header.single else f"trial-{trial.trial}"
         values = self._config(trial.configuration, trial.trial) if self._config else trial_config(header, trial)
         config = run_config(header, values, trial.configuration)
-        stream = values.get("trial") if header.scheduler == "single" else None
+        stream = values.get("trial") if header.single else None
         number = trial.trial if stream is None else stream
         return TrialRun(self._init(header, f"t{trial.trial}", name, "trial", config), number)
 

@@ -40,7 +40,7 @@ def shown(history: History, error: float) -> str:
     """Say an error as the metric that the user knows, with digits that tell good trials apart; nothing for none."""
     if history.header is None or math.isinf(error):
         return ""
-    value = -error if history.header.maximize else error
+    value = history.header.sign * error
     return number(value) if (step := resolution(history)) is None else rounded(value, step)
 
 
