@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -10,22 +11,22 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.objectives import Patient, Plain
+from faults.objectives import Patient, Plain, Seeing
 from test_carried import came_to, leaving, left, tuned
 from test_conformance import complaints
 
 from halving.conformance import conform
 from halving.errors import UserError
 from halving.executors import Serial
+from halving.executors.pilot import _places, gpus, join
 from halving.executors.pilots import Pilots
+from halving.executors.signed import Signed, _signature
 from halving.executors.ssh import SSH
-from halving.executors.work import Ready
+from halving.executors.work import Lost, Ready
 from halving.training.own import Trainings
 from halving.trial import Epoch, Job, Restarted, Step
 
@@ -52,7 +53,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (there / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {there}/host\nAuthorizedKeysFile {there}/user.pub\n"
         f"PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 50\n"
-        f"SetEnv TMPDIR={there}\n"
+        f"SetEnv TMPDIR={there} CUDA_VISIBLE_DEVICES=4,5\n"
     )
     (there / "config").write_text(
         f"Host a b\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {there}/user\n"
@@ -116,7 +117,42 @@ class Nobody:
     def close(self) -> None: ...
 
 
-def test_who_has_not_the_key_gets_nothing_and_holds_nobody_up() -> None:
+class Trap:
+    """What leaves a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._file,)
+
+
+def heard(backend: Pilots) -> list[Any]:
+    said: list[Any] = []
+    while not said:
+        said += backend.listen(0.1)
+    return said
+
+
+@pytest.mark.parametrize("how", ["unsigned", "of another key", "again", "cut short"])
+def test_who_has_not_the_key_gets_nothing_and_what_is_not_signed_is_not_heard(how: str, tmp_path: Path) -> None:
+    trap = tmp_path / "sprung"
+
+    def forged(connection: Signed) -> None:
+        """Say what somebody between the two could."""
+        raw, own = connection._connection, connection._own
+        content = pickle.dumps((3, Trap(trap)))
+        match how:
+            case "unsigned":
+                raw.send_bytes(content)
+            case "of another key":
+                connection._own = b"another"
+                connection.send_bytes(content)
+            case "again":
+                raw.send_bytes(_signature(own, 1, pickle.dumps((3, Ready()))) + pickle.dumps((3, Ready())))
+            case _:
+                raw.send_bytes((_signature(own, 2, content) + content)[:-1])
+
     launcher = Nobody()
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(few, 1024), most))
@@ -125,8 +161,10 @@ def test_who_has_not_the_key_gets_nothing_and_holds_nobody_up() -> None:
         address = (launcher.host, launcher.port)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most, "each worker takes one"
         assert launcher.host == "127.0.0.1"
-        with pytest.raises(AuthenticationError):
-            Client(address, authkey=b"another")
+        stranger = join({"host": launcher.host, "port": launcher.port, "key": "00" * 32})
+        stranger.send("mine")
+        with pytest.raises((EOFError, OSError)):
+            stranger.recv_bytes()
         with socket.create_connection(address), socket.create_connection(address) as loud:
             loud.sendall(b"\x00\x00\x00\x04ping" * 3)
             said = b""
@@ -135,20 +173,47 @@ def test_who_has_not_the_key_gets_nothing_and_holds_nobody_up() -> None:
                 while part := loud.recv(4096):
                     said += part
                 raise ConnectionError
-            assert said[4:15] == b"#CHALLENGE#" and len(said) < 200
+            assert len(said) == 36, "a nonce, which is drawn anew for each"
             assert list(backend.listen(0)) == []
-            with Client(address, authkey=launcher.key) as connection:
-                connection.send("mine")
-                assert b"Plain" in connection.recv_bytes()
-                connection.send((3, Ready()))
-                heard: list[Any] = []
-                while not heard:
-                    heard += backend.listen(0.1)
-        assert heard == [(0, Ready())]
+            connection = join({"host": launcher.host, "port": launcher.port, "key": launcher.key.hex()})
+            connection.send("mine")
+            assert b"Plain" in connection.recv_bytes()
+            connection.send((3, Ready()))
+            assert heard(backend) == [(0, Ready())]
+            forged(connection)
+            assert heard(backend) == [(0, Lost("its pilot mine ended or is out of reach", False))]
+            assert not trap.exists()
     finally:
         backend.close()
     with pytest.raises(OSError):
         socket.create_connection(address)
+
+
+@needs_sshd
+def test_workers_of_a_host_have_its_gpus_in_turn(hosts: Path) -> None:
+    executor, steps = SSH(Seeing(), ["a"], workers=3), list[Step]()
+    try:
+        for trial in range(3):
+            while not executor.has_room():
+                steps.extend(executor.wait())
+            executor.submit(Job(trial, {}, 0, 1))
+        while not executor.idle():
+            steps.extend(executor.wait())
+    finally:
+        executor.shutdown(graceful=False)
+    assert sorted(step.metrics["gpu"] for step in steps if isinstance(step, Epoch)) == [4.0, 4.0, 5.0]
+
+
+def test_a_machine_without_a_say_in_it_names_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus() == []
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0\necho 1\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert gpus() == ["0", "1"] and _places(3, 1) == ["0", "1", "0"]
+    assert _places(1, 1) == [None] and _places(2, 0) == [None, None], "which see all of them"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus() == [], "none is to be seen"
 
 
 @needs_sshd

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from contextlib import closing, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from halving.executors.base import Objective
 from halving.executors.letters import Letters
 from halving.executors.pool import Slot
 from halving.executors.process import Processes
+from halving.executors.signed import Signed
 from halving.executors.work import Lost, Raised, Ready, Stopped, Unstarted
 from halving.trial import Finished, Job
 
@@ -33,6 +35,7 @@ BEGIN = (
     "from halving.executors.pilot import main; main(said, *sys.argv[1:])"
 )
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_ANSWER = 30  # seconds for a machine to name its GPUs
 _SILENCE = 60  # seconds after which the other side is given up
 
 Order = tuple[Slot, tuple[Job, ...] | Stopped | None]  # to run, to stop, to be killed
@@ -42,6 +45,7 @@ def invitation(**said: str | int) -> bytes:
     """Return the line that a pilot reads first.
 
     Whoever has the `key` may join at `port` of `host`, or with port 0 at a socket's path; or it says a `directory`.
+    With `spread` each of its workers sees one of the machine's GPUs, in turn.
     """
     entries = [Path(each).absolute() for each in sys.path if each]
     own = [str(each) for each in entries if not any(map(each.is_relative_to, (sys.prefix, sys.base_prefix)))]
@@ -74,8 +78,23 @@ def main(invited: dict[str, Any], name: str, workers: str) -> None:
         channel.send(name)
         objective = _Given(channel.recv_bytes())
         threading.Thread(target=_hear, args=(channel, orders, ring), daemon=True).start()
-        with closing(Processes(objective, [None] * int(workers), bell)) as processes:
+        with closing(Processes(objective, _places(int(workers), invited.get("spread", 0)), bell)) as processes:
             _Pilot(channel, processes).fly(orders, bell, asked)
+
+
+def gpus() -> list[str]:
+    """Return this machine's GPUs as CUDA names them, without loading what could use them."""
+    if (seen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [each for each in seen.split(",") if each]
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=_ANSWER, check=True).stdout.split()
+    return []
+
+
+def _places(workers: int, spread: int) -> list[str | None]:
+    found = gpus() if spread and workers > 1 else []
+    return [found[i % len(found)] if found else None for i in range(workers)]
 
 
 def tune(connection: Connection) -> None:
@@ -94,7 +113,7 @@ def tune(connection: Connection) -> None:
 class _Pilot:
     """Tells of workers, and does with them what is ordered. Asked to, it ends when each has left a checkpoint."""
 
-    def __init__(self, channel: Connection | Letters, processes: Processes) -> None:
+    def __init__(self, channel: Signed | Letters, processes: Processes) -> None:
         self._channel, self._processes = channel, processes
         self._busy: dict[Slot, int] = {}  # how many of its jobs have no end yet
 
@@ -171,7 +190,8 @@ def _unpacked(content: bytes) -> Objective | Unstarted:
         )
 
 
-def join(invited: dict[str, Any]) -> Connection:
+def join(invited: dict[str, Any]) -> Signed:
+    """Return a pilot's connection. Raises OSError and EOFError where there is none."""
     host, port, key = str(invited["host"]), int(invited["port"]), bytes.fromhex(invited["key"])
     if port:
         end = socket.create_connection((host, port), timeout=_SILENCE)
@@ -182,12 +202,10 @@ def join(invited: dict[str, Any]) -> Connection:
     end.settimeout(None)
     connection = Connection(end.detach())
     tune(connection)
-    answer_challenge(connection, key)
-    deliver_challenge(connection, key)
-    return connection
+    return Signed(connection, key, door=False)
 
 
-def _hear(channel: Connection | Letters, orders: "SimpleQueue[Order | None]", ring: Connection) -> None:
+def _hear(channel: Signed | Letters, orders: "SimpleQueue[Order | None]", ring: Connection) -> None:
     """Take orders as they come, whatever else is done, so that nobody there waits for being heard."""
     with suppress(EOFError, OSError):
         while True:

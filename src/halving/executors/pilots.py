@@ -3,6 +3,7 @@
 import errno
 import itertools
 import logging
+import pickle
 import secrets
 import socket
 import struct
@@ -11,7 +12,7 @@ import time
 from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
+from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from halving.executors.carried import Carrying, Keeping
 from halving.executors.pilot import Order, by_value, tune
 from halving.executors.pool import Backend, Batching, Pool, Slot, limits
 from halving.executors.process import START
+from halving.executors.signed import Signed
 from halving.executors.work import Lost, Message, Stopped, Unstarted
 from halving.trial import Job
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _BEAT = 1.0  # seconds after which what started pilots is looked at again
 _HANDSHAKE = 10  # seconds to show the key
+_NAME = 1024  # bytes of a pilot's name
 
 
 class Launcher(Protocol):
@@ -103,13 +106,13 @@ class Pilots:
         self._key = secrets.token_bytes(32)
         self._launcher = launcher
         self._numbers = itertools.count()
-        self._names: dict[Connection, str] = {}
-        self._slots: dict[Slot, tuple[Connection, Slot]] = {}  # what a pilot calls it
-        self._known: dict[Connection, dict[Slot, Slot]] = {}  # and the other way round
+        self._names: dict[Signed, str] = {}
+        self._slots: dict[Slot, tuple[Signed, Slot]] = {}  # what a pilot calls it
+        self._known: dict[Signed, dict[Slot, Slot]] = {}  # and the other way round
         self._joined: set[str] = set()
         self._tended = time.monotonic()
         self._closed = False
-        self._new: SimpleQueue[tuple[str, Connection]] = SimpleQueue()
+        self._new: SimpleQueue[tuple[str, Signed]] = SimpleQueue()
         self._bell, self._ring = Pipe(duplex=False)
         try:
             self._door = socket.create_server((address or "127.0.0.1", 0), backlog=128)
@@ -129,13 +132,14 @@ class Pilots:
     def listen(self, timeout: float | None) -> Iterator[tuple[Slot, Message]]:
         if time.monotonic() - self._tended >= _BEAT:
             yield from self._tend()
-        for each in wait([self._bell, *self._names], _BEAT if timeout is None else min(_BEAT, timeout)):
+        ends: list[Any] = [self._bell, *self._names]
+        for each in wait(ends, _BEAT if timeout is None else min(_BEAT, timeout)):
             if each is self._bell:
                 self._bell.recv_bytes()
                 name, connection = self._new.get()
                 self._names[connection] = name
                 self._joined.add(name)
-            elif isinstance(each, Connection):
+            elif isinstance(each, Signed):
                 yield from self._said(each)
 
     def send(self, slot: Slot, jobs: Sequence[Job]) -> None:
@@ -173,7 +177,7 @@ class Pilots:
             with suppress(OSError):  # it has gone, which is heard next
                 connection.send(said)
 
-    def _said(self, connection: Connection) -> Iterator[tuple[Slot, Message]]:
+    def _said(self, connection: Signed) -> Iterator[tuple[Slot, Message]]:
         of = self._known.setdefault(connection, {})
         try:
             while connection.poll():
@@ -216,15 +220,14 @@ class Pilots:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _HANDSHAKE, 0))
                 connection = Connection(end.dup().detach())
                 strange.callback(connection.close)
-                deliver_challenge(connection, self._key)
-                answer_challenge(connection, self._key)
-                name: Any = connection.recv()
-                connection.send_bytes(self._content)
+                signed = Signed(connection, self._key, door=True)
+                name: Any = pickle.loads(signed.recv_bytes(_NAME))
+                signed.send_bytes(self._content)
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
                 tune(connection)
             except Exception:  # a stranger may say anything
                 return
             strange.pop_all()
-        self._new.put((str(name), connection))
+        self._new.put((str(name), signed))
         with suppress(OSError):
             self._ring.send_bytes(b"")

@@ -11,7 +11,9 @@ import socket
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from halving.environment import cores, wait_passively
@@ -300,12 +302,18 @@ def _joined(
 
 def _check_reach(address: str) -> None:
     """Raise UserError where nobody listens at an address: Ray itself would try for minutes, and hear no signal."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    at, where = address, ""
+    if address == "auto":  # which of these may name a cluster that has ended
+        current = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+        at, where = os.environ.get("RAY_ADDRESS", ""), "RAY_ADDRESS"
+        with suppress(OSError):
+            at, where = (at, where) if at else (current.read_text().strip(), str(current))
+    host, _, port = at.rpartition("://")[2].rpartition(":")
     if port.isdecimal():
         try:
             socket.create_connection((host.strip("[]"), int(port)), _REACH).close()
         except (OSError, OverflowError) as error:
-            told = getattr(error, "strerror", None) or error
+            told = f"{getattr(error, 'strerror', None) or error}{where and f' at {at}, which {where} names'}"
             raise UserError(f"executor.address={address}: no Ray cluster can be joined: {told}") from error
 
 

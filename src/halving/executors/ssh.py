@@ -28,8 +28,9 @@ class SSH(Piloted):
     """Runs jobs in `workers` processes on each of `hosts`, as ssh knows them: its config says users, ports and keys.
 
     There `python` is an interpreter that has halving, by default the path of this one. All goes through ssh, unless
-    `address` is this machine's name as the hosts know it: then workers connect to it, without encryption. A host that
-    is lost is tried again; the death of one costs its trials no retry.
+    `address` is this machine's name as the hosts know it: then workers connect to it, and what is said is signed, but
+    not encrypted. The workers of a host have its GPUs in turn. A host that is lost is tried again; the death of one
+    costs its trials no retry.
 
     Raises UserError for hosts that are none, without ssh, and for numbers out of range.
     """
@@ -51,7 +52,8 @@ class SSH(Piloted):
         if not isinstance(given, list | tuple) or not hosts or not all(_is_host(each) for each in hosts):
             raise UserError(f"executor.hosts={hosts}: give the names of machines, such as executor.hosts=[a,b]")
         each = whole("executor.workers", workers)
-        started = _Started(hosts, each, python or sys.executable, address is None)
+        spread = getattr(objective, "device", "auto") in ("auto", "cuda")
+        started = _Started(hosts, each, python or sys.executable, address is None, spread)
         super().__init__(
             objective, started, each * len(hosts), address, checkpoints, retries, trial_timeout, batch, patience
         )
@@ -67,9 +69,9 @@ class _Ssh:
 class _Started:
     """A process of ssh for each host, for as long as its pilot lives. `tunnelled`, it also carries what is said."""
 
-    def __init__(self, hosts: Sequence[str], workers: int, python: str, tunnelled: bool) -> None:
+    def __init__(self, hosts: Sequence[str], workers: int, python: str, tunnelled: bool, spread: bool) -> None:
         self._hosts = dict(enumerate(hosts))
-        self._workers, self._python, self._tunnelled = workers, python, tunnelled
+        self._workers, self._python, self._tunnelled, self._spread = workers, python, tunnelled, spread
         self._running: dict[int, _Ssh] = {}
         self._at: tuple[str, int, bytes] = "", 0, b""
 
@@ -131,7 +133,7 @@ class _Started:
             raise UserError(f"executor=ssh: ssh cannot be run here: {error.strerror}") from error
         assert process.stdin is not None
         with suppress(OSError), process.stdin:  # it has ended, which is seen to later
-            process.stdin.write(invitation(host=host, port=port, key=key.hex()))
+            process.stdin.write(invitation(host=host, port=port, key=key.hex(), spread=self._spread))
         self._running[number] = _Ssh(process, said, time.monotonic())
 
 
