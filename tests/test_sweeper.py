@@ -20,7 +20,7 @@ from halving.sweep.jobs import filled
 from halving.sweep.parameters import flat, typed
 
 CURVE, TORCH = "tests/apps/curve/train.py", "tests/apps/plain_torch/train.py"
-SWEEP = ("-m", "hparams_search=halving", "hydra.sweep.dir=sweep")
+SWEEP = ("-m", "hparams_search=halving", "hydra.sweep.dir=sweep", "hydra.output_subdir=null")
 
 MOMENTS = (
     *("journal.jsonl 1", "journal.jsonl 3"),  # the jobs of the first rung are handed out
@@ -124,12 +124,12 @@ def test_an_interrupted_sweep_says_how_it_goes_on(fork: Forks, straight: Path, t
 
 
 def test_an_asynchronous_scheduler_runs_programs_until_its_default_budget_is_spent(fork: Forks, tmp_path: Path) -> None:
-    options = ["hydra.sweeper.scheduler=asha", "hydra.sweeper.launch=subprocess", "hydra.sweeper.workers=2"]
-    done = fork(*SWEEP, *options, program=CURVE, cwd=tmp_path)
+    options = ["scheduler=asha", "launch=subprocess", "workers=2", "eta=2", "r_max=2"]
+    done = fork(*SWEEP, *(f"hydra.sweeper.{option}" for option in options), program=CURVE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     study = halving.load(tmp_path / "sweep")
-    assert study.best.last.resource == 3 and 5 <= study.history.spent <= 9
-    assert "resource=5 reached" in study.history.halted
+    assert study.best.last.resource == 2 and 3 <= study.history.spent <= 6
+    assert "resource=3 reached" in study.history.halted
 
 
 def test_a_space_of_ones_own_has_choices_and_conditions(fork: Forks, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_trial_that_raises_fails_alone(fork: Forks, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("lightning") is None, reason="needs Lightning")
 def test_a_lightning_app_ends_at_its_rungs_and_plans_for_r_max(fork: Forks, tmp_path: Path) -> None:
-    done = fork(*SWEEP, program="tests/apps/lightning_app/src/train.py", cwd=tmp_path)
+    done = fork(*SWEEP[:-1], program="tests/apps/lightning_app/src/train.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     study, sweep = halving.load(tmp_path / "sweep"), tmp_path / "sweep"
     assert [len(study.curves[trial.trial]) for trial in study.trials] == [t.last.resource for t in study.trials]
