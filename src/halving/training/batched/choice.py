@@ -19,46 +19,58 @@ from halving.training.randomness import captured, seeded
 
 log = logging.getLogger(__name__)
 
-_TRIALS, _EXAMPLES = 3, 16  # that are compared
-_REPEATS = 3
-_agreed: dict[Hashable, tuple[dict[str, bool] | None, str]] = {}
-_chosen: dict[Hashable, dict[str, bool] | None] = {}
+How = dict[str, bool]
+_COMPARED, _EXAMPLES = 3, 16  # trials and examples
+_TIMED, _REPEATS = 4, 3  # trials, and passes of which the first does not count
+
+_agreed: dict[Hashable, tuple[How | None, str]] = {}
+_chosen: dict[Hashable, How | None] = {}
+_enough: dict[Hashable, int] = {}  # trials that were faster together
 
 
-def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> dict[str, bool] | None:
+def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
     """Return how `Joint` is to take these models, None where they are better trained one after the other.
 
-    A probe compares losses and gradients in float64 and, unless `forced`, times both ways. The log says what came of it
-    once for each kind of model.
+    A probe compares losses and gradients in float64 and, unless `forced`, times both ways: of more trials, what is
+    faster of few is so, too. The log says what came of it once for each kind of model.
     """
     kind = structure(models[0]), data.mean.device, data.classification
-    key = *kind, len(models), data.batch_size, torch.get_num_threads(), forced
+    if kind not in _agreed:
+        with seeded(0, str(data.mean.device)):
+            _agreed[kind] = _agreement(models, data)
+        _log(models, *_agreed[kind])
+    how, _ = _agreed[kind]
+    timed = *kind, torch.get_num_threads()
+    if how is None or forced or len(models) >= _enough.get(timed, _TIMED + 1):
+        return how
+    key = *timed, min(len(models), _TIMED), data.batch_size
     if key not in _chosen:
         with seeded(0, str(data.mean.device)):
-            if kind not in _agreed:
-                _agreed[kind] = _agreement(models, data)
-            how, why = _agreed[kind]
-            if how is not None and not forced:
-                took, alone = _seconds(models, *next(data.batches(data.train)), how)
-                why = f"a step of all takes {took:.2g} s, of one alone {alone:.2g} s"
-                how = how if took < len(models) * alone else None
-            _chosen[key] = how
-        said = "one after the other" if how is None else "as one program"
-        log.info("%s trials of %s are trained %s: %s", len(models), type(models[0]).__name__, said, why)
+            took, alone = _seconds(models[:_TIMED], *next(data.batches(data.train)), how)
+        count = min(len(models), _TIMED)
+        _chosen[key] = how if took < count * alone else None
+        if _chosen[key] is not None:
+            _enough[timed] = count
+        _log(models, _chosen[key], f"a step of {count} takes {took:.2g} s, of one alone {alone:.2g} s")
     return _chosen[key]
 
 
-def _agreement(models: Sequence[nn.Module], data: Data) -> tuple[dict[str, bool] | None, str]:
+def _log(models: Sequence[nn.Module], how: How | None, why: str) -> None:
+    said = "one after the other" if how is None else "as one program"
+    log.info("trials of %s are trained %s: %s", type(models[0]).__name__, said, why)
+
+
+def _agreement(models: Sequence[nn.Module], data: Data) -> tuple[How | None, str]:
     """Return how models give the same together as alone, None where they do not, and why."""
     few = next(data.batches(data.train, size=_EXAMPLES))
     why = ""
     for how in ({"expanded": False}, {"expanded": True}):
-        if not (why := _difference(models[:_TRIALS], *few, how)):
+        if not (why := _difference(models[:_COMPARED], *few, how)):
             return how, "their losses and gradients agree"
     return None, why
 
 
-def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: dict[str, bool]) -> str:
+def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: How) -> str:
     """Say in what trials trained together differ from the same alone, or nothing."""
     inputs = inputs.double()
     if targets.is_floating_point():
@@ -88,7 +100,7 @@ def _close(one: Tensor | None, other: Tensor | None) -> bool:
     return torch.allclose(one, other, rtol=1e-8, atol=1e-11, equal_nan=True)
 
 
-def _seconds(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: dict[str, bool]) -> tuple[float, float]:
+def _seconds(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: How) -> tuple[float, float]:
     """Return what a forward and backward pass of all trials takes, and one of the first alone."""
     copies = [_copy(model).train() for model in models]
     alone = _copy(models[0]).train()

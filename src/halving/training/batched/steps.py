@@ -72,8 +72,11 @@ class Vectors:
     def _vector(self, name: str) -> Tensor | None:
         """Return a setting of all trials (k,), None where it is 0 in each."""
         values = [group[name] for group in self._groups]
+        if not any(values):
+            return None
         weights = self._weights[0]
-        return torch.tensor(values, dtype=weights.dtype, device=weights.device) if any(values) else None
+        vector = torch.tensor(values, dtype=weights.dtype, pin_memory=weights.is_cuda)
+        return vector.to(weights.device, non_blocking=True)
 
 
 def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
