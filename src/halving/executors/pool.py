@@ -244,14 +244,14 @@ class Pool:
 
     def _ripe(self, groups: dict[Hashable, list[_Task]]) -> list[Hashable]:
         """Return which groups go now, in order. While nothing is busy none can grow, and the largest goes first."""
-        patient = time.monotonic() - self._batching.patience
-        ripe = [
-            key
-            for key, tasks in groups.items()
-            if len(tasks) >= self._limit(key) or min(task.asked for task in tasks) <= patient
-        ]
+        now = time.monotonic()
+        ripe = [key for key, tasks in groups.items() if len(tasks) >= self._limit(key) or self._bored(tasks) <= now]
         rest = () if self._busy else sorted(groups.keys() - ripe, key=lambda key: -len(groups[key]))
         return [*ripe, *rest]
+
+    def _bored(self, tasks: Iterable[_Task]) -> float:
+        """Return when the first of these will have waited long enough for company."""
+        return min(task.asked for task in tasks) + self._batching.patience
 
     def _limit(self, key: Hashable) -> int:
         return 1 if isinstance(key, _Task) else self._most.get(key, self.batch)
@@ -346,7 +346,7 @@ class Pool:
         """Return the seconds until a group is overdue, or has waited long enough for company."""
         due = min((group.due for group in self._busy.values()), default=math.inf)
         if self._free and self._queue:
-            due = min(due, min(task.asked for task in self._queue) + self._batching.patience)
+            due = min(due, self._bored(self._queue))
         return None if due == math.inf else max(0.0, due - time.monotonic())
 
     def _log_failure(self, group: _Group, cause: str, details: str) -> None:
