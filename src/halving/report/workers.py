@@ -2,12 +2,12 @@
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from halving.history import History
 from halving.report.tables import header_of
+from halving.tracking.wording import come_and_go
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def workers(history: History, drawn: Sequence[Bar]) -> int:
     """
     at_once = max((bar.lane + 1 for bar in drawn), default=0)
     match header_of(history).settings.get("config"):
-        case {"executor": {"workers": int(asked), **rest}} if asked <= 1000 and not _come_and_go(rest):
+        case {"executor": {"workers": int(asked)}} if asked <= 1000 and not come_and_go(header_of(history)):
             return max(at_once, asked)
         case _:
             return at_once
@@ -83,24 +83,15 @@ def busy(history: History) -> str:
 
 def _busy(history: History) -> tuple[int, float, float]:
     """Return how many workers there were, and the seconds that they had something to do, and were there, together."""
-    settings = header_of(history).settings
-    match settings:
+    header, drawn = header_of(history), bars(history)
+    count = workers(history, drawn)
+    spent = sum(bar.ended - bar.started for bar in drawn)
+    match header.settings:
         case {"workers": int(count), "batch": int(batch)} if batch > 1:
             again = [each.confirmed.seconds for each in history.confirmations.values() if each.confirmed is not None]
             return count, history.train_seconds + sum(again), count * history.seconds
-        case _:
-            drawn = bars(history)
-    count = workers(history, drawn)
-    there = count * history.seconds
-    match settings.get("config"):
-        case {"executor": executor} if _come_and_go(executor):
+        case _ if come_and_go(header):
             first, last = {bar.lane: bar.started for bar in reversed(drawn)}, {bar.lane: bar.ended for bar in drawn}
-            there = sum(last.values()) - sum(first.values())
+            return count, spent, sum(last.values()) - sum(first.values())
         case _:
-            pass
-    return count, sum(bar.ended - bar.started for bar in drawn), there
-
-
-def _come_and_go(executor: Mapping[str, Any] | None) -> bool:
-    """Whether these are workers on other machines, whose checkpoints may have to be carried."""
-    return executor is not None and "checkpoints" in executor
+            return count, spent, count * history.seconds

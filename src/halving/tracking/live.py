@@ -14,7 +14,7 @@ from rich.text import Text
 from halving.history import Header, History, Trial
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
 from halving.tracking.plan import Fitting, table
-from halving.tracking.wording import cause, count, duration, losses, shown, values
+from halving.tracking.wording import cause, come_and_go, count, duration, losses, shown, values
 from halving.trial import Resume, Verdict
 
 # Most rungs or brackets in the table, and whether values may take several lines: what a terminal has the height for.
@@ -95,8 +95,9 @@ def _said(
         room = f"{count(len(running) + len(again), 'trials')} of up to {workers * batch} at a time"
         yield "workers", Text(f"{workers} with {room}{speed and f'; {speed}'}")
     elif isinstance(workers, int) and workers > 1 and not final:
-        busy = min(len(running) + len(again), workers)
-        yield "workers", Text(f"{busy} busy, {workers - busy} idle{speed and f'; {speed}'}")
+        busy = len(running) + len(again)
+        idle = "" if come_and_go(header) else f", {max(0, workers - busy)} idle"
+        yield "workers", Text(f"{min(busy, workers)} busy{idle}{speed and f'; {speed}'}")
     elif speed:
         yield "pace", Text(speed)
     yield "spent", _Clock(header, history, pace, final)

@@ -3,9 +3,18 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from halving.history import Evaluation, History
+from halving.history import Evaluation, Header, History
 from halving.history import count as count
 from halving.trial import AVERAGED, Configuration
+
+
+def come_and_go(header: Header) -> bool:
+    """Whether the workers are on other machines, whose checkpoints may have to be carried: how many is not known."""
+    match header.settings.get("config"):
+        case {"executor": {"checkpoints": _}}:
+            return True
+        case _:
+            return False
 
 
 def duration(seconds: float) -> str:
