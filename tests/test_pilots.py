@@ -1,13 +1,16 @@
 """Pilots: workers that connect to the study, by ssh through a real sshd on loopback; skipped where there is none."""
 
 import csv
+import math
 import os
 import pickle
 import resource
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.network import Network
 from faults.objectives import Patient, Plain, Seeing
 from test_carried import came_to, leaving, left, tuned
 from test_conformance import complaints
@@ -27,6 +31,7 @@ from halving.executors.pilots import Pilots
 from halving.executors.signed import Signed, _signature
 from halving.executors.ssh import SSH
 from halving.executors.work import Lost, Ready
+from halving.journal import FILE, read, replay
 from halving.training.own import Trainings
 from halving.trial import Epoch, Job, Restarted, Step
 
@@ -324,3 +329,59 @@ def test_a_study_by_ssh_that_is_killed_leaves_nobody_and_decides_as_alone(
     assert fork(*SMALL, "r_max=9", "tracker=csv", f"hydra.run.dir={alone}").returncode == 0
     assert rows(ssh) == rows(alone) and len(rows(ssh)) > 4
     assert nobody_left(hosts)
+
+
+@pytest.mark.slow
+def test_a_cut_link_costs_its_trial_no_retry_and_the_host_works_again_once_it_has_healed(
+    repo: Path, tmp_path: Path
+) -> None:
+    run_dir, slowly = tmp_path / "run", tmp_path / "slowly"
+    slowly.touch()
+    try:
+        network = Network()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces can be made here: {error}")
+    (tmp_path / "ssh").write_text(  # there is no sshd in any of them, and what is tested is the pilots' own connection
+        f"""#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nexec {shlex.join(network.inside(0))[:-1]}$2 sh -c "$3"\n"""
+    )
+    (tmp_path / "ssh").chmod(0o755)
+    network.env |= {
+        "SLOWLY": str(slowly),
+        "PYTHONPATH": os.pathsep.join([str(repo / "tests"), str(repo / "src")]),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }
+    settings = {"hosts": ["2", "3"], "address": "10.77.0.1", "retries": 0}
+    hurried = (
+        "import sys, pathlib; from halving.executors import pilot, ssh; from faults import anywhere; "
+        "pilot._SILENCE, ssh._AGAIN = 6, 1; "
+        f"anywhere.main(pathlib.Path(sys.argv[1]), 'short', 'halving.executors.ssh:SSH', {settings})"
+    )
+    try:
+        for number in (1, 2, 3):
+            network.add(number)
+        study = network.begin(1, [sys.executable, "-c", hurried, str(run_dir)])
+
+        def wait(happened: Callable[[str], bool]) -> None:
+            deadline = time.monotonic() + 300
+            while not (run_dir / FILE).exists() or not happened((run_dir / FILE).read_text()):
+                assert study.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+
+        wait(lambda journal: '"node":2.0' in journal and '"node":3.0' in journal)
+        network.link(3, "down")
+        wait(lambda journal: '"type":"restarted"' in journal)
+        cut = (run_dir / FILE).stat().st_size
+        network.link(3, "up")
+        wait(lambda journal: '"node":3.0' in journal[cut:])
+        slowly.unlink()
+        assert study.wait(300) == 0
+    finally:
+        network.close()
+    events = read(run_dir)
+    assert [event.reason for event, _ in events if isinstance(event, Restarted)] == [
+        "its pilot 1 on 3 ended or is out of reach"
+    ]
+    history = replay(events)
+    assert len(history.trials) == 100 and not any(math.isinf(e.error) for _, e in history.finished)
+    told = [(trial.trial, e.until, epoch.epoch) for trial in history.trials.values() for e, epoch in trial.epochs]
+    assert len(told) == len({*told}) == sum(max(e.resource for e in t.evaluations) for t in history.trials.values())

@@ -17,15 +17,11 @@ from faults.objectives import Patient, Placed, Plain
 from test_conformance import complaints
 from test_pilots import SMALL, nobody_left, rows
 
-from halving.checkpoints.store import Store
 from halving.config import trust
 from halving.conformance import conform
 from halving.errors import UserError
-from halving.executors import Serial
 from halving.executors.slurm import Slurm
-from halving.history import Header, History
 from halving.journal import read, replay
-from halving.training.own import Trainings
 from halving.trial import Epoch, Job, Restarted, Step
 
 Daemons = dict[str, subprocess.Popen[bytes]]
@@ -204,16 +200,7 @@ def test_a_killed_study_of_jobs_finds_them_when_slurm_was_restarted_and_decides_
     subprocess.run([sys.executable, *map(str, words)], env=env, check=True, timeout=300)
     slurm.wait_for(lambda: not jobs())
     assert not [*there.glob(".jobs-*")]
-    alone = anywhere.tuner(
-        tmp_path / "alone", "sha", None, Serial(Trainings(anywhere.drawing, Store(tmp_path / "alone"), 0, "error", 27))
-    )
-    alone.record(Header("anywhere", "sha", "random", 0, 27))
-    alone.run()
-
-    def decided(history: History) -> list[tuple[int, int, float, str]]:
-        return sorted((t.trial, e.until, e.error, e.verdict_reason) for t, e in history.finished)
-
-    assert decided(replay(read(there))) == decided(alone.history) and len(alone.history.finished) == 6
+    assert anywhere.decided(replay(read(there))) == anywhere.alone(tmp_path / "alone", "sha")
 
 
 @needs_slurm

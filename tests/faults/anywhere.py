@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from halving.checkpoints.store import Store
-from halving.executors import Executor
-from halving.history import Header, Resumed
+from halving.executors import Executor, Serial
+from halving.history import Header, History, Resumed
 from halving.journal import Journal
 from halving.schedulers import ASHA, Scheduler, SuccessiveHalving
 from halving.searchers import RandomSearcher, Searcher
@@ -30,6 +30,7 @@ from halving.tuner import Tuner
 
 SCHEDULERS: dict[str, Callable[[Searcher], Scheduler]] = {
     "asha": lambda searcher: ASHA(searcher, r_max=27, max_trials=200),
+    "short": lambda searcher: ASHA(searcher, r_max=27, max_trials=100),
     "sha": lambda searcher: SuccessiveHalving(searcher, r_max=9, n=4),
 }
 
@@ -52,6 +53,19 @@ def tuner(run_dir: Path, scheduler: str, journal: Journal | None, executor: Exec
     """Return what runs the study, or replays it."""
     allocator = SCHEDULERS[scheduler](RandomSearcher(Space.from_config({"x": list(range(1000))})))
     return Tuner(allocator, executor, cost=lambda since, until: until - since, journal=journal, root=run_dir)
+
+
+def decided(history: History) -> list[tuple[int, int, float, str]]:
+    """Return what a study came to, whatever the order."""
+    return sorted((trial.trial, each.until, each.error, each.verdict_reason) for trial, each in history.finished)
+
+
+def alone(run_dir: Path, scheduler: str) -> list[tuple[int, int, float, str]]:
+    """Return what the study comes to in this process."""
+    study = tuner(run_dir, scheduler, None, Serial(Trainings(drawing, Store(run_dir), 0, "error", 27)))
+    study.record(Header("anywhere", scheduler, "random", 0, 27))
+    study.run()
+    return decided(study.history)
 
 
 def main(run_dir: Path, scheduler: str, executor: str, settings: dict[str, Any]) -> None:

@@ -57,9 +57,15 @@ class Network:
         for process in self._begun:
             process.wait()
 
-    def _kill(self, space: str) -> None:
+    def pids(self, number: int) -> list[str]:
+        return self._pids(f"{self._name}n{number}")
+
+    def _pids(self, space: str) -> list[str]:
         inside = ["ip", "netns", "pids", space]
-        for pid in subprocess.run(inside, capture_output=True, text=True, check=False).stdout.split():
+        return subprocess.run(inside, capture_output=True, text=True, check=False).stdout.split()
+
+    def _kill(self, space: str) -> None:
+        for pid in self._pids(space):
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
 
