@@ -16,6 +16,7 @@ import halving
 from halving.config.commands import read
 from halving.errors import UserError
 from halving.space import Space
+from halving.sweep.answers import Rung, begin, matching
 from halving.sweep.jobs import filled
 from halving.sweep.parameters import flat, typed
 
@@ -161,6 +162,7 @@ def test_a_space_of_ones_own_has_choices_and_conditions(fork: Forks, tmp_path: P
         (["hydra.sweeper.scheduler=shaa"], "there is no such scheduler; did you mean sha"),
         (["hydra.sweeper.searcher=rnd"], "there is no such searcher; did you mean random?"),
         (["+hydra.sweeper.scheduler_options.nn=6"], "scheduler_options.nn: .* takes no 'nn'; did you mean n?"),
+        (["hydra.sweeper.delete=[../1]"], "hydra.sweeper.delete=../1: give a pattern below a trial's directory"),
         (["hydra.sweeper.resume_from=nowhere"], "no journal.jsonl there; give a sweep's directory"),
     ],
 )
@@ -226,6 +228,20 @@ def test_every_form_of_hydra_is_a_dimension_or_fixed() -> None:
 def test_what_is_no_dimension_is_said_so(text: str) -> None:
     with pytest.raises(UserError, match=re.escape(text)):
         typed([text], Groups())  # type: ignore[arg-type]
+
+
+def test_what_an_app_left_is_put_back_and_ours_stays(tmp_path: Path) -> None:
+    left, ours = tmp_path / "weights/last.pt", tmp_path / ".halving/3.json"
+    for path, text in ((left, "at 1"), (ours.with_name("1.json"), "{}")):
+        path.parent.mkdir()
+        path.write_text(text)
+    rung = Rung(tmp_path, 1, 3)
+    begin(rung, ("*", "weights/*"))
+    left.write_text("at 2")
+    left.with_name("other.pt").write_text("of a job that was killed")
+    begin(rung, ("*", "weights/*"))
+    assert left.read_text() == "at 1" and [*left.parent.iterdir()] == [left]
+    assert matching(tmp_path, ("*",)) == {left.parent} and ours.with_name("1.json").exists()
 
 
 def test_a_resume_override_is_filled_in_whatever_the_directory_is_called() -> None:

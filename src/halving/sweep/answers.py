@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import update_wrapper
@@ -121,7 +121,7 @@ class Answering:
         with _alone(rung.lock):
             if Answer.at(rung.answer) is not None or rung.problem.exists() or self._skip():
                 return None
-            _begin(rung, self._patterns)
+            begin(rung, self._patterns)
             try:
                 return self._run(rung, cfg)
             finally:
@@ -198,29 +198,32 @@ def _numbers(value: Mapping[Any, Any]) -> Iterator[tuple[Any, float]]:
             yield name, number
 
 
-def _begin(rung: Rung, patterns: tuple[str, ...]) -> None:
-    """Keep a copy of what lies at patterns, or put it back if the job has begun before."""
+def matching(directory: Path, patterns: Iterable[str]) -> set[Path]:
+    """Return what of an app's own lies at patterns below a trial's directory."""
+    found = (path for pattern in patterns for path in directory.glob(pattern))
+    return {path for path in found if path.relative_to(directory).parts[0] != DIRECTORY}
 
-    def found() -> set[Path]:
-        return {path for pattern in patterns for path in rung.directory.glob(pattern)}
+
+def begin(rung: Rung, patterns: tuple[str, ...]) -> None:
+    """Keep a copy of what lies at patterns, or put it back if the job has begun before."""
 
     def copy(path: Path, source: Path, target: Path) -> None:
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, place, symlinks=True)
+            shutil.copytree(path, place, symlinks=True, dirs_exist_ok=True)
         else:
             shutil.copy2(path, place, follow_symlinks=False)
 
     if rung.kept.exists():
-        for path in found():
+        for path in matching(rung.directory, patterns):
             remove(path)
         shutil.copytree(rung.kept, rung.directory, symlinks=True, dirs_exist_ok=True)
         return
     draft = rung.answer.with_suffix(".tmp")
     remove(draft)
     draft.mkdir()
-    for path in found():
+    for path in matching(rung.directory, patterns):
         copy(path, rung.directory, draft)
     draft.replace(rung.kept)
 

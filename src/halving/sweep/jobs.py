@@ -139,11 +139,16 @@ class Programs:
         return f"the app ended with status {status} and without an answer; {said} has what it said"
 
 
-def program() -> tuple[str, ...]:
-    """Return the words by which Python runs this app. Raises UserError where nothing tells."""
+def main_module() -> str:
+    """Return the module as which Python runs this app, nothing where it is a file."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is not None:
-        return (sys.executable, "-m", spec.name.removesuffix(".__main__"))
+    return "" if spec is None else spec.name.removesuffix(".__main__")
+
+
+def program() -> tuple[str, ...]:
+    """Return the words by which Python runs this app again. Raises UserError where nothing tells."""
+    if module := main_module():
+        return (sys.executable, "-m", module)
     if not Path(sys.argv[0]).is_file():
         raise UserError(f"hydra.sweeper.launch=subprocess: {sys.argv[0]!r} is no program that could be run again")
     return (sys.executable, str(Path(sys.argv[0]).absolute()))

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from halving.checkpoints.names import remove
 from halving.history import Event, History
-from halving.sweep.answers import DIRECTORY
+from halving.sweep.answers import DIRECTORY, matching
 from halving.trial import Resume, Start
-
-_OURS = (f"{DIRECTORY}/*.ckpt", f"{DIRECTORY}/*.kept")
 
 
 class Obsolete:
@@ -20,7 +18,7 @@ class Obsolete:
 
     def __init__(self, directory: Path, patterns: tuple[str, ...]) -> None:
         self._directory, self._patterns = directory, patterns
-        self._due = set[tuple[int, str]]()
+        self._due = set[tuple[int, str]]()  # trials with what of ours is obsolete, "*" where all of theirs is
         self._done = set[tuple[int, str]]()
 
     def resume(self, history: History) -> None:
@@ -40,13 +38,17 @@ class Obsolete:
         best = history.incumbent
         for trial in history.trials.values():
             if trial.state not in ("running", "paused") and (best is None or best[0] is not trial):
-                yield from ((trial.trial, pattern) for pattern in (*self._patterns, *_OURS))
+                yield trial.trial, "*"
             elif trial.last.finished is not None:
-                yield from ((trial.trial, f"{DIRECTORY}/{each.until}.ckpt") for each in trial.evaluations[:-1])
+                yield from ((trial.trial, str(each.until)) for each in trial.evaluations[:-1])
 
     def _delete(self) -> None:
-        for trial, pattern in self._due - self._done:
-            for path in (self._directory / str(trial)).glob(pattern):
+        for trial, rung in self._due - self._done:
+            directory = self._directory / str(trial)
+            for kind in ("ckpt", "kept"):
+                for path in (directory / DIRECTORY).glob(f"{rung}.{kind}"):
+                    remove(path)
+            for path in matching(directory, self._patterns) if rung == "*" else ():
                 remove(path)
         self._done |= self._due
         self._due = set()

@@ -32,11 +32,11 @@ from halving.space import Space
 from halving.space.dimension import Choice
 from halving.sweep import options
 from halving.sweep.answers import DIRECTORY, PROBLEM, VALUE, Answering
-from halving.sweep.jobs import App, Programs, program
+from halving.sweep.jobs import App, Programs, main_module, program
 from halving.sweep.launched import Launched
 from halving.sweep.obsolete import Obsolete
 from halving.sweep.parameters import Parameter, flat, name_of, typed
-from halving.targets import check_trusted
+from halving.targets import check_trusted, trusted_in_environment
 from halving.tracking.tensorboard import TensorBoard
 from halving.tracking.wandb import Wandb
 from halving.trial import Configuration, Job, Value
@@ -139,6 +139,11 @@ def _check_settings(settings: "Settings") -> None:
         )
     if settings.inject and settings.resume:
         raise UserError("hydra.sweeper.resume: leave it out beside inject, with which trials go on by themselves")
+    for pattern in map(Path, settings.delete):
+        if pattern.is_absolute() or not pattern.parts or ".." in pattern.parts:
+            raise UserError(
+                f"hydra.sweeper.delete={pattern}: give a pattern below a trial's directory: checkpoints/*.pt"
+            )
     whole("hydra.sweeper.retries", settings.retries, 0)
     if settings.workers is not None:
         whole("hydra.sweeper.workers", settings.workers)
@@ -166,8 +171,9 @@ def _app(
     if not resource.startswith("+") and not _has(cfg, resource):
         raise UserError(f"hydra.sweeper.resource={resource}: the app's config has no such key{_near(resource, cfg)}")
     leaves = {**settings.space, **words.leaves}
-    check_trusted(leaves, (), "hydra.sweeper.space")
-    space = Space.from_config(leaves, dict(_scalars(cfg)))
+    check_trusted(leaves, trusted_in_environment(), "hydra.sweeper.space")
+    known = dict(_scalars(cfg))
+    space = Space.from_config(leaves, known)
     if not space.dimensions:
         raise UserError("nothing is searched: give hydra.sweeper.params, or type model.lr='interval(0.001,0.1)'")
     groups = {each.name for each in space.dimensions if isinstance(each, Choice) and each.options}
@@ -190,7 +196,7 @@ def _app(
     )
     _check(app, space, cfg, loader, config)
     chosen = {name_of(str(group)): str(option) for group, option in cfg.hydra.runtime.choices.items()}
-    known = {**dict(_scalars(cfg)), **{name: chosen[name] for name in groups & chosen.keys()}}
+    known |= {name: chosen[name] for name in groups & chosen.keys()}
     initial = {each.name: known[each.name] for each in space.existing(known) if each.name in known}
     return app, space, initial if space.holds(initial) else None
 
@@ -339,8 +345,8 @@ def _kept(arguments: Sequence[str]) -> list[str]:
 
 def _called() -> list[str]:
     """Return the words by which this app was called."""
-    words = program()
-    return ["python", *words[1:]] if words[1] == "-m" else ["python", sys.argv[0]]
+    module = main_module()
+    return ["python", "-m", module] if module else ["python", sys.argv[0]]
 
 
 def _resuming(since: int, until: int) -> float:

@@ -49,7 +49,8 @@ class HalvingSweeper(Sweeper):
 
     def __init__(self, **settings: Any) -> None:
         plain: dict[str, Any] = {
-            key: OmegaConf.to_container(it) if OmegaConf.is_config(it) else it for key, it in settings.items()
+            key: OmegaConf.to_container(it, resolve=key != "resume") if OmegaConf.is_config(it) else it
+            for key, it in settings.items()  # what resumes may refer to what only a job has
         }
         self._settings = HalvingSweeperConf(**plain)
 
