@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,8 @@ class Programs:
         if not self.app.rung(job).lock.exists():
             last = said.read_text(errors="replace").strip().rpartition("\n")[2]
             raise StudyError(f"the app ended with status {status} before its function began: {last}; see {said}")
-        return f"the app ended with status {status} and without an answer; {said} has what it said"
+        end = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return f"the app {end}, without an answer; {said} has what it said"
 
 
 def main_module() -> str:

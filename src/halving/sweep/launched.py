@@ -86,7 +86,8 @@ class Launched:
         except (HydraException, OmegaConfBaseException) as error:
             raise StudyError(f"the jobs cannot be composed: {first_line(error)}") from error
         except Exception as error:
-            reason = f"the launcher ended with {type(error).__name__}: {first_line(error) if str(error) else ''}"
+            said = first_line(error).partition(". ")[0] if str(error) else ""
+            reason = f"the launcher ended with {type(error).__name__}: {said}"
             log.warning("%s; what has no answer is run again", reason)
             if not any(rung.lock.exists() for rung in rungs):
                 raise StudyError(f"{reason}, and no job began") from error

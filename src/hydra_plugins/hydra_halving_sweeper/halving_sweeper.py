@@ -9,6 +9,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+BUDGET = ("evaluations", "resource", "seconds", "target", "patience")
+
 
 @dataclass
 class HalvingSweeperConf:
@@ -31,7 +33,7 @@ class HalvingSweeperConf:
     eta: int = 3
     r_min: int = 1
     r_max: int | None = None
-    budget: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(BUDGET))
     seed: int = 0
     launch: str = "launcher"
     workers: int | None = None
