@@ -22,6 +22,7 @@ class AsynchronousBracket:
 
     "promotion" pauses every trial at its rung until it is among the best `finished // eta`; "stopping" decides at
     once, and a trial goes on iff it is among the best `max(1, finished // eta)`. `top` is the highest rung in use.
+    A rule of one's own for who goes on overrides `candidate`, which may ask `rungs` and builds a `promotion`.
     """
 
     def __init__(
@@ -35,25 +36,25 @@ class AsynchronousBracket:
         self.top = len(self.levels) - 1
         self._variant = variant
         self._count_failed = count_failed
-        self._rungs = [OpenRung(eta, at_least=int(variant == "stopping")) for _ in self.levels]
+        self.rungs = [OpenRung(eta, at_least=int(variant == "stopping")) for _ in self.levels]
         self._going_on: deque[Promotion] = deque()
         self._paused: dict[int, int] = {}
 
     def promote(self) -> Promotion | None:
         """Return the next trial to go on, from the highest rung down, or None."""
-        promotion = self._going_on.popleft() if self._going_on else self._candidate()
+        promotion = self._going_on.popleft() if self._going_on else self.candidate()
         if promotion is not None:
-            self._rungs[promotion.rung - 1].promote(promotion.trial)
+            self.rungs[promotion.rung - 1].promote(promotion.trial)
             self._paused.pop(promotion.trial, None)
         return promotion
 
     def may_promote(self) -> bool:
         """Whether `promote` would return a trial."""
-        return bool(self._going_on) or self._candidate() is not None
+        return bool(self._going_on) or self.candidate() is not None
 
     def report(self, outcome: Outcome, index: int) -> Verdict:
         """Take in the outcome of a trial at rung `index`."""
-        rung, error = self._rungs[index], outcome.rank_error
+        rung, error = self.rungs[index], outcome.rank_error
         if self._count_failed or math.isfinite(error):
             rung.add(outcome.trial, error)
         if math.isinf(error):
@@ -65,7 +66,7 @@ class AsynchronousBracket:
             return Verdict(outcome.trial, "paused", f"waits at rung {index}, which {rung.finished} have finished")
         reason = f"error {error:.6g}; the best {rung.size} of {rung.finished} at rung {index} go on"
         if rung.holds(outcome.trial):
-            self._going_on.append(self._promotion(outcome.trial, index, reason))
+            self._going_on.append(self.promotion(outcome.trial, index, reason))
             return Verdict(outcome.trial, "paused", reason)
         return Verdict(outcome.trial, "stopped", f"{reason}, the cut-off is {rung.cut_off[0]:.6g}")
 
@@ -84,17 +85,19 @@ class AsynchronousBracket:
         self._paused.clear()
         return tuple(verdicts)
 
-    def _candidate(self) -> Promotion | None:
+    def candidate(self) -> Promotion | None:
+        """Return who is to go on of those that wait, from the highest rung down, or None; nothing changes by it."""
         if self._variant == "stopping":
             return None
         for index in range(self.top - 1, -1, -1):
-            rung = self._rungs[index]
+            rung = self.rungs[index]
             if (key := rung.candidate()) is not None:
                 reason = f"error {key[0]:.6g} is among the best {rung.size} of {rung.finished} at rung {index}"
-                return self._promotion(key[1], index, reason)
+                return self.promotion(key[1], index, reason)
         return None
 
-    def _promotion(self, trial: int, index: int, reason: str) -> Promotion:
+    def promotion(self, trial: int, index: int, reason: str) -> Promotion:
+        """Return the promotion of a trial from rung `index` to the next one."""
         return Promotion(trial, self.levels[index], self.levels[index + 1], index + 1, reason)
 
 

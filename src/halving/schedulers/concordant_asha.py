@@ -88,14 +88,14 @@ class Doubting(AsynchronousBracket):
             self._agreement[below][index] = self._agree([self._errors[below][trial] for _, trial in ranked]), finished
             self._doubts[below] = self._doubt(below, self._agreement[below])
 
-    def _candidate(self) -> Promotion | None:
+    def candidate(self) -> Promotion | None:
         for index in range(self.top - 1, -1, -1):
-            rung, waiting = self._rungs[index], self._waiting[index]
+            rung, waiting = self.rungs[index], self._waiting[index]
             if (key := rung.candidate()) is not None:
                 reason = f"error {key[0]:.6g} is among the best {rung.size} of {rung.finished} at rung {index}"
-                return self._promotion(key[1], index, reason)
+                return self.promotion(key[1], index, reason)
             if waiting and self._doubts[index]:
-                return self._promotion(waiting[0][1], index, self._doubts[index])
+                return self.promotion(waiting[0][1], index, self._doubts[index])
         return None
 
 
