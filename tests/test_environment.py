@@ -1,5 +1,6 @@
 """What a study takes of the machine: cores as far as they are its own, and threads that do not spin."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Run, environment
+
+from halving.environment import importing
 
 _ASK = "from halving.environment import cores, default_threads; print(cores(), default_threads(1), default_threads(3))"
 _SMALL = ("model=softmax", "data.train_samples=100", "r_max=1", "tracker=none")
@@ -77,3 +80,10 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
         pytest.skip("this build of torch has no OpenMP that tells of its settings")
     assert len(said) >= 3, "the study's own process and both workers load OpenMP"
     assert set(said) == {f"OMP_WAIT_POLICY = '{policy}'"}
+
+
+def test_garbage_is_looked_for_but_while_modules_are_imported() -> None:
+    with pytest.raises(ImportError), importing():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from halving.environment import importing
+
 if TYPE_CHECKING:
     from halving.app.command_line import run
 
@@ -12,6 +14,7 @@ def __getattr__(name: str) -> Any:
     """Import the command line on first use: it loads torch, which other doors may do without."""
     if name != "run":
         raise AttributeError(f"module 'halving.app' has no attribute {name!r}")
-    from halving.app.command_line import run
-
+    with importing():
+        from halving.app.command_line import run
+    globals()["run"] = run
     return run

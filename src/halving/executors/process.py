@@ -1,5 +1,6 @@
 """Several jobs at a time, each in a process of its own."""
 
+import gc
 import itertools
 import os
 import signal
@@ -216,6 +217,7 @@ class _Beginning:
 
 
 def _begin(mark: str) -> str:
+    gc.disable()  # until all is imported that the objective takes
     tree.lead(mark)
     signals.ignore()  # the parent decides
     return mark
@@ -223,6 +225,8 @@ def _begin(mark: str) -> str:
 
 def _work(pipe: Connection, mark: str, objective: Objective | Unstarted, device: str | None) -> None:
     """Be a worker: work on the groups of jobs that come through the pipe, until it says stop."""
+    gc.freeze()
+    gc.enable()
     threading.Thread(target=_follow_parent, args=(mark,), daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
