@@ -78,7 +78,7 @@ def augmented(**settings: Any) -> Data:
 
 def configuration(**groups: Any) -> Config:
     """A study's config with an option of each group, or with other values of its keys."""
-    base = OmegaConf.create(deepcopy(composed("data.train_samples=80", "data.batch_size=8", "data.validation=20")))
+    base = OmegaConf.create(deepcopy(composed("data.train_samples=40", "data.batch_size=4", "data.validation=20")))
     base.data.shape = [1, 14, 14]
     base.epochs = base.r_max = EPOCHS
     base.executor.program, base.executor.checkpoint_every = "batched", EPOCHS
@@ -326,13 +326,29 @@ def test_a_trial_that_diverges_fails_and_touches_no_other(model: str, tmp_path: 
     assert_same(told(together([configs[0], configs[2]], tmp_path / "two", 0, 3), 2)[0], told(joint, 2)[0])
 
 
+def single(config: Config) -> Config:
+    """Return a configuration on whole digits in float32."""
+    config["model"]["shape"] = [1, 28, 28]
+    config["data"] |= {"shape": None, "_target_": config["data"].pop("of")}
+    return config
+
+
+def test_in_single_precision_trials_end_as_well_as_alone(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    config = single(perceptron(optimizer="adam"))
+    config["data"] |= {"train_samples": 800, "batch_size": 32, "validation": 500}
+    configs = trials(config, *({"optimizer.lr": lr} for lr in (0.001, 0.002, 0.003, 0.004, 0.005, 0.006)))
+    ends = [train(configs, tmp_path / name) for train, name in ((alone, "apart"), (together, "joint"))]
+    errors = torch.tensor([[told(steps, trial)[1].outcome.error for trial in range(6)] for steps in ends])
+    assert 0.05 < float(errors.mean()) < 0.3  # of 0.9 by chance
+    assert float((errors[0] - errors[1]).abs().max()) <= 0.02 and abs(float((errors[0] - errors[1]).mean())) <= 0.01
+
+
 def test_neighbours_of_a_trial_that_diverges_keep_their_bits(tmp_path: Path) -> None:
     """In float32, whose layers are computed by other code: there is no NaN times zero."""
     torch.set_default_dtype(torch.float32)
     for name in ("cnn", "dropout_mlp", "lenet", "lenet_modern", "mlp", "softmax"):
-        config = configuration(model=name)
-        config["model"]["shape"] = [1, 28, 28]
-        config["data"] |= {"shape": None, "_target_": config["data"].pop("of")}
+        config = single(configuration(model=name))
         weights: list[list[Any]] = []
         for lr in (0.01, 1e30):
             configs = trials(config, *({"optimizer.lr": each} for each in (0.01, lr, 0.02)))
