@@ -122,11 +122,15 @@ def test_composes_and_instantiates(group: str, option: str, tmp_path: Path) -> N
                 pytest.skip("there is no ssh: install openssh-client")
             if option == "slurm":
                 pytest.skip("test_slurm.py has one that runs")
-            cfg = compose("config", [f"executor={option}", "model=softmax", "device=cpu", *extra])
-            executor = composition.compose(Request(cfg), tmp_path, History(), lambda space: Choices()).executor
+            own = [] if option == "serial" else ["executor.batch=8"]
+            cfg = compose("config", [f"executor={option}", "model=softmax", "device=cpu", *extra, *own])
+            parts = composition.compose(Request(cfg), tmp_path, History(), lambda space: Choices())
+            executor = parts.executor
             assert type(executor).__name__.lower() == option
-            assert executor.idle() and executor.has_room()
+            assert executor.idle() and executor.has_room() and getattr(executor, "batch", 8) == (8 if own else 1)
             executor.shutdown()
+            why = "has no effect: what is looked up" if option == "simulated" else "most will have one of their own"
+            assert sum("executor.batch=8" in note and why in note for note in parts.notes) == len(own)
         case "tracker":
             options = [item for item in config["tracker"].values() if isinstance(item, dict)]
             assert [instantiate(item, "tracker") for item in options] or option == "none"
