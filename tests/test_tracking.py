@@ -729,10 +729,14 @@ def test_a_hundred_workers_fit_on_a_small_terminal(run_dir: Path, width: int, he
     words = [line.split()[0] for line in said if line and not line.startswith(" ")]
     assert words[-8:] == ["best", "decided", "running", "retried", "failed", "halted", "workers", "spent"]
     assert said[-2].split(maxsplit=1)[1] == "80 busy, 20 idle; 2 epochs a second"
-    elastic = replace(history.header, settings={**settings, "config": {"executor": {"checkpoints": None}}})
-    shown = console.render_lines(status(elastic, history, Pace(0.0, 0.0), decision), pad=False)
-    line = "".join(segment.text for segment in shown[-2]).rstrip()
-    assert line.split(maxsplit=1)[1] == "80 busy; 2 epochs a second", "nobody knows how many others there are"
+    for own, told in (
+        ({"config": {"executor": {"checkpoints": None}}}, "80 busy; 2 epochs a second"),  # of nobody knows how many
+        ({"workers": 4, "batch": 24}, "4 with 80 trials of up to 96 at a time; 2 epochs a second"),
+    ):
+        other = replace(history.header, settings={**settings, **own})
+        shown = console.render_lines(status(other, history, Pace(0.0, 0.0), decision), pad=False)
+        line = "".join(segment.text for segment in shown[-2]).rstrip()
+        assert line.split(maxsplit=1)[1][:50] == told[:50] and len(shown) == len(lines)
     assert said[-1].split(maxsplit=1)[1].startswith("120 of 99999 epochs, 1 min 0 s")
     assert "trial 7 stopped: rank 8 of 120" in "\n".join(said)
 
