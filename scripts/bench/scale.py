@@ -153,7 +153,7 @@ def fly(invited: dict[str, Any], number: int) -> None:
             for ready, _ in selector.select():
                 connection: Any = ready.fileobj
                 match connection.recv():
-                    case slot, Job(trial, _, _, until):
+                    case slot, (Job(trial, _, _, until),):
                         for message in (
                             Began(trial, until),
                             Epoch(trial, until, {"val_error": 0.5, "train_loss": 0.25}),
@@ -172,7 +172,7 @@ def nothing(jobs: Sequence[Job]) -> Generator[Step]:
 def pool(arguments: argparse.Namespace, workers: int) -> str:
     """Run jobs on so many connections, and say how fast."""
     before, jobs = memory(), arguments.messages // 3
-    executor = Piloted(nothing, Connections(workers), workers, None, None, 2, 3600.0, 1, 0.0)
+    executor = Piloted(nothing, Connections(workers), workers, None, None, 0, 60.0, 1, 0.0)
     try:
         run(executor, 2 * workers)
         began = time.perf_counter(), time.process_time()
@@ -192,7 +192,11 @@ def run(executor: Executor, jobs: int) -> None:
         while begun < jobs and executor.has_room():
             executor.submit(Job(begun, {}, 0, 1))
             begun += 1
-        ended += sum(isinstance(step, Finished) for step in executor.wait())
+        for step in executor.wait():
+            if isinstance(step, Finished):
+                if step.outcome.failed:
+                    raise RuntimeError(step.cause)
+                ended += 1
 
 
 class Straight:
