@@ -202,7 +202,9 @@ def network() -> Iterator[Network]:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_study_outlives_a_nodes_death_and_a_cut_link(network: Network, repo: Path, tmp_path: Path) -> None:
+def test_a_study_outlives_a_nodes_death_a_cut_link_and_a_restart_of_the_cluster(
+    network: Network, repo: Path, tmp_path: Path
+) -> None:
     run_dir, slowly = tmp_path / "run", tmp_path / "slowly"
     run_dir.mkdir()
     slowly.touch()
@@ -219,9 +221,13 @@ def test_a_study_outlives_a_nodes_death_and_a_cut_link(network: Network, repo: P
         "RAY_health_check_failure_threshold": "4",
     }
 
+    there = set[int]()
+
     def join(number: int, *words: str) -> None:
         """Begin a node at 10.77.0.<number>, the head where it is 1."""
-        network.add(number)
+        if number not in there:
+            network.add(number)
+            there.add(number)
         where = ["--head", "--port=6379", "--include-dashboard=false"] if number == 1 else ["--address=10.77.0.1:6379"]
         options = ["--block", f"--node-ip-address=10.77.0.{number}", f"--object-store-memory={_STORE}", *where, *words]
         network.begin(number, [sys.executable, "-m", "ray.scripts.scripts", "start", *options])
@@ -231,7 +237,7 @@ def test_a_study_outlives_a_nodes_death_and_a_cut_link(network: Network, repo: P
     while network.begin(1, [sys.executable, "-c", reach]).wait():
         time.sleep(0.5)
     join(2, "--num-cpus=1")
-    study = network.begin(1, [*studying(repo, run_dir, "asha", address="10.77.0.1:6379", retries=0)])
+    study = network.begin(1, studying(repo, run_dir, "asha", address="10.77.0.1:6379", retries=0))
 
     def wait(happened: Callable[[str], bool]) -> None:
         deadline = time.monotonic() + 400
@@ -260,6 +266,26 @@ def test_a_study_outlives_a_nodes_death_and_a_cut_link(network: Network, repo: P
     again = anywhere.tuner(tmp_path / "again", "asha", None, Serial(Plain()))
     again.replay(events)  # a legal history
     assert again.history.incumbent is not None
+
+    run_dir = tmp_path / "killed"
+    slowly.touch()
+    command = studying(repo, run_dir, "sha", address="10.77.0.1:6379", retries=0)
+    study = network.begin(1, command)
+    wait(lambda journal: journal.count('"type":"finished"') == 2)
+    study.kill()
+    for number in (1, 3, 4):
+        network.kill(number)
+    slowly.unlink()
+    join(1, "--num-cpus=0")
+    while network.begin(1, [sys.executable, "-c", reach]).wait():
+        time.sleep(0.5)
+    join(3, "--num-cpus=1")
+    assert network.begin(1, command).wait(300) == 0
+    assert anywhere.decided(replay(read(run_dir))) == anywhere.alone(tmp_path / "alone", "sha")
+    deadline = time.monotonic() + 60
+    while actors := [pid for pid in network.pids(3) if b"_Actor" in (Path("/proc") / pid / "cmdline").read_bytes()]:
+        assert time.monotonic() < deadline, actors
+        time.sleep(0.5)
 
 
 def test_device_and_data_are_found_out_where_the_work_is_done(
