@@ -134,7 +134,7 @@ def test_an_asynchronous_scheduler_runs_programs_until_its_default_budget_is_spe
 
 
 def test_a_space_of_ones_own_has_choices_and_conditions(fork: Forks, tmp_path: Path) -> None:
-    words = ["-m", "hparams_search=space", "returns=dict", "hydra.sweep.dir=sweep"]
+    words = ["-m", "hparams_search=space", "returns=dict", "hydra.sweep.dir=sweep", "+api_key=hunter2hunter2"]
     assert (done := fork(*words, program=CURVE, cwd=tmp_path)).returncode == 0, done.stderr
     study = halving.load(tmp_path / "sweep")
     found = [trial.configuration for trial in study.trials]
@@ -143,6 +143,8 @@ def test_a_space_of_ones_own_has_choices_and_conditions(fork: Forks, tmp_path: P
     best = max(float(row["error"]) for row in rows(tmp_path / "sweep") if row["resource"] == "3")
     assert study.summary["best_error"] == best == 1 - study.curves[study.best.trial][-1]["error"]
     assert len((tmp_path / "sweep/metrics.csv").read_text().splitlines()) == 1 + 6
+    assert not [path for path in (tmp_path / "sweep").glob("*.*") if "hunter2" in path.read_text()]  # the app's own may
+    assert fork(*words, program=CURVE, cwd=tmp_path).returncode == 0  # which is the same study
     assert re.findall(r"Launching (\d) jobs", done.stdout) == ["3", "1", "2"]  # a batch is a rung
 
 

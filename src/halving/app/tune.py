@@ -18,7 +18,7 @@ from halving.data.keys import key
 from halving.environment import dated, expanded
 from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
-from halving.history import Ended, Header, History, planned_cost
+from halving.history import Ended, Event, Header, History, planned_cost
 from halving.journal import Journal, replay
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written
@@ -229,8 +229,9 @@ class Composed:
         trackers: Sequence[Tracker],
         progress: bool | None,
         root: Path | None,
+        clean: Callable[[Event], Event] | None = None,
     ) -> Runner:
-        """Return what runs the study; with checkpoints, they lie below `root`.
+        """Return what runs the study; with checkpoints, they lie below `root`; `clean` takes secrets out of events.
 
         Raises UserError for a used run directory, a study there that is another one, and trackers that need one.
         """
@@ -256,6 +257,7 @@ class Composed:
             _resuming if self.header.unit == "epochs" else _restarting,
             self.budget,
             root,
+            clean,
         )
         return Runner(study, journal, trackers, run_dir=directory, say=_teller(display), display=display)
 

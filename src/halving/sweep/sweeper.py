@@ -82,7 +82,8 @@ def _run(
 ) -> float | None:
     directory = _directory(settings, config)
     app, space, initial = _app(settings, directory, context.config_loader, config, arguments)
-    composed = _composed(settings, app, space, initial, str(config.hydra.job.name))
+    secrets = Secrets.of(OmegaConf.to_container(config), arguments)
+    composed = _composed(settings, app, space, initial, str(config.hydra.job.name), secrets)
     tuners = list[Tuner]()
 
     def interrupted() -> bool:
@@ -94,7 +95,7 @@ def _run(
     executor = _executor(settings, app, context, answering, config, composed, arguments)
     progress = None if settings.launch == "subprocess" else False
     trackers = [Obsolete(directory, tuple(settings.delete)), *mirrors]
-    runner = composed.opened(executor, True, trackers, progress, None)
+    runner = composed.opened(executor, True, trackers, progress, None, secrets.redact_event)
     history = runner.tuner.history
     tuners.append(runner.tuner)
     with runner:
@@ -103,6 +104,7 @@ def _run(
             for stale in directory.glob(f"*/{DIRECTORY}"):
                 shutil.rmtree(stale)
         OmegaConf.save(config, directory / "multirun.yaml")
+        secrets.redact_files(directory / "multirun.yaml")
         if isinstance(executor, Launched):
             executor.begin(len(history.finished), interrupted)
         runner.run(lambda: _ended(app, arguments, history))
@@ -268,7 +270,9 @@ def _root(settings: "Settings", r_max: int, name: str) -> dict[str, Any]:
     return {**ladder, "seed": settings.seed, "name": name}
 
 
-def _composed(settings: "Settings", app: App, space: Space, initial: Configuration | None, name: str) -> Composed:
+def _composed(
+    settings: "Settings", app: App, space: Space, initial: Configuration | None, name: str, secrets: Secrets
+) -> Composed:
     root = _root(settings, app.r_max, name)
     scheduler, own = options.scheduler(settings.scheduler, root, settings.scheduler_options)
     resumes = bool(settings.resume or settings.inject)
@@ -293,8 +297,7 @@ def _composed(settings: "Settings", app: App, space: Space, initial: Configurati
         door="hydra.sweeper",
     )
     told = {"resource": app.resource, "resume": shlex.join(app.resume), "inject": app.inject}
-    fixed = Secrets.of({}, app.fixed).redact(list(app.fixed))
-    recorded = {**composed.header.settings["options"], **told, "overrides": shlex.join(fixed)}
+    recorded = {**composed.header.settings["options"], **told, "overrides": secrets.redact(shlex.join(app.fixed))}
     header = replace(
         composed.header,
         scheduler=settings.scheduler,
@@ -330,7 +333,7 @@ def _ended(app: App, arguments: list[str], history: History) -> Ended:
     typed_so = [word for word in _kept(arguments) if not word.startswith(_OF_THE_SWEEP)]
     task = app.task(Job(trial.trial, trial.configuration, 0, evaluation.resource))
     one = [] if set(_MULTIRUN) & set(sys.argv) else ["hydra.mode=RUN"]
-    return Ended(trial.trial, command=Secrets.of({}, task).redact(shlex.join([*_called(), *typed_so, *task, *one])))
+    return Ended(trial.trial, command=shlex.join([*_called(), *typed_so, *task, *one]))
 
 
 def _kept(arguments: Sequence[str]) -> list[str]:
