@@ -204,7 +204,7 @@ def _app(
 
 
 def _check(app: App, space: Space, cfg: DictConfig, loader: ConfigLoader, config: DictConfig) -> None:
-    """Compose a job with every option of every choice, one that begins and one that goes on.
+    """Compose a job that goes on with every option of every choice.
 
     Raises UserError where that cannot be.
     """
@@ -215,9 +215,11 @@ def _check(app: App, space: Space, cfg: DictConfig, loader: ConfigLoader, config
         seen.update(chosen.items())
         values: Configuration = {each.name: each.decode(0.5) for each in space.possible(chosen)}
         job = Job(0, {**values, **chosen}, 0, app.r_max)
-        _composed_config(loader, config, app.task(job), cfg)
-        if app.resume:
+        try:
             _composed_config(loader, config, app.task(replace(job, since=1)), cfg, "hydra.sweeper.resume")
+        except UserError:
+            _composed_config(loader, config, app.task(job), cfg)  # it may not be the resume's fault
+            raise
 
 
 def _composed_config(
