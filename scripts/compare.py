@@ -12,7 +12,6 @@ from pathlib import Path
 from halving import UserError, load
 from halving.curves import Curves
 from halving.curves import load as load_curves
-from halving.curves.spreadsheet import line
 from halving.curves.what_if import Judged, Result, Trust, deadline, judged, middle, settings, trust
 from halving.environment import expanded
 from halving.history import History
@@ -45,6 +44,7 @@ from halving.review.comparison import (
     tables,
 )
 from halving.review.run_directories import run_directories
+from halving.spreadsheet import line
 from halving.tracking.terminal import one_line, printable
 from halving.tracking.wording import count
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from halving import Study, UserError, load
 from halving.checkpoints.links import create
 from halving.config.commands import override
-from halving.curves.spreadsheet import line
 from halving.environment import expanded
 from halving.report.confirmation import Row
 from halving.report.derived import replace
@@ -29,6 +28,7 @@ from halving.report.tables import number
 from halving.report.workers import idle
 from halving.review.comparison import labelled
 from halving.review.run_directories import run_directories
+from halving.spreadsheet import line
 from halving.tracking.terminal import one_line
 
 ROOT = Path(__file__).resolve().parent.parent

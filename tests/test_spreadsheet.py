@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from halving import curves
-from halving.curves.spreadsheet import read, table
 from halving.history import Event, Header, History
 from halving.report.derived import curves_csv, results_csv
+from halving.spreadsheet import read, table
 from halving.tracking.csv import Csv
 from halving.trial import Epoch, Finished, Outcome, Start, Verdict
 

@@ -39,7 +39,6 @@ from halving.config.resumption import (
     swept_by,
 )
 from halving.config.secrets import Secrets
-from halving.curves.spreadsheet import table
 from halving.errors import UserError, noted
 from halving.history import History
 from halving.journal import FILE, read, replay
@@ -48,6 +47,7 @@ from halving.report.derived import replace
 from halving.report.jobs import Job
 from halving.report.tables import digits, own_error, summary, uncertainty
 from halving.review.run_directories import by_number
+from halving.spreadsheet import table
 from halving.tracking.terminal import Terminal, printable
 from halving.tracking.wording import count, duration
 

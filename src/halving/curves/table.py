@@ -12,9 +12,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from halving.curves.spreadsheet import read, table
 from halving.environment import expanded
 from halving.errors import UserError
+from halving.spreadsheet import read, table
 from halving.trial import Configuration, Value
 
 ROW = "row"

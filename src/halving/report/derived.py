@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from halving.checkpoints.links import create
-from halving.curves.spreadsheet import table
 from halving.errors import noted
 from halving.history import History
 from halving.report.tables import CURVES, RESULTS, curve_rows, header_of, override_text, results_rows, summary
+from halving.spreadsheet import table
 
 
 def results_csv(history: History) -> str:

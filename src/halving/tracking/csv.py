@@ -2,8 +2,8 @@
 
 from typing import TextIO
 
-from halving.curves.spreadsheet import line, read
 from halving.history import Evaluation, Event, Header, History
+from halving.spreadsheet import line, read
 from halving.tracking.runs import run_directory
 from halving.trial import Epoch
 
