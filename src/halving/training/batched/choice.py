@@ -72,18 +72,17 @@ def _agreement(models: Sequence[nn.Module], data: Data) -> tuple[How | None, str
 
 def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: How) -> str:
     """Say in what trials trained together differ from the same alone, or nothing."""
-    inputs = inputs.double()
-    if targets.is_floating_point():
-        targets = targets.double()
-    alone, together = ([_copy(model).double().train() for model in models] for _ in range(2))
-    expected = [_alone(model, inputs, targets) for model in alone]
-    before = digest(captured())
     try:
+        inputs = inputs.double()
+        targets = targets.double() if targets.is_floating_point() else targets
+        alone, together = ([_copy(model).double().train() for model in models] for _ in range(2))
+        expected = [_alone(model, inputs, targets) for model in alone]
+        before = digest(captured())
         joint = Joint(together, inputs.device, **how)
         joint.model.train()
         losses, _, gradients = joint.gradients(inputs, targets)
     except Exception as error:
-        return f"a layer cannot take many ({type(error).__name__}: {str(error).splitlines()[0]})"
+        return f"they cannot be compared ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
     if digest(captured()) != before:
         return "the model draws random numbers of its own"
     for i, (loss, own) in enumerate(expected):
