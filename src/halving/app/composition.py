@@ -113,7 +113,7 @@ def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[
                 *_unaveraged(config, space, fidelity),
                 *_apart(space, batch),
                 *([f"plan: {plan.reason}"] if plan is not None else []),
-                *_outrun(budget, scheduler, fidelity, workers),
+                *_outrun(budget, scheduler, fidelity, workers, "workers" if batch == 1 else "trials at a time"),
                 *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, GridSearcher) else []),
             ],
             executor=executor,
@@ -284,14 +284,16 @@ def _budget(request: Request, scheduler: Scheduler, fidelity: Fidelity | Table, 
     return fair(budget, fidelity.cost, eta, r_min, r_max, reach, workers) if is_endless(scheduler) else budget
 
 
-def _outrun(budget: Budget, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> list[str]:
+def _outrun(
+    budget: Budget, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int, called: str = "workers"
+) -> list[str]:
     """Say where workers may spend the default budget before it could have an answer."""
     if budget.reach is None or budget.resource is None or isinstance(scheduler, FIFO):
         return []
     if workers * fidelity.cost(0, budget.reach) <= budget.resource:
         return []
     return [
-        f"note: {workers} workers may spend the default budget of {budget.resource:g} {fidelity.unit} before a trial "
+        f"note: {workers} {called} may spend the default budget of {budget.resource:g} {fidelity.unit} before a trial "
         f"gets to {budget.reach}; the study goes on until one does. budget.resource=... sets another end"
     ]
 
