@@ -17,9 +17,11 @@ from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
+from faults.objectives import Drawn
 
 from halving.checkpoints.store import Store
 from halving.executors import Executor, Serial
+from halving.executors.base import Objective
 from halving.history import Header, History, Resumed
 from halving.journal import Journal
 from halving.schedulers import ASHA, Scheduler, SuccessiveHalving
@@ -49,6 +51,11 @@ def drawing(trial: Running) -> Iterator[dict[str, float]]:
         yield {"error": float(generator.random()), "node": node}
 
 
+def objective(run_dir: Path, scheduler: str) -> Objective:
+    """Return what is evaluated: under sha no training, so that no worker has to load what checkpoints take."""
+    return Drawn(run_dir) if scheduler == "sha" else Trainings(drawing, Store(run_dir), 0, "error", 27)
+
+
 def tuner(run_dir: Path, scheduler: str, journal: Journal | None, executor: Executor) -> Tuner:
     """Return what runs the study, or replays it."""
     allocator = SCHEDULERS[scheduler](RandomSearcher(Space.from_config({"x": list(range(1000))})))
@@ -62,7 +69,7 @@ def decided(history: History) -> list[tuple[int, int, float, str]]:
 
 def alone(run_dir: Path, scheduler: str) -> list[tuple[int, int, float, str]]:
     """Return what the study comes to in this process."""
-    study = tuner(run_dir, scheduler, None, Serial(Trainings(drawing, Store(run_dir), 0, "error", 27)))
+    study = tuner(run_dir, scheduler, None, Serial(objective(run_dir, scheduler)))
     study.record(Header("anywhere", scheduler, "random", 0, 27))
     study.run()
     return decided(study.history)
@@ -72,7 +79,7 @@ def main(run_dir: Path, scheduler: str, executor: str, settings: dict[str, Any])
     run_dir.mkdir(exist_ok=True)
     journal = Journal(run_dir)
     events = tuple(journal.events)
-    workers = resolve_name(executor)(Trainings(drawing, Store(run_dir), 0, "error", 27), **settings)
+    workers = resolve_name(executor)(objective(run_dir, scheduler), **settings)
     try:
         study = tuner(run_dir, scheduler, journal, workers)
         study.replay(events)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import math
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -52,6 +53,24 @@ class Placed:
             time.sleep(self.seconds)
             yield Epoch(job.trial, epoch, {"pid": os.getpid()})
         yield Finished(Outcome(job.trial, job.until, quality(job)))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws errors that follow from trial and resource, slowly as long as there is a file; a study's own `run_dir`."""
+
+    run_dir: Path
+
+    def at(self, run_dir: Path) -> "Drawn":
+        return Drawn(run_dir)
+
+    def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
+        slowly = Path(os.environ.get("SLOWLY", "/nowhere"))
+        for job in jobs:
+            for epoch in range(job.since + 1, job.until + 1):
+                time.sleep(0.2 if slowly.exists() else 0.0)
+                yield Epoch(job.trial, epoch, {})
+            yield Finished(Outcome(job.trial, job.until, random.Random(f"{job.trial} {job.until}").random()))
 
 
 @dataclass(frozen=True)
