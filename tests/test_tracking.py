@@ -59,6 +59,7 @@ def header(run_dir: Path, **changes: object) -> Header:
         "planned_cost": 8.0,
         "dimensions": ("optimizer.lr",),
         "plan": (Ladder((1, 2, 4), (4, 2, 1)),),
+        "resumes": True,
         "settings": settings,
     }
     return Header(**(known | changes))
@@ -647,7 +648,7 @@ def test_the_plan_of_brackets_has_a_row_for_each(run_dir: Path) -> None:
 
 
 def test_the_plan_charges_training_from_nothing_where_the_study_does(run_dir: Path) -> None:
-    said = shown([header(run_dir, **(SHA | {"planned_cost": 108.0}))])
+    said = shown([header(run_dir, **(SHA | {"planned_cost": 108.0, "resumes": False}))])
     assert ["3", "27", "1", "27"] in cells(said)
 
 

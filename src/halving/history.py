@@ -49,6 +49,7 @@ class Header:
     `unit` names one unit of resource; `full_cost` is what training one trial to r_max costs in these units;
     `planned_cost` is what all of the study will cost, where that is known. `metric` is minimised, or maximised and
     then recorded with its sign flipped. `settings` is JSON for the edges: configuration, overrides, environment.
+    `resumes` says whether a rung costs what it adds to the one below, or all of it anew; studies before 0.8 do not say.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Header:
     dimensions: tuple[str, ...] = ()
     plan: tuple[Ladder, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    resumes: bool | None = None
 
     @property
     def single(self) -> bool:

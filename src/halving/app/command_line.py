@@ -291,6 +291,7 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
         planned_cost=parts.budget.resource if planned is None else planned,
         dimensions=parts.dimensions,
         plan=plan,
+        resumes=parts.fidelity.cost(1, 2) < parts.fidelity.cost(0, 2),
         settings={
             **settings,
             "domains": parts.domains,

@@ -97,6 +97,7 @@ def tune(
     composed = Composed.of(
         *(space, scheduler, searcher, name, seed, initial, budget, metric, maximize, run_dir, options),
         unit="epochs" if training else "units",
+        resumes=training,
         notes=notes,
     )
     with ExitStack() as opened:
@@ -158,6 +159,7 @@ class Composed:
         run_dir: str | Path | None,
         options: Mapping[str, Any],
         unit: str = "epochs",
+        resumes: bool = True,
         door: str = "tune",
         notes: str = "",
     ) -> "Composed":
@@ -205,9 +207,10 @@ class Composed:
             metric=metric.removeprefix("max:"),
             maximize=maximize or metric.startswith("max:"),
             full_cost=r_max,
-            planned_cost=planned_cost(plan, _resuming if unit == "epochs" else _restarting),
+            planned_cost=planned_cost(plan, _resuming if resumes else _restarting),
             dimensions=cube.names,
             plan=plan,
+            resumes=resumes,
             settings={
                 "options": {
                     **_told(scheduler, proposer, options),
@@ -254,7 +257,7 @@ class Composed:
             self.header,
             self.scheduler,
             workers,
-            _resuming if self.header.unit == "epochs" else _restarting,
+            _resuming if self.header.resumes else _restarting,
             self.budget,
             root,
             clean,

@@ -63,6 +63,7 @@ def simulate(
             full_cost=fidelity.cost(0, r_max),
             dimensions=("row", *curves.columns),
             plan=plan_of(allocator),
+            resumes=resumable,
         )
     )
     tuner.run()

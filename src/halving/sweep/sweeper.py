@@ -295,7 +295,8 @@ def _composed(
         settings.direction == "maximize",
         app.directory,
         own,
-        unit="epochs" if resumes else "units",
+        unit="epochs" if "epoch" in app.resource else "units",
+        resumes=resumes,
         door="hydra.sweeper",
     )
     told = {"resource": app.resource, "resume": shlex.join(app.resume), "inject": app.inject}

@@ -1,6 +1,5 @@
 """The plan of a study as it is shown before the first trial: how many trials reach which resource, at what cost."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,13 +92,18 @@ def _numbers(brackets: list[int]) -> str:
 
 
 def _costs(header: Header) -> list[list[float]] | None:
-    """What each rung costs, if training goes on from the rung below or else from nothing: whichever is the plan's."""
-    if header.planned_cost is None or any(len(ladder.sizes) < len(ladder.levels) for ladder in header.plan):
+    """What each rung costs, where the header says whether it adds to the rung below or begins anew."""
+    if (
+        header.planned_cost is None
+        or header.resumes is None
+        or any(len(ladder.sizes) < len(ladder.levels) for ladder in header.plan)
+    ):
         return None
     scale = header.full_cost / header.r_max
-    resuming = [
-        [scale * n * (r - since) for n, r, since in zip(it.sizes, it.levels, (0, *it.levels), strict=False)]
-        for it in header.plan
+    return [
+        [
+            scale * n * (r - since if header.resumes else r)
+            for n, r, since in zip(ladder.sizes, ladder.levels, (0, *ladder.levels), strict=False)
+        ]
+        for ladder in header.plan
     ]
-    anew = [[scale * n * r for n, r in zip(it.sizes, it.levels, strict=False)] for it in header.plan]
-    return next((way for way in (resuming, anew) if math.isclose(sum(map(sum, way)), header.planned_cost)), None)
