@@ -212,10 +212,19 @@ def each_in_turn(trial: Any) -> Iterator[dict[str, float]]:
     yield from YIELDING[trial.number % len(YIELDING)](trial)
 
 
-@pytest.mark.parametrize(("function", "evaluations"), [(reporting, 9), (each_in_turn, 36)])
-def test_two_workers_equal_straight(function: Any, evaluations: int, tmp_path: Path) -> None:
+TWO_WORKERS = [
+    (reporting, ASHA, {}, 9),
+    (each_in_turn, partial(OneEpoch, r_min=3, n=8, k=8), {"r_max": 9}, 15),  # where all go on, whoever is first
+]
+
+
+@pytest.mark.parametrize(("function", "scheduler", "options", "evaluations"), TWO_WORKERS)
+def test_two_workers_equal_straight(
+    function: Any, scheduler: Any, options: dict[str, Any], evaluations: int, tmp_path: Path
+) -> None:
     budget = halving.Budget(evaluations=evaluations)  # which leaves trials that are paused
-    study = tune(function, ASHA, budget=budget, executor=partial(Process, workers=2), run_dir=tmp_path / "study")
+    executor = partial(Process, workers=2)
+    study = tune(function, scheduler, budget=budget, executor=executor, run_dir=tmp_path / "study", **options)
     assert not list(tmp_path.rglob("working-*"))
     resumed = {event.trial % len(YIELDING) for event, _ in read(tmp_path / "study") if isinstance(event, Resume)}
     assert len(resumed) == len(YIELDING) if function is each_in_turn else resumed
