@@ -112,6 +112,7 @@ class _Actors:
         self._jobs: dict[Slot, tuple[Job, ...]] = {}
         self._waited: dict[Any, Slot] = {}  # by what is awaited: an actor's first answer, or what comes of its job
         self._unable = 0
+        self._waits = False  # for a node that has what a worker wants
         self._looked = -math.inf
 
     def listen(self, timeout: float | None) -> Iterator[tuple[Slot, Message]]:
@@ -174,8 +175,9 @@ class _Actors:
         self._looked = time.monotonic()
         places = self.places()
         wanted = (places if self._most is None else self._most) - self._unable
-        if not places and not self._actors:
+        if (waits := not places and not self._actors) and not self._waits:
             log.warning("executor=ray: no node has %s; the study waits for one", dict(self._wanted))
+        self._waits = waits
         while len(self._actors) < wanted:
             slot = next(self._numbers)
             self._actors[slot] = actor = self._class.remote(self._objective)

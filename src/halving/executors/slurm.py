@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Container, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from halving.errors import UserError, whole
 from halving.executors.base import Objective
@@ -62,6 +62,8 @@ class Slurm(Piloted):
             raise UserError(
                 f"executor.mode={mode}: give pilots, which connect to this machine, or jobs, one for each assignment"
             )
+        if not isinstance(cast(object, sbatch), Mapping | None):
+            raise UserError(f"executor.sbatch={sbatch}: give sbatch's options by their names, such as {{qos: low}}")
         own = {
             "cpus-per-task": whole("executor.num_cpus", num_cpus),
             "partition": partition,

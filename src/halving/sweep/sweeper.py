@@ -333,7 +333,7 @@ def _ended(app: App, arguments: list[str], history: History) -> Ended:
     if history.incumbent is None:
         return Ended(None)
     trial, evaluation = history.incumbent
-    typed_so = [word for word in _kept(arguments) if not word.startswith(_OF_THE_SWEEP)]
+    typed_so = [word for word in _kept(arguments) if not word.lstrip("+~").startswith(_OF_THE_SWEEP)]
     task = app.task(Job(trial.trial, trial.configuration, 0, evaluation.resource))
     one = [] if set(_MULTIRUN) & set(sys.argv) else ["hydra.mode=RUN"]
     return Ended(trial.trial, command=shlex.join([*_called(), *typed_so, *task, *one]))
