@@ -85,11 +85,12 @@ def test_every_scheduler_conforms(name: str, options: dict[str, Any]) -> None:
 def test_every_searcher_conforms(name: str, options: dict[str, Any]) -> None:
     if name == "OptunaSearcher":
         pytest.importorskip("optuna")
-    slow = name == "BayesianSearcher" or options.get("sampler") == "gp"
-    assert not complaints(conform(f"halving.searchers:{name}", options, schedules=3 if slow else 6))
+    assert not complaints(conform(f"halving.searchers:{name}", options, schedules=6))
 
 
-@pytest.mark.parametrize(("name", "options"), [("Serial", {}), ("Batched", {}), ("Process", {"batch": 3})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("Serial", {}), ("Batched", {}), ("Process", {}), ("Process", {"batch": 3})]
+)
 def test_every_executor_conforms(name: str, options: dict[str, Any]) -> None:
     assert not complaints(conform(f"halving.executors:{name}", options))
 
