@@ -160,6 +160,14 @@ def assert_agree(configs: Sequence[Config], tmp_path: Path, until: int = EPOCHS)
         assert_same(*states)
 
 
+def expanded(configs: Sequence[Config], tmp_path: Path) -> bool:
+    """Whether each trial is given inputs of its own, as what differs on shared ones is."""
+    recipes = [built(config, tmp_path)[1].recipe() for config in configs]
+    how = choice.choice([Trainer(recipe).model for recipe in recipes], recipes[0].data, forced=True)
+    assert how is not None
+    return how["expanded"]
+
+
 LRS = [{"optimizer.lr": 0.02}, {"optimizer.lr": 0.05}, {"optimizer.lr": 0.01}]
 SMALL = {"cnn": {"width": 4}, "mlp": {"width": 16, "dropout": 0.3}, "dropout_mlp": {"width_1": 16, "width_2": 16}}
 
@@ -169,16 +177,25 @@ def test_a_model_trains_with_others_as_alone(name: str, tmp_path: Path) -> None:
     config = configuration(model=name)
     config["model"] |= SMALL.get(name, {})
     assert_agree(trials(config, *LRS), tmp_path)
+    assert not expanded(trials(config, *LRS), tmp_path)
+
+
+class Squares(nn.Module):
+    """A channel more, which all trials share."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat((images, images.square()), 1)
 
 
 class Own(nn.Module):
-    """Begins with layers that make shared images each trial's own, and has a forward of its own."""
+    """Has a forward of its own, and may begin with layers that make shared images each trial's own."""
 
     def __init__(self, shape: list[int], outputs: int, first: str) -> None:
         super().__init__()
-        self.first = nn.BatchNorm2d(1) if first == "norm" else Dropout(0.2)
-        self.conv, self.deep = nn.Conv2d(1, 4, 3, stride=2), nn.Conv2d(4, 4, 3, padding="same", groups=2, bias=False)
-        self.drop, self.out = Dropout(0.5), nn.Linear(36, 8)
+        self.first = {"norm": nn.BatchNorm2d(1), "dropout": Dropout(0.2), "squares": Squares()}[first]
+        self.conv = nn.Conv2d(2 if first == "squares" else 1, 12, 3, stride=2, padding=(1, 0))
+        self.deep = nn.Conv2d(12, 12, 3, padding="same", groups=2, bias=False)
+        self.drop, self.out = Dropout(0.5), nn.Linear(108, 8)
         self.last = nn.Sequential(nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, outputs))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -187,7 +204,7 @@ class Own(nn.Module):
         return self.last(self.out(self.drop(images.flatten(1))))
 
 
-@pytest.mark.parametrize("first", ["norm", "dropout"])
+@pytest.mark.parametrize("first", ["norm", "dropout", "squares"])
 def test_a_model_of_ones_own_trains_with_others_as_alone(
     first: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,6 +213,7 @@ def test_a_model_of_ones_own_trains_with_others_as_alone(
     with caplog.at_level("INFO"):
         assert_agree(trials(config, *LRS), tmp_path, 3)
     assert "trials of Own are trained as one program: their losses and gradients agree" in caplog.messages
+    assert expanded(trials(config, *LRS), tmp_path) == (first != "squares")
 
 
 def test_a_residual_network_trains_with_others_as_alone(tmp_path: Path) -> None:

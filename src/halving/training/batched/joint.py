@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from halving.training.batched.fused import fuse
 from halving.training.batched.modules import JOINED, as_vectors
 from halving.training.batched.stacking import Stack
 
@@ -27,6 +28,7 @@ class Joint:
             if type(module) in JOINED:
                 replaced[id(module)] = JOINED[type(module)]([each[name] for each in named], self.stack)
         self.model: nn.Module = deepcopy(models[0], replaced)
+        fuse(self.model)
         self._parameters = [stacked for stacked, _ in self.stack.parameters]
 
     def gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:

@@ -5,6 +5,7 @@ batched matrix product, or (b, k f) where they are flattened images. What no lay
 shared: images (b, c, h, w) and vectors (b, f).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch.nn import functional
 
 from halving.training.batched.stacking import Stack
 from halving.training.dropout import Dropout, words
+
+# So many times as many filters as features of a patch are faster as one matrix product than as a convolution.
+MANY = 2
 
 
 class Linear(nn.Module):
@@ -36,11 +40,15 @@ class Linear(nn.Module):
 
 
 class Conv2d(nn.Module):
-    """`k` convolutions: of shared images by one with k times the filters, of others by one in k times the groups."""
+    """`k` convolutions: of shared images by one with k times the filters, of others by one in k times the groups.
+
+    On a CPU, many filters meet the patches of shared images in one matrix product.
+    """
 
     def __init__(self, layers: Sequence[nn.Conv2d], stack: Stack) -> None:
         super().__init__()
         first = layers[0]
+        self._patches = _patches(first, len(layers))
         self._channels, self._groups = first.in_channels, first.groups
         self._how: dict[str, Any] = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
         self.weight = stack([layer.weight for layer in layers])
@@ -51,9 +59,43 @@ class Conv2d(nn.Module):
         shared = inputs.shape[1] == self._channels
         if shared and self._groups > 1:
             inputs, shared = inputs.repeat(1, trials, 1, 1), False
+        if shared and self._patches is not None and inputs.device.type == "cpu":
+            return self._product(self._patches(inputs))
         groups = 1 if shared else trials * self._groups
         bias = None if self.bias is None else self.bias.flatten()
         return functional.conv2d(inputs, self.weight.flatten(0, 1), bias, groups=groups, **self._how)
+
+    def _product(self, patches: Tensor) -> Tensor:
+        """Return the images (b, k o, h, w) of patches (f + 1, b, h, w), the last feature of which is 1."""
+        weight = self.weight.flatten(2).flatten(0, 1).t()
+        bias = weight.new_zeros(1, weight.shape[1]) if self.bias is None else self.bias.view(1, -1)
+        wide = patches.flatten(1).t() @ torch.cat((weight, bias))
+        return wide.view(*patches.shape[1:], -1).permute(0, 3, 1, 2)
+
+
+def _patches(layer: nn.Conv2d, trials: int) -> Callable[[Tensor], Tensor] | None:
+    """Return what takes images (b, c, h, w) to the patches (f + 1, b, h', w') that a layer meets, and to a 1 for each.
+
+    None where so many trials have too few filters, or layers that leave something out.
+    """
+    features = layer.in_channels * math.prod(layer.kernel_size)
+    if trials * layer.out_channels < MANY * features or layer.groups > 1 or math.prod(layer.dilation) > 1:
+        return None
+    (high, wide), (down, across) = layer.kernel_size, layer.stride
+    padding = [(wide - 1) // 2, wide // 2, (high - 1) // 2, high // 2] if layer.padding == "same" else [0, 0, 0, 0]
+    if not isinstance(layer.padding, str):
+        rows, columns = layer.padding
+        padding = [columns, columns, rows, rows]
+
+    def patches(images: Tensor) -> Tensor:
+        windows = functional.pad(images, padding).unfold(2, high, down).unfold(3, wide, across)
+        batch, channels, height, width, *_ = windows.shape
+        found = images.new_empty(features + 1, batch, height, width)
+        found[:-1].view(channels, high, wide, batch, height, width).copy_(windows.permute(1, 4, 5, 0, 2, 3))
+        found[-1] = 1.0
+        return found
+
+    return patches
 
 
 class BatchNorm(nn.Module):
