@@ -17,7 +17,7 @@ from halving.training.batched.stacking import Stack
 from halving.training.dropout import Dropout, words
 
 # So many times as many filters as features of a patch are faster as one matrix product than as a convolution.
-MANY = 2
+MANY = 1.9
 
 
 class Linear(nn.Module):
