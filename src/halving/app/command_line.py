@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from halving.app.composition import Parts, compose
 from halving.app.objective import Objective
-from halving.app.runner import Planned, Runner
+from halving.app.planned import Planned, planned
+from halving.app.runner import Runner
 from halving.config import checks, commands, trials, winner
 from halving.config.arguments import place
 from halving.config.choices import composed
@@ -26,7 +27,7 @@ from halving.config.trust import check_cluster, trusted_packages
 from halving.confirming import Confirming
 from halving.environment import dated, environment
 from halving.errors import UserError, noted, real
-from halving.history import Ended, Halted, Header, History, Resumed, planned_cost
+from halving.history import Ended, Halted, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
 from halving.report.conclusion import conclusion
 from halving.report.confirmation import mean_test
@@ -34,7 +35,6 @@ from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
 from halving.report.next_steps import nothing_left
 from halving.report.tables import first_failure
-from halving.schedulers.base import plan_of
 from halving.targets import check_trusted, instantiate, locate, trusted_in_environment
 from halving.tracking.base import PATIENCE, Tracker
 from halving.tracking.progress import Progress
@@ -275,10 +275,8 @@ def _refuse_failures(history: History, run_dir: Path, problems: list[str]) -> No
 
 
 def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str, Any]) -> Header:
-    plan = plan_of(parts.scheduler)
     metric = cfg.metric.removeprefix("max:")
-    planned = planned_cost(plan, parts.fidelity.cost)
-    return Header(
+    header = Header(
         name=cfg.name,
         scheduler=_choice(hydra, "scheduler"),
         searcher=_choice(hydra, "searcher"),
@@ -287,11 +285,8 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
         unit=parts.fidelity.unit,
         metric=(parts.fidelity.measures if metric == "val_error" else "") or metric,
         maximize=cfg.metric.startswith("max:"),
-        full_cost=parts.fidelity.cost(0, cfg.r_max),
-        planned_cost=parts.budget.resource if planned is None else planned,
+        planned_cost=parts.budget.resource,
         dimensions=parts.dimensions,
-        plan=plan,
-        resumes=parts.fidelity.cost(1, 2) < parts.fidelity.cost(0, 2),
         settings={
             **settings,
             "domains": parts.domains,
@@ -302,6 +297,7 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
             },
         },
     )
+    return planned(header, parts.scheduler, parts.fidelity.cost)
 
 
 def _ended(

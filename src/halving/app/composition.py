@@ -20,11 +20,10 @@ from halving.environment import cores, default_threads
 from halving.errors import UserError, real, whole
 from halving.executors import Executor
 from halving.history import History, planned_cost
-from halving.schedulers import PASHA, Scheduler
-from halving.schedulers.base import is_endless, plan_of
+from halving.schedulers import Scheduler
+from halving.schedulers.base import plan_of
 from halving.schedulers.early_stopping import EarlyStopping
 from halving.schedulers.fifo import FIFO
-from halving.schedulers.successive_halving import ladder
 from halving.searchers import GridSearcher, OneAtATimeSearcher, Searcher
 from halving.searchers.recorded import Recorded
 from halving.searchers.table import on_table, space_of
@@ -274,14 +273,9 @@ def _fitted(objective: Objective, fidelity: Fidelity, configuration: Configurati
 
 
 def _budget(request: Request, scheduler: Scheduler, fidelity: Fidelity | Table, workers: int) -> Budget:
-    """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend.
-
-    PASHA needs no more than its first two levels.
-    """
-    budget = Budget(**request["budget"])
-    eta, r_min, r_max = request["eta"], request["r_min"], request["r_max"]
-    reach = ladder(eta, r_min, r_max)[:2][-1] if isinstance(scheduler, PASHA) else r_max
-    return fair(budget, fidelity.cost, eta, r_min, r_max, reach, workers) if is_endless(scheduler) else budget
+    """Return the budget as configured; a scheduler without an end gets what one bracket of halving would spend."""
+    steps = {name: request[name] for name in ("eta", "r_min", "r_max")}
+    return fair(Budget(**request["budget"]), scheduler, fidelity.cost, **steps, workers=workers)
 
 
 def _outrun(

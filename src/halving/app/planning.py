@@ -9,7 +9,8 @@ import numpy as np
 
 from halving.errors import UserError
 from halving.history import Ladder, planned_cost
-from halving.schedulers import Scheduler
+from halving.schedulers import PASHA, Scheduler
+from halving.schedulers.base import is_endless
 from halving.schedulers.successive_halving import ladder, sizes
 from halving.tracking import wording
 from halving.trial import Configuration, Done, Outcome, Resume, Start, Wait
@@ -102,16 +103,24 @@ def _remedy(
 
 
 def fair(
-    budget: Budget, cost: Callable[[int, int], float], eta: int, r_min: int, r_max: int, reach: int, workers: int
+    budget: Budget,
+    scheduler: Scheduler,
+    cost: Callable[[int, int], float],
+    *,
+    eta: int,
+    r_min: int,
+    r_max: int,
+    workers: int,
 ) -> Budget:
-    """Return a budget that ends a study, where it does not yet: at what one bracket of successive halving spends.
+    """Return a budget that ends a study, where nothing does yet: at what one bracket of successive halving spends.
 
-    That brings one trial to `reach`, but later where workers are many or trials fail. Twice what all workers would
-    spend meanwhile is the most.
+    That brings one trial to the end, or of PASHA to the second level, which is all that it needs; but later where
+    workers are many or trials fail. Twice what all workers would spend meanwhile is the most.
     """
-    if (budget.evaluations, budget.resource, budget.seconds) != (None, None, None):
+    if not is_endless(scheduler) or (budget.evaluations, budget.resource, budget.seconds) != (None, None, None):
         return budget
     levels = ladder(eta, r_min, r_max)
+    reach = levels[:2][-1] if isinstance(scheduler, PASHA) else r_max
     resource = planned_cost((Ladder(levels, sizes(levels, eta)),), cost) or 0.0
     return replace(budget, resource=resource, most=2 * (resource + workers * cost(0, r_max)), reach=reach)
 

@@ -6,25 +6,24 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, Self
 
+from halving.app.planned import Planned
 from halving.confirming import Confirming, job
 from halving.errors import noted
-from halving.executors import Executor, signals
-from halving.history import INTERRUPTED, Ended, Event, Header, Resumed
+from halving.executors import signals
+from halving.history import INTERRUPTED, Ended, Resumed
 from halving.journal import Journal, replay
 from halving.report.confirmation import chosen
 from halving.report.derived import write_all
 from halving.report.exhibits import exhibit
-from halving.schedulers import Scheduler
 from halving.tracking.base import PATIENCE, Tracker, Trackers
 from halving.tracking.wandb import Wandb
 from halving.trial import Job
-from halving.tuner import Budget, Tuner
 
 _STOPPING = "stopping after the running epochs; a second Ctrl-C ends it at once"
 
@@ -38,23 +37,6 @@ def _back_here() -> Generator[None]:
     finally:
         os.fchdir(here)
         os.close(here)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a door has composed of a request: a study, but for its journal and those who watch it.
-
-    `cost(since, until)` is what a job spends. `root` is where checkpoints lie, if there are any. `clean` takes out of
-    an event what nobody else may see.
-    """
-
-    header: Header
-    scheduler: Scheduler
-    executor: Executor
-    cost: Callable[[int, int], float]
-    budget: Budget | None = None
-    root: Path | None = None
-    clean: Callable[[Event], Event] | None = None
 
 
 class Tested(Protocol):
@@ -96,17 +78,7 @@ class Runner:
         seen = study.clean(self._first) if study.clean is not None else self._first
         told = (*self._events, (seen, self.before.seconds)) if self._events else ()
         self.trackers = Trackers(trackers, told, say, display, patience)
-        self.tuner = Tuner(
-            study.scheduler,
-            study.executor,
-            cost=study.cost,
-            journal=journal,
-            trackers=self.trackers,
-            budget=study.budget,
-            maximize=header.maximize,
-            root=study.root,
-            clean=study.clean,
-        )
+        self.tuner = study.tuner(journal, self.trackers)
         self._study = study
         self._journal = journal
         self._conclude = conclude

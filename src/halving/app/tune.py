@@ -9,23 +9,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from halving.app.runner import Planned, Runner
+from halving.app.planned import Planned, check_end, cost_of, planned
+from halving.app.runner import Runner
 from halving.checkpoints.store import Store
 from halving.confirming import Confirming
 from halving.data.keys import key
 from halving.environment import dated, expanded
 from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
-from halving.history import Ended, Event, Header, History, planned_cost
+from halving.history import Ended, Event, Header, History
 from halving.journal import Journal, replay
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written
 from halving.report.next_steps import nothing_left
 from halving.report.tables import first_failure
 from halving.schedulers import Scheduler, SuccessiveHalving
-from halving.schedulers.base import is_endless, plan_of
+from halving.schedulers.base import plan_of
 from halving.searchers import RandomSearcher, Searcher
 from halving.space import Space
 from halving.study import Study
@@ -40,9 +41,6 @@ from halving.training.fidelities.function import call
 from halving.training.own import Running, Trainings, is_training
 from halving.trial import Configuration, Job, Step, Value, plain
 from halving.tuner import Budget
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -190,27 +188,19 @@ class Composed:
                 f"{door}: {', '.join(options)} belong to a scheduler class, but a ready scheduler was given"
             )
         allocator = scheduler(proposer, **options) if callable(scheduler) else scheduler
-        plan = plan_of(allocator)
-        if is_endless(allocator) and budget is None:
-            raise UserError(
-                f"{door}: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget"
-            )
+        check_end(allocator, budget, door)
         directory = expanded(run_dir).absolute() if run_dir is not None else None
-        r_max = int(max((level for ladder in plan for level in ladder.levels), default=_r_max(scheduler, options)))
+        levels = (level for ladder in plan_of(allocator) for level in ladder.levels)
         header = Header(
             name=name,
             scheduler=type(allocator).__name__,
             searcher=type(proposer).__name__,
             seed=seed,
-            r_max=r_max,
+            r_max=int(max(levels, default=_r_max(scheduler, options))),
             unit=unit,
             metric=metric.removeprefix("max:"),
             maximize=maximize or metric.startswith("max:"),
-            full_cost=r_max,
-            planned_cost=planned_cost(plan, _resuming if resumes else _restarting),
             dimensions=cube.names,
-            plan=plan,
-            resumes=resumes,
             settings={
                 "options": {
                     **_told(scheduler, proposer, options),
@@ -223,7 +213,7 @@ class Composed:
                 **({"run_dir": str(directory)} if directory is not None else {}),
             },
         )
-        return cls(allocator, header, budget, directory, options)
+        return cls(allocator, planned(header, allocator, cost_of(resumes)), budget, directory, options)
 
     def opened(
         self,
@@ -253,15 +243,8 @@ class Composed:
             console = Terminal()
             progress = console.is_interactive or console.is_jupyter
         display = Progress() if progress else None
-        study = Planned(
-            self.header,
-            self.scheduler,
-            workers,
-            _resuming if self.header.resumes else _restarting,
-            self.budget,
-            root,
-            clean,
-        )
+        cost = cost_of(bool(self.header.resumes))
+        study = Planned(self.header, self.scheduler, workers, cost, self.budget, root, clean)
         return Runner(study, journal, trackers, run_dir=directory, say=_teller(display), display=display)
 
 
@@ -319,14 +302,6 @@ class _Calls:
 
     def ensemble(self, jobs: Sequence[Job]) -> dict[str, float]:
         return {}
-
-
-def _restarting(since: int, until: int) -> float:
-    return until
-
-
-def _resuming(since: int, until: int) -> float:
-    return until - since
 
 
 def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler) -> Journal:

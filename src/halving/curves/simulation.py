@@ -3,16 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from halving.app.planned import Planned, check_end, planned
 from halving.curves.table import Curves
-from halving.errors import UserError
 from halving.executors.simulated import Simulated
 from halving.history import Header, History
 from halving.schedulers import Scheduler, SuccessiveHalving
-from halving.schedulers.base import is_endless, plan_of
 from halving.searchers import RandomSearcher, Searcher
 from halving.searchers.table import RandomRows, on_table, space_of
 from halving.training.fidelities.table import Table
-from halving.tuner import Budget, Tuner
+from halving.tuner import Budget
 
 
 def simulate(
@@ -43,29 +42,25 @@ def simulate(
         space = space_of(curves)
         proposer = on_table(searcher(space, seed=seed), curves, space, seed, reuse)
     allocator = scheduler(proposer, **options)
-    if is_endless(allocator) and budget is None:
-        raise UserError(f"simulate: {type(allocator).__name__} has no end of its own; give max_trials=... or a Budget")
-    tuner = Tuner(
+    check_end(allocator, budget, "simulate")
+    header = Header(
+        name=str(curves.meta.get("name", "simulated")),
+        scheduler=type(allocator).__name__,
+        searcher=type(proposer).__name__,
+        seed=seed,
+        r_max=int(options.get("r_max", curves.resource[-1])),
+        unit=curves.unit,
+        dimensions=("row", *curves.columns),
+    )
+    study = Planned(
+        planned(header, allocator, fidelity.cost),
         allocator,
         Simulated(fidelity, workers, seed=seed, **(executor or {})),
-        cost=fidelity.cost,
-        budget=budget,
+        fidelity.cost,
+        budget,
     )
-    r_max = int(options.get("r_max", curves.resource[-1]))
-    tuner.record(
-        Header(
-            name=str(curves.meta.get("name", "simulated")),
-            scheduler=type(allocator).__name__,
-            searcher=type(proposer).__name__,
-            seed=seed,
-            r_max=r_max,
-            unit=curves.unit,
-            full_cost=fidelity.cost(0, r_max),
-            dimensions=("row", *curves.columns),
-            plan=plan_of(allocator),
-            resumes=resumable,
-        )
-    )
+    tuner = study.tuner()
+    tuner.record(study.header)
     tuner.run()
     return tuner.history
 

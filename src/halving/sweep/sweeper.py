@@ -15,6 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from halving.app.planned import cost_of
 from halving.app.planning import fair
 from halving.app.tune import Composed, warn
 from halving.config.commands import key_of, override
@@ -26,8 +27,6 @@ from halving.history import Ended, History
 from halving.journal import FILE
 from halving.report.conclusion import conclusion
 from halving.report.tables import first_failure
-from halving.schedulers import PASHA
-from halving.schedulers.successive_halving import ladder
 from halving.space import Space
 from halving.space.dimension import Choice
 from halving.sweep import options
@@ -277,12 +276,7 @@ def _composed(
 ) -> Composed:
     root = _root(settings, app.r_max, name)
     scheduler, own = options.scheduler(settings.scheduler, root, settings.scheduler_options)
-    resumes = bool(settings.resume or settings.inject)
-    budget = Budget(**settings.budget)
-    if "max_trials" in own and own["max_trials"] is None:  # it has no end of its own
-        reach = ladder(settings.eta, settings.r_min, app.r_max)[:2][-1] if scheduler is PASHA else app.r_max
-        cost = _resuming if resumes else _restarting
-        budget = fair(budget, cost, settings.eta, settings.r_min, app.r_max, reach, settings.workers or 1)
+    resumes, budget = bool(settings.resume or settings.inject), Budget(**settings.budget)
     composed = Composed.of(
         space,
         scheduler,
@@ -307,7 +301,9 @@ def _composed(
         searcher=settings.searcher,
         settings={**composed.header.settings, "options": recorded},
     )
-    return replace(composed, header=header)
+    steps = {"eta": settings.eta, "r_min": settings.r_min, "r_max": app.r_max}
+    budget = fair(budget, composed.scheduler, cost_of(resumes), **steps, workers=settings.workers or 1)
+    return replace(composed, header=header, budget=budget)
 
 
 def _executor(
@@ -353,11 +349,3 @@ def _called() -> list[str]:
     """Return the words by which this app was called."""
     module = main_module()
     return ["python", "-m", module] if module else ["python", sys.argv[0]]
-
-
-def _resuming(since: int, until: int) -> float:
-    return until - since
-
-
-def _restarting(since: int, until: int) -> float:
-    return until
