@@ -26,7 +26,7 @@ def main() -> None:
         arguments = parser.parse_args()
         directories = run_directories(arguments.paths)
         histories = [load(directory).history for directory in directories]
-        commands = {" ".join(h.header.settings.get("overrides", ())) for h in histories if h.header is not None}
+        commands = {" ".join(h.header.provenance.overrides) for h in histories if h.header is not None}
         meta = {
             "name": arguments.out.stem,
             "recorded": shlex.join(["python", "scripts/record_curves.py", *sys.argv[1:]]),

@@ -192,7 +192,7 @@ def named(studies: Sequence[Study], *keys: str) -> dict[str, Study]:
     """Return the studies of a multirun by what they were told of some keys."""
     found: dict[str, Study] = {}
     for study in studies:
-        overrides = study.history.header.settings.get("overrides", ()) if study.history.header is not None else ()
+        overrides = study.history.header.provenance.overrides if study.history.header is not None else ()
         told = {key: value for key, _, value in (str(item).partition("=") for item in overrides)}
         name = ", ".join(told.get(key, f"{key} as it stands") for key in keys)
         found[name if name not in found else f"{name}, job {study.run_dir.name if study.run_dir else ''}"] = study

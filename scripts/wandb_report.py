@@ -35,7 +35,7 @@ def build(paths: Sequence[Path], out: Path) -> tuple[Report, list[Mirrored], lis
     problems = [line for directory, runs in found.items() for line in doubts(directory, runs)]
     runs = [run for each in found.values() for run in each]
     names = {directory: named(directory, history, found[directory]) for directory, history in histories.items()}
-    options = header_of(next(iter(histories.values()))).settings.get("config", {}).get("tracker", {})
+    options = header_of(next(iter(histories.values()))).provenance.config.get("tracker", {})
     project = next((run.project for run in runs), "") or project_name(str(options.get("project") or "halving"))
     entity = next((run.entity for run in runs if run.entity), options.get("entity") or "")
     if len(histories) == 1:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from halving.provenance import Provenance
 from halving.trial import Configuration, Epoch, Finished, Restarted, Resume, Start, Verdict
 
 # What a confirmation may draw anew, by the root keys of its seeds.
@@ -48,7 +49,7 @@ class Header:
 
     `unit` names one unit of resource; `full_cost` is what training one trial to r_max costs in these units;
     `planned_cost` is what all of the study will cost, where that is known. `metric` is minimised, or maximised and
-    then recorded with its sign flipped. `settings` is JSON for the edges: configuration, overrides, environment.
+    then recorded with its sign flipped. `settings` is JSON for the edges, which `provenance` reads.
     `resumes` says whether a rung costs what it adds to the one below, or all of it anew; studies before 0.8 do not say.
     """
 
@@ -66,6 +67,10 @@ class Header:
     plan: tuple[Ladder, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     resumes: bool | None = None
+
+    @property
+    def provenance(self) -> Provenance:
+        return Provenance.of(self.settings)
 
     @property
     def single(self) -> bool:
@@ -308,8 +313,8 @@ class History:
     def apply(self, event: Event, at: float) -> None:
         """Take in the next event, which happened `at` seconds after the study began."""
         before, self.seconds = self.seconds, max(self.seconds, at)
-        if isinstance(event, Header | Resumed) and (text := event.settings.get("notes")):
-            self.notes.setdefault(str(text), str(event.settings.get("noted", "")))
+        if isinstance(event, Header | Resumed) and (told := Provenance.of(event.settings)).notes:
+            self.notes.setdefault(str(told.notes), str(told.noted))
         if isinstance(event, Confirm | Confirmed | Chosen):  # which nothing of the study itself runs beside
             self.confirming += self.seconds - before
         match event:

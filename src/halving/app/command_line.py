@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,7 @@ from halving.environment import dated, environment
 from halving.errors import UserError, noted, real
 from halving.history import Ended, Halted, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
+from halving.provenance import Provenance
 from halving.report.conclusion import conclusion
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written, rebuilding, write_all
@@ -66,9 +67,9 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         events = tuple(journal.events)
         before = replay(events)
         if before.header is not None:
-            if "unresolved" not in before.header.settings:
+            if (unresolved := before.header.provenance.unresolved) is None:
                 raise UserError(f"resume: {run_dir} holds a study of a Python function; go on with it by halving.tune")
-            stored = as_recorded(before.header.settings["unresolved"])
+            stored = as_recorded(unresolved)
             cfg = merged(stored, cfg, overrides)
             budgeted, confirming = cfg.budget != stored.budget, Confirming(**cfg.confirm)
             over = _complete(before, run_dir) and not confirming.wanted(before, cfg.r_max)
@@ -144,7 +145,7 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         opened.pop_all()  # the runner sees to them from here on
         with runner:
             runner.run(
-                lambda: _ended(cfg, hydra, secrets, settings, runner.tuner.history, parts),
+                lambda: _ended(cfg, hydra, secrets, header.provenance, runner.tuner.history, parts),
                 lambda: runner.confirm(Confirming(**cfg.confirm), cfg.seed, cfg.r_max, parts.objective),
             )
     history = runner.tuner.history
@@ -167,7 +168,7 @@ def _journal(run_dir: Path, cfg: DictConfig, queued: str) -> Journal:
     problem = ""
     if journal.events and queued and cfg.resume is None:
         header = replay(journal.events).header
-        if header is not None and header.settings.get("queued") == queued:
+        if header is not None and header.provenance.queued == queued:
             cfg.resume = str(run_dir)
     if journal.events and cfg.resume is None:
         problem = f"{run_dir} already holds a study; go on with it by: {_again(run_dir)}; or take another run dir"
@@ -189,21 +190,25 @@ def _settings(
 ) -> dict[str, Any]:
     """Return what the journal keeps of the command: a resumed study's own, with what was typed now in its place."""
     now = [settled(item, cfg) for item in overrides if not item.startswith("resume=")]
-    recorded = dict(before.header.settings) if before.header is not None else {}
+    source, tags = [*commands.config_source(hydra), *commands.one_job(hydra)], list[str]()
+    if hydra.mode == RunMode.MULTIRUN:
+        tags = [Path(hydra.sweep.dir).name]
+    here = Provenance(source=source, run_dir=str(run_dir), tags=tags)
+    begun = before.header.provenance if before.header is not None else here
     keys = set(map(commands.key_of, now))
     unresolved: Any = OmegaConf.to_container(cfg, resolve=False)
     queued = commands.queued(hydra)
-    began = Path(recorded.get("run_dir", run_dir))  # which names its W&B runs, whatever link it is resumed by
+    began = Path(begun.run_dir)  # which names its W&B runs, whatever link it is resumed by
     return {
         "unresolved": unresolved,
         "choices": asdict(parts.objective.request.choices),
         "config_hash": hashlib.sha256(json.dumps({**unresolved, "notes": ""}, sort_keys=True).encode()).hexdigest(),
-        "overrides": [item for item in recorded.get("overrides", ()) if commands.key_of(item) not in keys] + now,
-        "source": recorded.get("source", [*commands.config_source(hydra), *commands.one_job(hydra)]),
+        "overrides": [item for item in begun.overrides if commands.key_of(item) not in keys] + now,
+        "source": begun.source,
         "run_dir": str(began if began.exists() and began.samefile(run_dir) else run_dir),
         "initial": parts.initial,
-        "tags": recorded.get("tags", [Path(hydra.sweep.dir).name] if hydra.mode == RunMode.MULTIRUN else []),
-        "trained": recorded.get("trained", _trained(hydra) if parts.fidelity.loads else []),
+        "tags": begun.tags,
+        "trained": begun.trained or (_trained(hydra) if parts.fidelity.loads else []),
         **({"queued": queued} if queued else {}),
         **dated(cfg.notes),
     }
@@ -235,8 +240,8 @@ def _again(run_dir: Path) -> str:
 
 def _other_data(before: History, now: Header) -> list[str]:
     """Say so where a study goes on with other data than it began with."""
-    recorded = before.header.settings.get("environment", {}) if before.header is not None else {}
-    then, found = recorded.get("data"), now.settings["environment"]["data"]
+    recorded = before.header.provenance.environment if before.header is not None else {}
+    then, found = recorded.get("data"), now.provenance.environment["data"]
     if then is None or found is None or then == found:
         return []
     return [f"note: the data are others than before (their digest was {then} and is {found}): errors do not compare"]
@@ -304,7 +309,7 @@ def _ended(
     cfg: DictConfig,
     hydra: DictConfig,
     secrets: Secrets,
-    settings: Mapping[str, Any],
+    told: Provenance,
     history: History,
     parts: Parts,
 ) -> Ended:
@@ -337,7 +342,7 @@ def _ended(
     else:
         with noted("the winner's test failed", problems):
             test = objective.test(Job(trial.trial, trial.configuration, 0, resource))
-    others = (item for item in settings["overrides"] if not item.startswith("executor.threads="))
+    others = (item for item in told.overrides if not item.startswith("executor.threads="))
     full = resource == cfg.r_max == cfg.get("until", cfg.r_max)
     reach = {} if full else {"until": resource}
     words = winner.task(
@@ -347,7 +352,7 @@ def _ended(
         objective.request.choices.default,
     )
     if winner.retrains(words, best, hydra):
-        words = [*settings["source"], *words]
+        words = [*told.source, *words]
     else:
         words = [*winner.best_words(objective.run_dir, trusted), *(f"until={reach[key]}" for key in reach)]
     return Ended(

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +20,7 @@ from halving.environment import cores, default_threads
 from halving.errors import UserError, real, whole
 from halving.executors import Executor
 from halving.history import History, planned_cost
+from halving.provenance import Provenance
 from halving.schedulers import Scheduler
 from halving.schedulers.base import plan_of
 from halving.schedulers.early_stopping import EarlyStopping
@@ -73,19 +74,18 @@ def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[
     if not fidelity.trains:
         return _simulated(request, config, cast(Table, fidelity), run_dir, before)
     space = request.space
-    recorded = before.header.settings if before.header is not None else {}
-    request = replace(request, choices=Choices(**recorded["choices"]) if "choices" in recorded else chosen(space))
+    recorded = before.header.provenance if before.header is not None else Provenance()
+    request = replace(request, choices=Choices(**recorded.choices) if recorded.choices else chosen(space))
     defaults = request.defaults(space)
-    earlier = recorded.get("environment", {})
     elsewhere = getattr(locate(config["executor"]["_target_"], "executor"), "elsewhere", False)
     asked, moves = config["device"], request.follows("data_dir")
     device = found("auto" if elsewhere else asked)
     placed = request.but(device=device, data_dir=str(arguments.placed(config["data_dir"])))
     if not elsewhere:
         found(config["data"].get("device") or asked)
-    settings, threads = _executor(config["executor"], asked, device, earlier.get("threads"))
+    settings, threads = _executor(config["executor"], asked, device, recorded.environment.get("threads"))
     objective = Objective(placed, run_dir, threads)
-    initial = _initial(config["searcher"].pop("initial", None) or (), space, defaults, before)
+    initial = _initial(config["searcher"].pop("initial", None) or (), space, defaults, recorded)
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=initial)
     proposals = Recorded(searcher, _configurations(before))
     plan = None
@@ -127,13 +127,13 @@ def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[
         raise
 
 
-def _initial(run_dirs: Any, space: Space, defaults: Configuration, before: History) -> list[Configuration]:
+def _initial(run_dirs: Any, space: Space, defaults: Configuration, recorded: Provenance) -> list[Configuration]:
     """Return what is proposed first: the config as it stands, then what earlier studies found.
 
     A study that goes on has these in its header: the others may be gone by now.
     """
-    if before.header is not None and "initial" in before.header.settings:
-        return list(before.header.settings["initial"])
+    if recorded.initial is not None:
+        return list(cast(Sequence[Configuration], recorded.initial))
     if not isinstance(run_dirs, list | tuple) or not all(isinstance(each, str) for each in run_dirs):
         raise UserError(f"searcher.initial={run_dirs}: give a list of run directories, such as searcher.initial=[here]")
     earlier = [load(run_dir).best.configuration for run_dir in run_dirs]

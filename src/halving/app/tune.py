@@ -314,7 +314,7 @@ def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler
     problem, grows = "", getattr(scheduler, "extended_by", "")
     if recorded is not None and not resume:
         problem = f"{directory} already holds a study; give resume=True, another run_dir, or load this one"
-    elif recorded is not None and "unresolved" in recorded.settings:
+    elif recorded is not None and recorded.provenance.by_command:
         problem = f"{directory} holds a study of the command line; go on with it by: "
         problem += shlex.join(["python", "-m", "halving", f"resume={directory}"])
     elif recorded is not None and (differences := _differences(recorded, header, scheduler)):
@@ -336,11 +336,11 @@ def _differences(recorded: Header, now: Header, scheduler: Scheduler) -> dict[st
             name: getattr(header, name)
             for name in ("name", "scheduler", "searcher", "seed", "r_max", "unit", "metric", "maximize")
         }
-        | {"space": ", ".join(header.settings.get("space", ())), "initial": header.settings.get("initial")}
-        | dict(header.settings.get("options", {}))
-        for header in (recorded, now)
+        | {"space": ", ".join(told.space or ()), "initial": told.initial}
+        | dict(told.options)
+        for header, told in ((recorded, recorded.provenance), (now, now.provenance))
     )
-    if "space" not in recorded.settings:  # by a version that did not record these
+    if recorded.provenance.space is None:  # by a version that did not record these
         old, new = ({name: told[name] for name in ("seed", "maximize", "searcher")} for told in (old, new))
     grows = getattr(scheduler, "extended_by", "")
     if isinstance(old.get(grows), int) and (new.get(grows) is None or new[grows] > old[grows]):

@@ -347,7 +347,7 @@ def _job(directory: Path, sweep: Path) -> Job:
         state = f"failed: {failure}"
     else:
         state = "interrupted" if history is None or history.ended is None else "failed: no trial survived"
-    overrides = tuple(_told(list(begun_with(directory).get("overrides", []))))
+    overrides = tuple(_told(list(begun_with(directory).overrides)))
     return Job(_name(directory, sweep), directory, overrides, state, history if history and history.header else None)
 
 

@@ -18,13 +18,14 @@ def recorded(header: Header, configuration: Configuration, trial: int) -> dict[s
 
     Raises UserError if the header has no config, or an interpolation cannot be resolved here.
     """
-    if "unresolved" not in header.settings:
+    told = header.provenance
+    if told.unresolved is None:
         raise UserError("the study has no recorded config: it tuned a function")
-    cfg = cast(DictConfig, OmegaConf.create(header.settings["unresolved"]))
+    cfg = cast(DictConfig, OmegaConf.create(dict(told.unresolved)))
     for key in ("data_dir", "device"):
-        OmegaConf.update(cfg, key, header.settings["config"][key])
+        OmegaConf.update(cfg, key, told.config[key])
     try:
-        choices = Choices(**header.settings.get("choices", {}))
+        choices = Choices(**told.choices)
         return trials.plain(trials.overlay(cfg, configuration, cfg.trial + trial, choices))
     except OmegaConfBaseException as error:
         raise UserError(f"the recorded config cannot be resolved here: {first_line(error)}") from error

@@ -23,6 +23,7 @@ from halving.config.secrets import REDACTED, redacted_paths
 from halving.errors import UserError
 from halving.history import Header
 from halving.journal import FILE, decode
+from halving.provenance import Provenance
 
 SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
 _MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "confirm", "notes", "resume", "trusted_packages")
@@ -51,16 +52,14 @@ def repeat(arguments: list[str]) -> list[str]:
     if not named or not isinstance(named[-1], str) or {"-m", "--multirun"}.intersection(arguments):
         return arguments
     refuse(placed(named[-1]), written=False)
-    settings = _recorded_settings(placed(named[-1]) / FILE)
+    begun = _recorded(placed(named[-1]) / FILE)
     keys = {key_of(item) for item in arguments}
     replaced = tuple(keys) + tuple(f"{group}." for group in keys.intersection(_MAY_CHANGE))
-    recorded = [
-        item for item in settings.get("overrides", ()) if not _named(key_of(item), replaced) and REDACTED not in item
-    ]
+    recorded = [item for item in begun.overrides if not _named(key_of(item), replaced) and REDACTED not in item]
     _repeated[:] = recorded
     options = {"-cp", "-cn", "-cd", "--config-path", "--config-name", "--config-dir"}
     elsewhere = options.intersection(item.partition("=")[0] for item in arguments)
-    source = [] if elsewhere else [str(word) for word in settings.get("source", ())]
+    source = [] if elsewhere else [str(word) for word in begun.source]
     for place in (*config_paths(source), *directories(source)):
         if Path(place.removeprefix("file://")).resolve().is_relative_to(placed(named[-1]).resolve()):
             raise UserError(f"resume: the study's config files would lie in it, at {place}, where no study has them")
@@ -86,12 +85,12 @@ def settled(item: str, cfg: DictConfig) -> str:
     return override(key, cfg[key]) if Config.__annotations__.get(key) is int and _FLEETING.search(item) else item
 
 
-def _recorded_settings(journal: Path) -> Mapping[str, Any]:
+def _recorded(journal: Path) -> Provenance:
     if not journal.is_file():
-        return {}
+        return Provenance()
     with journal.open("rb") as file:
         events, _ = decode(file.readline(), journal)
-    return events[0][0].settings if events and isinstance(events[0][0], Header) else {}
+    return events[0][0].provenance if events and isinstance(events[0][0], Header) else Provenance()
 
 
 def register_resolvers() -> None:
@@ -245,21 +244,23 @@ def _free(sweep: Path) -> str:
 def _begun(sweep: Path) -> dict[str, tuple[Mapping[str, Any], list[str]]]:
     """Return the config and overrides of each job that a multirun had when this process began."""
     found = {str(path.relative_to(sweep)): begun_with(path) for path in job_directories(sweep)}
-    return {name: (settings["unresolved"], settings["overrides"]) for name, settings in found.items() if settings}
+    return {
+        name: (told.unresolved, list(told.overrides)) for name, told in found.items() if told.unresolved is not None
+    }
 
 
-def begun_with(directory: Path) -> Mapping[str, Any]:
-    """Return the `unresolved` config and the `overrides` of the job that began in a directory, or nothing."""
+def begun_with(directory: Path) -> Provenance:
+    """Return what is known of the job that began in a directory: at least its unresolved config and its overrides."""
     if any(strays(directory, written=False)):
-        return {}
+        return Provenance()
     with suppress(UserError):  # a damaged journal is its own job's affair
-        if settings := _recorded_settings(directory / FILE):
-            return settings
+        if (told := _recorded(directory / FILE)).by_command:
+            return told
     files = (directory / _OWN / "config.yaml", directory / _OWN / "overrides.yaml")
     if not all(file.is_file() for file in files):
-        return {}
+        return Provenance()
     config, overrides = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
-    return {"unresolved": config, "overrides": [item for item in overrides if key_of(item) != "resume"]}
+    return Provenance(config, overrides=[item for item in overrides if key_of(item) != "resume"])
 
 
 def swept_by(sweep: Path) -> DictConfig:

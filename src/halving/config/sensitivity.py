@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from halving.config.commands import key_of, override
 from halving.config.recorded import recorded
@@ -13,6 +13,7 @@ from halving.errors import UserError
 from halving.history import Header
 from halving.study import Study
 from halving.tracking.wording import count, duration
+from halving.trial import Configuration
 
 SEARCHER = "one_at_a_time"
 _DROPPED = (
@@ -41,13 +42,14 @@ def begins(study: Study, typed: Sequence[str], points: int, seeds: int) -> list[
     header, best = study.history.header, study.best
     assert header is not None and study.run_dir is not None
     _check(header, study.run_dir, typed)
-    unresolved: Mapping[str, Any] = header.settings["unresolved"]
-    groups = header.settings.get("choices", {}).get("default", {})
+    told = header.provenance
+    unresolved = told.unresolved or {}
+    groups = told.choices.get("default", {})
     anew = {key_of(item) for item in typed}
-    added = {key_of(item) for item in header.settings.get("overrides", ()) if item.startswith("+")}
+    added = {key_of(item) for item in told.overrides if item.startswith("+")}
     kept = [
         override("data_dir", unresolved["data_dir"]) if item.startswith("data_dir=") and "${" not in item else item
-        for item in header.settings.get("overrides", ())
+        for item in told.overrides
         if key_of(item).partition(".")[0] not in _DROPPED
         and key_of(item).replace("/", ".") not in (*best.configuration, *groups)
         and REDACTED not in item
@@ -60,10 +62,10 @@ def begins(study: Study, typed: Sequence[str], points: int, seeds: int) -> list[
     ended += ["plan=null"] * (unresolved.get("plan") is not None)
     ended += ["confirm.top=0"] * bool(unresolved.get("confirm", {}).get("top"))
     own = ["scheduler=fifo", f"searcher={SEARCHER}", f"searcher.points={points}", f"searcher.seeds={seeds}"]
-    told = [override("notes", f"the sensitivity of trial {best.trial} of {study.run_dir}")]
-    words = [*kept, *winner, *ended, *own, *told]
+    note = [override("notes", f"the sensitivity of trial {best.trial} of {study.run_dir}")]
+    words = [*kept, *winner, *ended, *own, *note]
     return [
-        *header.settings.get("source", ()),
+        *told.source,
         *(item for item in words if not any(_within(key_of(item), key) for key in anew)),
         override("hydra.run.dir", str(directory(study.run_dir.resolve()))),
     ]
@@ -75,7 +77,7 @@ def begin(study: Study, typed: Sequence[str], now: Header) -> None:
     Raises UserError where the config files make another base than the winner, but for what was `typed`.
     """
     _insist(study, now, typed)
-    config, trials = now.settings["config"], now.plan[0].sizes[0]
+    config, trials = now.provenance.config, now.plan[0].sizes[0]
     seeds, best = config["searcher"]["seeds"], study.best
     finished = [each.finished for each in best.evaluations if each.finished is not None]
     spent = sum(each.cost for each in finished)
@@ -100,7 +102,8 @@ def goes_on(begun: Study, around: Study | None, asked: Mapping[str, int]) -> lis
     assert header is not None
     if header.searcher != SEARCHER:
         raise UserError(f"sensitivity: {begun.run_dir} holds another study; move it away")
-    searcher, base = header.settings["config"]["searcher"], header.settings["initial"][-1]
+    told = header.provenance
+    searcher, base = told.config["searcher"], cast(Sequence[Configuration], told.initial)[-1]
     if around is not None and any(base.get(name, value) != value for name, value in around.best.configuration.items()):
         raise UserError(f"sensitivity: {begun.run_dir} lies around another trial than {around.best.trial}; {move}")
     if asked.get("points", searcher["points"]) != searcher["points"]:
@@ -112,12 +115,12 @@ def goes_on(begun: Study, around: Study | None, asked: Mapping[str, int]) -> lis
 
 def _check(header: Header, run_dir: Path, typed: Sequence[str]) -> None:
     """Raise UserError for a study whose dimensions cannot be tried one at a time."""
-    if "unresolved" not in header.settings:
+    if (unresolved := header.provenance.unresolved) is None:
         raise UserError(
             f"sensitivity: {run_dir} holds a study of a Python function; call halving.tune with it again, and with "
             "scheduler=FIFO, searcher=OneAtATimeSearcher, initial=load(run_dir).best.configuration"
         )
-    if "curves" in header.settings["unresolved"]["executor"]:
+    if "curves" in unresolved["executor"]:
         raise UserError(f"sensitivity: {run_dir} holds a study on recorded curves, which trains nothing")
     if not header.dimensions and not any(key_of(item).partition(".")[0] == "space" for item in typed):
         raise UserError(
@@ -132,7 +135,7 @@ def _insist(study: Study, now: Header, typed: Sequence[str]) -> None:
     assert header is not None
     then, found = (
         flat(config, [key for key in config if key in _OF_A_TRIAL or key not in ROOT_KEYS])
-        for config in (recorded(header, best.configuration, 0), now.settings["config"])
+        for config in (recorded(header, best.configuration, 0), now.provenance.config)
     )
     anew = [key_of(item) for item in typed]
     anew += ["epochs", "lr_schedule", "averaging"] * ("r_max" in anew)  # they follow it

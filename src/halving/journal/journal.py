@@ -28,6 +28,7 @@ from halving.history import (
     Resumed,
 )
 from halving.journal.lock import lock
+from halving.provenance import Provenance
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict, plain
 
 VERSION = 1
@@ -289,13 +290,12 @@ def _refuse_strange(body: dict[str, Any]) -> None:
                 continue
             if type(holder[name]) is not int or holder[name] < 0:
                 raise UserError(f"the journal's record {body['seq']} has {name}={holder[name]!r}, which is no count")
-    settings = cast(Mapping[str, Any], body.get("settings") or {})
-    if not isinstance(settings, Mapping) or any(  # pyright: ignore[reportUnnecessaryIsInstance]
-        not isinstance(settings.get(name, []), list) for name in ("source", "overrides")
-    ):
+    settings: object = body.get("settings") or {}
+    told = Provenance.of(cast(Mapping[str, Any], settings)) if isinstance(settings, Mapping) else None
+    if told is None or not all(isinstance(words, list | tuple) for words in (told.source, told.overrides)):
         raise UserError(f"the journal's record {body['seq']} has settings that no study records")
-    words = [word for word in settings.get("source", ()) if not _SOURCE.fullmatch(str(word))]
-    for word in map(str, (*words, *settings.get("overrides", ()))):
+    words = [word for word in told.source if not _SOURCE.fullmatch(str(word))]
+    for word in map(str, (*words, *told.overrides)):
         if _COMMANDING.match(word):
             raise UserError(f"the journal's record {body['seq']} has the override {word!r}, which no study records")
     if "vary" in body and body["vary"] not in (*VARIED, ""):

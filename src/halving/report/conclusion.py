@@ -102,7 +102,7 @@ def doubts(history: History, again: str = "") -> list[str]:
         lines.append(
             f"it had {digits(error, uncertainty(history))} after {count(least.resource, header.unit)}, and got worse"
         )
-    if len(history.trials) > 1 and survived and again and "unresolved" in header.settings and header.full_cost:
+    if len(history.trials) > 1 and survived and again and header.provenance.by_command and header.full_cost:
         rate = is_rate(header.metric) and history.ended is not None and history.ended.test.get("val_samples")
         lines.append(
             f"its {metric_label(header).removeprefix('validation ')} is that of the luckiest of {len(history.trials)}"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
@@ -64,7 +64,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
     mattered = () if sensitive else importance(history, problems)
     facts, unknown = environment_of(header)
     known_to, real = uncertainty(history), confirmed_winner(history)
-    place = str(run_dir.resolve()) if run_dir is not None else str(header.settings.get("run_dir", ""))
+    place = str(run_dir.resolve()) if run_dir is not None else header.provenance.run_dir
     return (
         _templates()
         .get_template("report.html")
@@ -260,8 +260,8 @@ def tested_text(history: History) -> tuple[str, str] | None:
 
 def environment_of(header: Header) -> tuple[list[Fact], str]:
     """Return the environment as it was recorded beside what it is now, and why that cannot be told."""
-    recorded, unknown = header.settings.get("environment"), list[str]()
-    facts = surroundings(recorded, unknown) if isinstance(recorded, Mapping) else []
+    recorded, unknown = header.provenance.environment, list[str]()
+    facts = surroundings(recorded, unknown) if recorded else []
     return facts, " ".join(unknown)
 
 
@@ -272,8 +272,7 @@ def shown(value: Value) -> str:
 
 def diff_of(header: Header) -> str:
     """Return what a study's code had beyond its commit."""
-    recorded = header.settings.get("environment")
-    return str(recorded.get("diff") or "") if isinstance(recorded, Mapping) else ""
+    return str(header.provenance.environment.get("diff") or "")
 
 
 def sentence(text: str) -> str:

@@ -186,11 +186,11 @@ def _together(
 
 def _named(header: Header) -> dict[str, set[str]]:
     """Return what the conditions of each dimension name, of a space that is written as a config or described."""
-    described = (each.partition(" if ") for each in header.settings.get("space", ()))
+    described = (each.partition(" if ") for each in header.provenance.space or ())
     found: dict[str, set[str]] = {}
     for name, conditions in (
         *((text.partition(": ")[0], conditions) for text, _, conditions in described),
-        *_whens(header.settings.get("config", {}).get("space")),
+        *_whens(header.provenance.config.get("space")),
     ):
         found.setdefault(name, set()).update(re.findall(r"[\w.]+", conditions))
     return found

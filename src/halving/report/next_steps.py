@@ -24,10 +24,10 @@ class Step:
 
 def resuming(history: History, run_dir: str) -> str:
     """Return the command that goes on with a study; nothing for one of a Python function, where the same call does."""
-    settings = header_of(history).settings
-    if "unresolved" not in settings or not run_dir:
+    told = header_of(history).provenance
+    if not told.by_command or not run_dir:
         return ""
-    trust = [word for word in map(str, settings.get("overrides", ())) if word.startswith("trusted_packages=")]
+    trust = [word for word in map(str, told.overrides) if word.startswith("trusted_packages=")]
     return shlex.join([*_program(history), f"resume={_value(run_dir)}", *trust])
 
 
@@ -46,8 +46,8 @@ def next_steps(history: History, run_dir: str) -> Iterator[Step]:
         yield Step(
             "Extend it to twice its budget" if history.halted else "Extend it by one more round", f"{resume} {more}"
         )
-    typed = [str(word) for word in header.settings.get("overrides", ())]
-    source = [str(word) for word in header.settings.get("source", ()) if word != "hydra.mode=RUN"]
+    typed = [str(word) for word in header.provenance.overrides]
+    source = [str(word) for word in header.provenance.source if word != "hydra.mode=RUN"]
     again = [*_program(history), *source, "-m", *_without(typed, "seed", "scheduler")]
     other = "sha" if header.scheduler in ("fifo", "single") else "fifo"
     seeds = ",".join(str(header.seed + i) for i in range(3))
@@ -63,7 +63,7 @@ def _extension(history: History) -> str:
         return f"budget.{found[1]}={number(2 * float(found[2]))}"
     header = header_of(history)
     planned = sum(ladder.sizes[0] for ladder in header.plan if ladder.sizes)
-    match header.settings.get("config"):
+    match header.provenance.config:
         case {"scheduler": {"rounds": int(rounds)}} if history.ended is not None and len(history.trials) >= planned:
             return f"scheduler.rounds={rounds + 1}"
         case _:
@@ -105,7 +105,7 @@ def nothing_left(history: History, scheduler: object, options: Mapping[str, Any]
     assert history.header is not None
     knob = getattr(scheduler, "extended_by", "")
     value = options.get(knob, 1)
-    group = "scheduler." if "unresolved" in history.header.settings else ""
+    group = "scheduler." if history.header.provenance.by_command else ""
     planned = sum(ladder.sizes[0] for ladder in history.header.plan if ladder.sizes)
     if value is None or len(history.trials) < planned:
         cure = "the space is exhausted"

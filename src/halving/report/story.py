@@ -52,7 +52,7 @@ def story(history: History, importance: Sequence[Importances] | str) -> str:
 
 
 def _validated_on_test(history: History) -> bool:
-    match header_of(history).settings.get("config"):
+    match header_of(history).provenance.config:
         case {"data": {"validation": "test"}}:
             return True
         case _:

@@ -50,7 +50,7 @@ def draw_timeline(figure: Figure, history: History) -> None:
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.set_xlabel(f"{unit} since the start", loc="left")
-    together = header_of(history).settings.get("batch", 1) > 1
+    together = header_of(history).provenance.batch > 1
     axes.set_title("trials at a time" if together else "worker", pad=8)
     notes = ["hollow: confirmation"] * any(bar.confirms for bar in drawn)
     notes += ["\N{MULTIPLICATION SIGN} failed"] * bool(failed)

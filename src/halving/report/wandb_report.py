@@ -427,7 +427,7 @@ def _methods(
 
 def _config_key(header: Header, dimension: str) -> str:
     """Return the key of a dimension in a run's config: where it chooses among options, that of the option's name."""
-    node: Any = header.settings.get("config", {})
+    node: Any = header.provenance.config
     for part in dimension.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     return f"{dimension}._choice_" if isinstance(node, Mapping) else dimension

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from halving.history import History
+from halving.provenance import Provenance
 from halving.report.tables import header_of
 from halving.tracking.wording import come_and_go
 
@@ -55,7 +56,7 @@ def workers(history: History, drawn: Sequence[Bar]) -> int:
     On other machines they come and go, and what was set is only what was asked for.
     """
     at_once = max((bar.lane + 1 for bar in drawn), default=0)
-    match header_of(history).settings.get("config"):
+    match header_of(history).provenance.config:
         case {"executor": {"workers": int(asked)}} if asked <= 1000 and not come_and_go(header_of(history)):
             return max(at_once, asked)
         case _:
@@ -86,8 +87,8 @@ def _busy(history: History) -> tuple[int, float, float]:
     header, drawn = header_of(history), bars(history)
     count = workers(history, drawn)
     spent = sum(bar.ended - bar.started for bar in drawn)
-    match header.settings:
-        case {"workers": int(count), "batch": int(batch)} if batch > 1:
+    match header.provenance:
+        case Provenance(workers=int(count), batch=int(batch)) if batch > 1:
             again = [each.confirmed.seconds for each in history.confirmations.values() if each.confirmed is not None]
             return count, history.train_seconds + sum(again), count * history.seconds
         case _ if come_and_go(header):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,8 +181,7 @@ def labelled(histories: Mapping[Path, History], curves: Mapping[str, Curves] | N
 
 def curves_of(history: History) -> str:
     """Return the path of the table that a study was simulated on, or nothing."""
-    config: Mapping[str, Any] = _header(history).settings.get("config", {})
-    return str(config.get("executor", {}).get("curves", ""))
+    return str(_header(history).provenance.config.get("executor", {}).get("curves", ""))
 
 
 def tables(histories: Iterable[History]) -> dict[str, Curves]:
@@ -409,8 +408,7 @@ def _header(history: History) -> Header:
 
 def _typed(header: Header) -> dict[str, str]:
     """The overrides that a study was started with; without a command line, its name stands for its task."""
-    overrides: Sequence[str] = header.settings.get("overrides", ())
-    split = [item.lstrip("+~").partition("=") for item in overrides]
+    split = [item.lstrip("+~").partition("=") for item in header.provenance.overrides]
     return {name: value for name, _, value in split} or {"name": header.name}
 
 

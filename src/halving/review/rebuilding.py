@@ -52,7 +52,7 @@ def rebuild(run_dir: Path) -> list[str]:
 
 def _options(header: Header, tracker: type[Wandb | TensorBoard]) -> dict[str, Any] | None:
     """Return the options of a tracker that a study had."""
-    trackers: dict[str, Any] = header.settings.get("config", {}).get("tracker", {})
+    trackers: dict[str, Any] = header.provenance.config.get("tracker", {})
     name = f"{tracker.__module__}.{tracker.__name__}"
     return next((each for each in trackers.values() if isinstance(each, dict) and each.get("_target_") == name), None)
 

@@ -57,7 +57,7 @@ def verify(run_dir: Path) -> Iterator[Finding]:
     yield from _checkpoints(run_dir, history)
     yield from _tables(run_dir, history)
     yield _present(run_dir, "report.html", "rebuild writes it")
-    if history.ended is not None and history.ended.best is not None and "config" in history.header.settings:
+    if history.ended is not None and history.ended.best is not None and history.header.provenance.by_command:
         yield _present(run_dir, "best.yaml", "resuming the study writes it")
 
 
@@ -99,7 +99,7 @@ def _hashed(header: Header, trial: Trial) -> str:
     """Return the hash of what a trial was trained from. Raises UserError where the header does not tell."""
     from halving.training.recipe import config_hash  # it loads torch, which a study without checkpoints does not need
 
-    if "unresolved" not in header.settings:
+    if not header.provenance.by_command:
         return hashed(header.seed, trial.trial, trial.configuration)
     config = recorded(header, trial.configuration, trial.trial)
     if REDACTED in repr(config):

@@ -294,7 +294,7 @@ def _composed(
         door="hydra.sweeper",
     )
     told = {"resource": app.resource, "resume": shlex.join(app.resume), "inject": app.inject}
-    recorded = {**composed.header.settings["options"], **told, "overrides": secrets.redact(shlex.join(app.fixed))}
+    recorded = {**composed.header.provenance.options, **told, "overrides": secrets.redact(shlex.join(app.fixed))}
     header = replace(
         composed.header,
         scheduler=settings.scheduler,

@@ -89,7 +89,7 @@ def _said(
     if history.confirmations:
         ended = f"{len(history.confirmations) - len(again)} ended"
         yield "confirm", Text(", ".join([ended, *(f"trial {each.trial} seed {each.repeat}" for each in again)]))
-    workers, batch = header.settings.get("workers"), header.settings.get("batch", 1)
+    workers, batch = header.provenance.workers, header.provenance.batch
     speed = "" if history.confirmations else pace.speed(header, history)  # they are no part of what is spent
     if isinstance(workers, int) and batch > 1 and not final:
         room = f"{count(len(running) + len(again), 'trials')} of up to {workers * batch} at a time"

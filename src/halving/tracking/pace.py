@@ -55,6 +55,6 @@ def last_epoch(header: Header, evaluation: Evaluation) -> int | None:
     """Return the number of the epoch at which an evaluation ends, where that is known."""
     if header.unit == "epochs":
         return evaluation.until
-    epochs = header.settings.get("config", {}).get("epochs")
+    epochs = header.provenance.config.get("epochs")
     # Epochs of folds go on counting from fold to fold.
     return epochs if isinstance(epochs, int) and header.unit != "folds" else None

@@ -28,7 +28,7 @@ def plan(header: Header) -> RenderableType:
         full = header.full_cost * trials
         total = f"{count(trials, 'trials')}, {count(header.planned_cost, header.unit)}"
         parts.append(Text(f"{total} instead of {full:g}" if full > header.planned_cost else total))
-    match header.settings.get("config"):
+    match header.provenance.config:
         case {"confirm": {"top": int(top), "seeds": int(seeds)}} if top:
             best = f"the best {top} again, each" if top > 1 else "the best again"
             cost = count(top * seeds * header.full_cost, header.unit)

@@ -111,7 +111,7 @@ class Progress:
             case Confirmed(number, error):
                 asked = history.confirmations[number].asked
                 came = f"{header.metric} {shown(history, error)}" if math.isfinite(error) else f"failed: {event.cause}"
-                seeds = header.settings.get("config", {}).get("confirm", {}).get("seeds", 0)
+                seeds = header.provenance.config.get("confirm", {}).get("seeds", 0)
                 of = f" of {seeds}" if seeds >= asked.repeat else ""
                 self._say(f"trial {asked.trial} again, fresh seed {asked.repeat}{of}: {came}")
             case Halted(reason):

@@ -35,11 +35,11 @@ class Mirrored:
 
 def run_directory(header: Header, tracker: str) -> Path:
     """Return where a tracker writes its files. Raises UserError where the study has no run directory."""
-    if "run_dir" not in header.settings:
+    if not (run_dir := header.provenance.run_dir):
         raise UserError(
             f"{tracker} writes into the run directory, but this study has none in Header.settings['run_dir']"
         )
-    return Path(header.settings["run_dir"])
+    return Path(run_dir)
 
 
 def study_id(header: Header) -> str:
@@ -69,7 +69,7 @@ def trial_config(header: Header, trial: Trial) -> dict[str, Any]:
 
     Where a value chooses among options of a group, it becomes `{"_choice_": value}` with what the trial sets below it.
     """
-    config: dict[str, Any] = copy.deepcopy(dict(header.settings.get("config", {})))
+    config: dict[str, Any] = copy.deepcopy(dict(header.provenance.config))
     for key, value in sorted(trial.configuration.items()):
         *parents, leaf = key.split(".")
         node = config
@@ -112,8 +112,8 @@ def notes_text(notes: Mapping[str, str]) -> str:
 
 def tags(header: Header) -> list[str]:
     """Return the tags of a study's runs: scheduler, searcher, data and model, and what a sweep's have in common."""
-    told = (header.settings.get(key) or () for key in ("trained", "tags"))
-    named = (header.scheduler, header.searcher, *(tag for tags in told for tag in tags))
+    told = header.provenance
+    named = (header.scheduler, header.searcher, *told.trained, *told.tags)
     return list(dict.fromkeys(fitted(str(tag), 64) for tag in named if str(tag)))
 
 

@@ -243,7 +243,7 @@ _KINDS = {
 
 
 def _domains(header: Header) -> Mapping[str, Any]:
-    return header.settings.get("domains") or {}
+    return header.provenance.domains
 
 
 def _kind(values: Iterable[Value]) -> type[bool | float | str]:

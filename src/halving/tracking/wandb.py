@@ -196,7 +196,7 @@ class Wandb:
 
     def _follow_study(self, header: Header, history: History) -> StudyRun:
         if self._study is None:
-            config = run_config(header, header.settings.get("config", {}), {})
+            config = run_config(header, header.provenance.config, {})
             if self._below is None:
                 shutil.rmtree(run_directory(header, "W&B") / "wandb" / STAGED, ignore_errors=True)
             run = self._init(header, "study", study_id(header), "study", config)

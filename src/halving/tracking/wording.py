@@ -10,7 +10,7 @@ from halving.trial import AVERAGED, Configuration
 
 def come_and_go(header: Header) -> bool:
     """Whether the workers are on other machines, whose checkpoints may have to be carried: how many is not known."""
-    match header.settings.get("config"):
+    match header.provenance.config:
         case {"executor": {"checkpoints": _}}:
             return True
         case _:
