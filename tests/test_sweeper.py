@@ -17,7 +17,7 @@ from halving.config.commands import read
 from halving.errors import UserError
 from halving.space import Space
 from halving.sweep.answers import Rung, begin, matching
-from halving.sweep.jobs import filled
+from halving.sweep.jobs import App, filled
 from halving.sweep.parameters import flat, typed
 
 CURVE, TORCH = "tests/apps/curve/train.py", "tests/apps/plain_torch/train.py"
@@ -114,6 +114,7 @@ def at_most(answer: Path) -> int:
 def test_an_interrupted_sweep_says_how_it_goes_on(fork: Forks, straight: Path, tmp_path: Path) -> None:
     stopped = fork(*SWEEP, program=CURVE, cwd=tmp_path, ENDS="1", BY=str(signal.SIGINT.value))
     assert stopped.returncode == 130 and epochs(tmp_path / "sweep") == 2  # the running job has ended, none has begun
+    assert not (tmp_path / "sweep/2").exists() and "interrupted: 1 of 3 jobs left for later" in stopped.stdout
     command = re.search(r"interrupted; go on with: python \S+ (.*)", stopped.stdout)
     assert command is not None and "hydra.sweeper.resume_from=" in command[1]
     assert fork(*shlex.split(command[1]), program=CURVE, cwd=tmp_path).returncode == 0
@@ -146,6 +147,7 @@ def test_a_space_of_ones_own_has_choices_and_conditions(fork: Forks, tmp_path: P
     assert not [path for path in (tmp_path / "sweep").glob("*.*") if "hunter2" in path.read_text()]  # the app's own may
     assert fork(*words, program=CURVE, cwd=tmp_path).returncode == 0  # which is the same study
     assert re.findall(r"Launching (\d) jobs", done.stdout) == ["3", "1", "2"]  # a batch is a rung
+    assert "HALVING" not in done.stdout and "ckpt_path=last\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_a_space_of_ones_own_has_choices_and_conditions(fork: Forks, tmp_path: P
         (["hydra.sweeper.searcher=rnd"], "there is no such searcher; did you mean random?"),
         (["+hydra.sweeper.scheduler_options.nn=6"], "scheduler_options.nn: .* takes no 'nn'; did you mean n?"),
         (["hydra.sweeper.delete=[../1]"], "hydra.sweeper.delete=../1: give a pattern below a trial's directory"),
-        (["hydra.sweeper.resume_from=nowhere"], "no journal.jsonl there; give a sweep's directory"),
+        (["hydra.sweeper.resume_from=nowhere"], "to begin there, give hydra.sweep.dir=nowhere instead"),
     ],
 )
 def test_mistakes_are_said_in_one_line(words: list[str], said: str, fork: Forks, tmp_path: Path) -> None:
@@ -250,6 +252,12 @@ def test_a_resume_override_is_filled_in_whatever_the_directory_is_called() -> No
     places = {"directory": Path("/a b/é='x'"), "since": 3, "until": 9, "trial": 0}
     assert read(filled("ckpt={directory}/{since}.pt", places)) == "/a b/é='x'/3.pt"
     assert filled("+more={a: {until}}", places) == "+more={a: 9}" and filled("~x", places) == "~x"
+
+
+def test_what_a_resource_counts_is_named_as_the_app_names_it() -> None:
+    keys = ["epochs", "+trainer.max_epochs", "trainer.num_epoch", "trainer.max_steps", "fit.n_iter"]
+    apps = [App(Path(), (), {}, key, (), None, None, 9) for key in keys]
+    assert [app.unit for app in apps] == ["epochs", "epochs", "epochs", "steps", "units"]
 
 
 def test_the_plugin_imports_nothing_of_halving() -> None:

@@ -95,7 +95,7 @@ class Answering:
 
     A rung that was answered is not run again, nor is one while another process runs it. `metric` names what counts of
     a dict; `inject` says whose trainer is ended at the rung. A job that was killed finds what lies at `patterns` as it
-    was when it first began. Where `skip` says so, or the app has shown that it cannot be tuned, a job ends before that.
+    was when it first began. Where the app has shown that it cannot be tuned, a job ends before that.
     """
 
     def __init__(
@@ -104,10 +104,8 @@ class Answering:
         metric: str | None,
         inject: str | None,
         patterns: tuple[str, ...],
-        skip: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._function, self._metric, self._inject = function, metric, inject
-        self._patterns, self._skip = patterns, skip
+        self._function, self._metric, self._inject, self._patterns = function, metric, inject, patterns
         update_wrapper(self, function)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -119,7 +117,7 @@ class Answering:
         since, _, until = told.partition("-")
         rung = Rung(Path(HydraConfig.get().runtime.output_dir), int(since), int(until))
         with _alone(rung.lock):
-            if Answer.at(rung.answer) is not None or rung.problem.exists() or self._skip():
+            if Answer.at(rung.answer) is not None or rung.problem.exists():
                 return None
             begin(rung, self._patterns)
             try:

@@ -40,6 +40,12 @@ class App:
     inject: str | None
     r_max: int
 
+    @property
+    def unit(self) -> str:
+        """What the resource's key counts: `trainer.max_steps` steps."""
+        word = self.resource.rpartition(".")[2].rpartition("_")[2]
+        return "epochs" if "epoch" in word else word if word.endswith("s") else "units"
+
     def place(self, trial: int) -> Path:
         return self.directory / str(trial)
 
@@ -55,12 +61,11 @@ class App:
         return [*self.fixed, *values, resource, *resumed]
 
     def overrides(self, job: Job) -> list[str]:
-        """Return all overrides of a job."""
+        """Return these, and where it writes."""
         return [
             *self.task(job),
             override("hydra.sweep.dir", str(self.directory)),
             override("hydra.sweep.subdir", str(job.trial)),
-            override(f"++hydra.job.env_set.{VARIABLE}", self.rung(job).told()),
         ]
 
     def answer(self, job: Job) -> Answer | None:
@@ -127,14 +132,15 @@ class Programs:
 
     def _program(self, job: Job) -> str:
         """Run the program to its end; say how it ended."""
-        said = self.app.rung(job).answer.with_suffix(".log")
+        rung = self.app.rung(job)
+        said = rung.answer.with_suffix(".log")
         said.parent.mkdir(parents=True, exist_ok=True)
-        words = [*self.words, *self.app.overrides(job)]
-        with said.open("w") as errors, grouped(words, {**os.environ, CHILD: "1"}, errors) as (program, lines):
+        words, told = [*self.words, *self.app.overrides(job)], {CHILD: "1", VARIABLE: rung.told()}
+        with said.open("w") as errors, grouped(words, {**os.environ, **told}, errors) as (program, lines):
             for line in lines:
                 errors.write(line)
             status = program.wait()
-        if not self.app.rung(job).lock.exists():
+        if not rung.lock.exists():
             last = said.read_text(errors="replace").strip().rpartition("\n")[2]
             raise StudyError(f"the app ended with status {status} before its function began: {last}; see {said}")
         end = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -3,21 +3,35 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from halving.config.checks import first_line
+from halving.config.commands import override
 from halving.errors import StudyError
 from halving.executors.base import failure
-from halving.history import Ladder
+from halving.history import Ladder, count
+from halving.sweep.answers import VARIABLE
 from halving.sweep.jobs import App
 from halving.trial import Job, Restarted, Step
 
 log = logging.getLogger(__name__)
 
 Launch = Callable[[list[list[str]], int], object]
+
+
+class _Due(list[list[str]]):
+    """The overrides of jobs, which come to an end once the study is interrupted: launchers take one after the other."""
+
+    def __init__(self, jobs: Iterable[list[str]], interrupted: Callable[[], bool]) -> None:
+        super().__init__(jobs)
+        self._interrupted = interrupted
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return takewhile(lambda _: not self._interrupted(), super().__iter__())
 
 
 class Launched:
@@ -55,11 +69,16 @@ class Launched:
             alone = attempt and attempt == self._retries
             for batch in [[job] for job in due] if alone else [due]:
                 reason = self._launched_once(batch)
+        left = 0
         for job in jobs:
             if (answer := self._app.answer(job)) is not None:
                 self._said.extend(self._app.steps(job, answer))
-            elif not self._interrupted():
+            elif self._interrupted():
+                left += 1
+            else:
                 self._said.append(failure(job, reason, 0.0))
+        if left:
+            log.warning("interrupted: %d of %s left for later", left, count(len(jobs), "jobs"))
         yield from self.stop()
 
     def has_room(self) -> bool:
@@ -82,7 +101,7 @@ class Launched:
         """Launch jobs, and say why those without an answer may have none. Raises StudyError where none can begin."""
         rungs, reason = [self._app.rung(job) for job in jobs], "the job ended without an answer"
         try:
-            self._launch([self._app.overrides(job) for job in jobs], self._launched)
+            self._launch(_Due(map(self._overrides, jobs), self._interrupted), self._launched)
         except (HydraException, OmegaConfBaseException) as error:
             raise StudyError(f"the jobs cannot be composed: {first_line(error)}") from error
         except Exception as error:
@@ -94,6 +113,9 @@ class Launched:
         self._launched += len(jobs)
         rungs[0].check()
         return reason
+
+    def _overrides(self, job: Job) -> list[str]:
+        return [*self._app.overrides(job), override(f"hydra.job.env_set.{VARIABLE}", self._app.rung(job).told())]
 
     def _room(self, first: Job) -> int:
         """Return how many jobs there are in the rung of a batch's first one."""

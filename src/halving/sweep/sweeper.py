@@ -1,5 +1,6 @@
 """A sweep as a study: from `hydra.sweeper` and what was typed to what halving runs."""
 
+import copy
 import re
 import shlex
 import shutil
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from halving.app.planned import cost_of
@@ -30,7 +31,7 @@ from halving.report.tables import first_failure
 from halving.space import Space
 from halving.space.dimension import Choice
 from halving.sweep import options
-from halving.sweep.answers import DIRECTORY, PROBLEM, VALUE, Answering
+from halving.sweep.answers import DIRECTORY, PROBLEM, VALUE, VARIABLE, Answering
 from halving.sweep.jobs import App, Programs, main_module, program
 from halving.sweep.launched import Launched
 from halving.sweep.obsolete import Obsolete
@@ -90,7 +91,7 @@ def _run(
 
     root = _root(settings, app.r_max, composed.header.name)
     mirrors = options.trackers(settings.tracker, root, settings.tracker_options)
-    answering = Answering(function, settings.metric, settings.inject, tuple(settings.delete), interrupted)
+    answering = Answering(function, settings.metric, settings.inject, tuple(settings.delete))
     executor = _executor(settings, app, context, answering, config, composed, arguments)
     progress = None if settings.launch == "subprocess" else False
     trackers = [Obsolete(directory, tuple(settings.delete)), *mirrors]
@@ -154,7 +155,10 @@ def _directory(settings: "Settings", config: DictConfig) -> Path:
     """Return where the study lies, and let Hydra know it. Raises UserError where there is none to go on with."""
     directory = Path(settings.resume_from or str(config.hydra.sweep.dir)).expanduser().absolute()
     if settings.resume_from and not (directory / FILE).is_file():
-        raise UserError(f"hydra.sweeper.resume_from={settings.resume_from}: no {FILE} there; give a sweep's directory")
+        raise UserError(
+            f"hydra.sweeper.resume_from={settings.resume_from}: no {FILE} there to go on with; "
+            f"to begin there, give {override('hydra.sweep.dir', settings.resume_from)} instead"
+        )
     OmegaConf.update(config, "hydra.sweep.dir", str(directory))
     return directory
 
@@ -289,7 +293,7 @@ def _composed(
         settings.direction == "maximize",
         app.directory,
         own,
-        unit="epochs" if "epoch" in app.resource else "units",
+        unit=app.unit,
         resumes=resumes,
         door="hydra.sweeper",
     )
@@ -320,6 +324,9 @@ def _executor(
         return Process(Programs(app, tuple(words), settings.retries), settings.workers or 1, settings.retries)
     from hydra.core.plugins import Plugins
 
+    config = copy.deepcopy(config)  # what was typed is kept as it was
+    with read_write(config.hydra):
+        config.hydra.overrides.hydra.append(f"++hydra.job.env_set.{VARIABLE}=''")  # there each job sets it quietly
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=function, config=config)
     return Launched(app, launcher.launch, composed.header.plan, settings.workers, settings.retries)
 
