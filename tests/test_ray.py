@@ -314,7 +314,7 @@ def test_device_and_data_are_found_out_where_the_work_is_done(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_cpus": -1}, "executor.num_cpus=-1: must be at least 0"),
+        ({"num_cpus": -1}, "executor.num_cpus=-1: must be a number of at least 0"),
         ({"resources": {"big": "x"}}, "executor.resources.big=x"),
         ({"workers": 0}, "executor.workers=0"),
         ({}, "Ray is not installed: pip install"),

@@ -203,7 +203,9 @@ def _executor(config: Mapping[str, Any], asked: str, device: str, earlier: int |
     if threads is not None and threads > _THREADS:
         raise UserError(f"executor.threads={threads}: a job has at most {_THREADS}")
     if "num_cpus" in settings:  # of each, wherever it is
-        among = real("executor.num_cpus", settings["num_cpus"], lambda x: 0 <= x < math.inf, "must be at least 0")
+        among = real(
+            "executor.num_cpus", settings["num_cpus"], lambda x: 0 <= x < math.inf, "must be a number of at least 0"
+        )
         return settings, threads or earlier or default_threads(1, among)
     return settings, threads or earlier or default_threads(settings.get("workers") or 1)
 

@@ -73,7 +73,7 @@ class Ray(Pool):
             **{f"resources.{k}": v for k, v in (resources or {}).items()},
         }
         for name, amount in asked.items():
-            real(f"executor.{name}", amount, lambda x: 0 <= x < math.inf, "must be at least 0")
+            real(f"executor.{name}", amount, lambda x: 0 <= x < math.inf, "must be a number of at least 0")
         wanted = {"CPU": num_cpus, "GPU": num_gpus, **(resources or {})}
         ray, mine = _joined(address, most, num_cpus, dict(runtime_env or {}), dashboard)
         actors = _Actors(ray, mine, objective, most, {name: amount for name, amount in wanted.items() if amount})

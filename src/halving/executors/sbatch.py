@@ -19,6 +19,7 @@ GOING = (
     "SIGNALING",
     "STAGE_OUT",
 )
+_ELSEWHERE = ": run the study where jobs are submitted"
 INVITATION = "HALVING_PILOT"  # the variable that holds it, which `export` must not leave out
 _OURS = ("array", "job-name", "parsable", "requeue", "no-requeue", "wrap", "wait", "test-only")
 
@@ -37,7 +38,8 @@ class Submitting:
         """Return the number of a job that was submitted. Raises UserError where Slurm refuses."""
         done = run(["sbatch", *self._options, "--parsable", *more], script, env)
         if done.returncode:
-            raise UserError(f"executor=slurm: {last_line(done.stderr) or 'sbatch refuses'}")
+            why = last_line(done.stderr) or "sbatch refuses"
+            raise UserError(f"executor=slurm: {why}{_ELSEWHERE if 'configuration source' in why else ''}")
         return done.stdout.strip().partition(";")[0]
 
     def states(self) -> dict[str, tuple[str, str]] | None:
@@ -69,9 +71,7 @@ def run(
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"{command[0]} does not answer")
     except OSError as error:
-        raise UserError(
-            f"executor=slurm: there is no {command[0]} here ({error.strerror}): run the study where jobs are submitted"
-        ) from error
+        raise UserError(f"executor=slurm: there is no {command[0]} here ({error.strerror}){_ELSEWHERE}") from error
 
 
 def last_line(text: str) -> str:

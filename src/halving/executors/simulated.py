@@ -41,7 +41,7 @@ class Simulated:
             ("pause_seconds", pause_seconds),
             ("resume_seconds", resume_seconds),
         ):
-            real(f"executor.{name}", value, lambda x: 0 <= x < math.inf, "must be at least 0")
+            real(f"executor.{name}", value, lambda x: 0 <= x < math.inf, "must be a number of at least 0")
         if seconds_to_failure is not None:
             real("executor.seconds_to_failure", seconds_to_failure, lambda x: x > 0, "must be more than 0 seconds")
         self._objective = objective
