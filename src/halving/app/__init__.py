@@ -1,20 +1,28 @@
 """The doors, and what stands behind them: a request becomes parts, and these one study that runs."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 from halving.environment import importing
 
 if TYPE_CHECKING:
-    from halving.app.command_line import run
+    from omegaconf import DictConfig
+
+    from halving.history import Header
 
 __all__ = ["run"]
 
 
-def __getattr__(name: str) -> Any:
+def run(cfg: "DictConfig", begin: Callable[["Header"], None] = lambda header: None) -> None:
+    """Run the study that Hydra's config describes, as `command_line.run` does what it is asked for."""
+    _door()(cfg, begin)
+
+
+@cache
+def _door() -> Callable[["DictConfig", Callable[["Header"], None]], None]:
     """Import the command line on first use: it loads torch, which other doors may do without."""
-    if name != "run":
-        raise AttributeError(f"module 'halving.app' has no attribute {name!r}")
     with importing():
         from halving.app.command_line import run
-    globals()["run"] = run
-    return run
+        from halving.config.request import Request
+    return lambda cfg, begin: run(Request.of(cfg), begin)

@@ -1,4 +1,4 @@
-"""The composition root: from a Hydra config to objects, a study and its report."""
+"""The command line's door: from a request to objects, a study and its report."""
 
 import hashlib
 import json
@@ -6,24 +6,19 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 
 from halving.app.composition import Parts, compose
 from halving.app.objective import Objective
 from halving.app.planned import Planned, planned
 from halving.app.runner import Runner
-from halving.config import checks, commands, trials, winner
-from halving.config.arguments import place
-from halving.config.choices import composed
+from halving.config import commands, winner
+from halving.config.invocation import Invocation
 from halving.config.request import Request
-from halving.config.resumption import as_recorded, merged, settle, settled, typed
 from halving.config.secrets import Secrets
-from halving.config.trust import check_cluster, trusted_packages
+from halving.config.trust import trusted_packages
 from halving.confirming import Confirming
 from halving.environment import dated, environment
 from halving.errors import UserError, noted, real
@@ -36,7 +31,7 @@ from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
 from halving.report.next_steps import nothing_left
 from halving.report.tables import first_failure
-from halving.targets import check_trusted, instantiate, locate, trusted_in_environment
+from halving.targets import instantiate, locate, trusted_in_environment
 from halving.tracking.base import PATIENCE, Tracker
 from halving.tracking.progress import Progress
 from halving.tracking.tensorboard import TensorBoard
@@ -48,60 +43,57 @@ from halving.trial import Job
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) -> None:
-    """Run the study that a config describes, or go on with the one that `resume` names.
+def run(request: Request, begin: Callable[[Header], None] = lambda header: None) -> None:
+    """Run the study that is asked for, or go on with the one that `resume` names.
 
     Its files are in its run directory; `begin` is called before anything of a new one is recorded. Raises UserError for
     a mistake in the config or data, if no trial survived and, once all else is done, for a file that could not be
     written.
     """
-    hydra = commands.hydra_config()
-    overrides = typed(commands.overrides(hydra))
-    run_dir = Path(hydra.runtime.output_dir)
-    checks.check_base(cfg)
-    place(cfg)
-    console = Terminal(quiet=hydra.mode == RunMode.MULTIRUN)
+    called = Invocation.running()
+    run_dir = called.run_dir
+    console = Terminal(quiet=called.multirun)
     with ExitStack() as opened:
-        journal = _journal(run_dir, cfg, commands.queued(hydra))
+        journal = _journal(run_dir, request["resume"], called.queued)
         opened.callback(journal.close)
         events = tuple(journal.events)
         before = replay(events)
         if before.header is not None:
             if (unresolved := before.header.provenance.unresolved) is None:
                 raise UserError(f"resume: {run_dir} holds a study of a Python function; go on with it by halving.tune")
-            stored = as_recorded(unresolved)
-            cfg = merged(stored, cfg, overrides)
-            budgeted, confirming = cfg.budget != stored.budget, Confirming(**cfg.confirm)
-            over = _complete(before, run_dir) and not confirming.wanted(before, cfg.r_max)
-            grown = (cfg.scheduler, cfg.searcher) != (stored.scheduler, stored.searcher)
+            stored = Request.recorded(unresolved)
+            request = stored.resumed(request, called.overrides)
+            budgeted, confirming = request["budget"] != stored["budget"], Confirming(**request["confirm"])
+            over = _complete(before, run_dir) and not confirming.wanted(before, request["r_max"])
+            scheduler = request["scheduler"]
+            grown = (scheduler, request["searcher"]) != (stored["scheduler"], stored["searcher"])
             if over and not grown and not (budgeted and before.halted):
-                notes = [nothing_left(before, locate(cfg.scheduler._target_), cfg.scheduler)] if budgeted else []
-                if OmegaConf.is_interpolation(cfg, "notes") or cfg.notes not in ("", *before.notes):
-                    checks.check_resolves(cfg)
-                if cfg.notes not in ("", *before.notes):
-                    notes.append(_add_note(cfg, overrides, journal, before))
+                notes = [nothing_left(before, locate(scheduler["_target_"]), scheduler)] if budgeted else []
+                if request.follows("notes") or request["notes"] not in ("", *before.notes):
+                    request.check_resolves()
+                if request["notes"] not in ("", *before.notes):
+                    notes.append(_add_note(request, called, journal, before))
                 problems = write_all(before, run_dir)
                 _conclude(before, run_dir, console, notes)
                 _refuse_failures(before, run_dir, problems)
                 return
-        checks.check(cfg)
-        settle(cfg)
-        check_trusted(trials.plain(cfg), trusted_packages())
-        check_cluster(trials.plain(cfg)["executor"])
-        secrets = Secrets.of(trials.plain(cfg), overrides)
-        _note(console, [f"note: {text}" for text in checks.warnings(cfg, overrides)])
-        request = Request(cfg, trusted_packages())
-        parts = compose(request, run_dir, before, lambda space: composed(cfg, space, hydra))
-        for key, value in parts.plan.settings.items() if parts.plan is not None else ():
-            OmegaConf.update(cfg, key, value)
+        request = request.checked()
+        secrets = Secrets.of(request.values, called.overrides)
+        _note(console, [f"note: {text}" for text in request.warnings(called.overrides)])
+        parts = compose(request, run_dir, before, lambda space: request.composed(space, called))
         opened.callback(parts.executor.shutdown, graceful=False)
-        settings = secrets.redact(_settings(cfg, hydra, overrides, parts, before, run_dir))
+        planned_so = parts.plan.settings if parts.plan is not None else {}
+        request = replace(request.but(**planned_so), choices=parts.objective.request.choices)
+        settings = secrets.redact(_settings(request, called, parts, before))
         _note(console, parts.notes)
-        seconds, within = cfg.tracker.get("finish_seconds", PATIENCE), "must be a number of seconds, 86400 at most"
+        seconds, within = (
+            request["tracker"].get("finish_seconds", PATIENCE),
+            "must be a number of seconds, 86400 at most",
+        )
         patience = real("tracker.finish_seconds", seconds, lambda x: 0 <= x <= 86400, within)
-        mirrors = _mirrors(cfg, parts.objective, secrets)
+        mirrors = _mirrors(request, parts.objective, secrets)
         _note(console, [mirror.note for mirror in mirrors if isinstance(mirror, Wandb) and mirror.note])
-        header = _header(cfg, hydra, parts, settings)
+        header = _header(request, called, parts, settings)
         if before.header is None:
             begin(header)
         _note(console, _other_data(before, header))
@@ -121,7 +113,7 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
             if parts.searcher.exhausted:
                 notes.append("the space is exhausted: every configuration was tried")
             elif before.halted and not history.halted and not history.beyond(before):
-                notes.append(nothing_left(history, parts.scheduler, cfg.scheduler))
+                notes.append(nothing_left(history, parts.scheduler, request["scheduler"]))
             _conclude(history, run_dir, console, notes)
 
         runner = Runner(
@@ -145,8 +137,10 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
         opened.pop_all()  # the runner sees to them from here on
         with runner:
             runner.run(
-                lambda: _ended(cfg, hydra, secrets, header.provenance, runner.tuner.history, parts),
-                lambda: runner.confirm(Confirming(**cfg.confirm), cfg.seed, cfg.r_max, parts.objective),
+                lambda: _ended(request, called, secrets, header.provenance, runner.tuner.history, parts),
+                lambda: runner.confirm(
+                    Confirming(**request["confirm"]), request["seed"], request["r_max"], parts.objective
+                ),
             )
     history = runner.tuner.history
     for line in runner.trackers.off:  # again, as it may have been said hours ago
@@ -162,22 +156,22 @@ def run(cfg: DictConfig, begin: Callable[[Header], None] = lambda header: None) 
     _refuse_failures(history, run_dir, runner.problems)
 
 
-def _journal(run_dir: Path, cfg: DictConfig, queued: str) -> Journal:
+def _journal(run_dir: Path, resume: str | None, queued: str) -> Journal:
     """Open the journal of a new study, or of the one to resume: also of one that the same job of a queue began."""
     journal = Journal(run_dir)
     problem = ""
-    if journal.events and queued and cfg.resume is None:
+    if journal.events and queued and resume is None:
         header = replay(journal.events).header
         if header is not None and header.provenance.queued == queued:
-            cfg.resume = str(run_dir)
-    if journal.events and cfg.resume is None:
+            resume = str(run_dir)
+    if journal.events and resume is None:
         problem = f"{run_dir} already holds a study; go on with it by: {_again(run_dir)}; or take another run dir"
-    if not journal.events and cfg.resume is not None and (Path(cfg.resume) / FILE).is_file():
-        same = Path(cfg.resume).absolute() == run_dir
+    if not journal.events and resume is not None and (Path(resume) / FILE).is_file():
+        same = Path(resume).absolute() == run_dir
         problem = (
             f"resume: the study in {run_dir} ended before it had begun; start it anew"
             if same
-            else f"resume: {cfg.resume} goes on where it lies, not in hydra.run.dir={run_dir}; leave that out"
+            else f"resume: {resume} goes on where it lies, not in hydra.run.dir={run_dir}; leave that out"
         )
     if problem:
         journal.close()
@@ -185,50 +179,39 @@ def _journal(run_dir: Path, cfg: DictConfig, queued: str) -> Journal:
     return journal
 
 
-def _settings(
-    cfg: DictConfig, hydra: DictConfig, overrides: list[str], parts: Parts, before: History, run_dir: Path
-) -> dict[str, Any]:
+def _settings(request: Request, called: Invocation, parts: Parts, before: History) -> dict[str, Any]:
     """Return what the journal keeps of the command: a resumed study's own, with what was typed now in its place."""
-    now = [settled(item, cfg) for item in overrides if not item.startswith("resume=")]
-    source, tags = [*commands.config_source(hydra), *commands.one_job(hydra)], list[str]()
-    if hydra.mode == RunMode.MULTIRUN:
-        tags = [Path(hydra.sweep.dir).name]
-    here = Provenance(source=source, run_dir=str(run_dir), tags=tags)
+    now = [request.settled(item) for item in called.overrides if not item.startswith("resume=")]
+    here = Provenance(source=called.source, run_dir=str(called.run_dir), tags=called.tags)
     begun = before.header.provenance if before.header is not None else here
     keys = set(map(commands.key_of, now))
-    unresolved: Any = OmegaConf.to_container(cfg, resolve=False)
-    queued = commands.queued(hydra)
+    unresolved = request.unresolved
     began = Path(begun.run_dir)  # which names its W&B runs, whatever link it is resumed by
     return {
         "unresolved": unresolved,
-        "choices": asdict(parts.objective.request.choices),
+        "choices": asdict(request.choices),
         "config_hash": hashlib.sha256(json.dumps({**unresolved, "notes": ""}, sort_keys=True).encode()).hexdigest(),
         "overrides": [item for item in begun.overrides if commands.key_of(item) not in keys] + now,
         "source": begun.source,
-        "run_dir": str(began if began.exists() and began.samefile(run_dir) else run_dir),
+        "run_dir": str(began if began.exists() and began.samefile(called.run_dir) else called.run_dir),
         "initial": parts.initial,
         "tags": begun.tags,
-        "trained": begun.trained or (_trained(hydra) if parts.fidelity.loads else []),
-        **({"queued": queued} if queued else {}),
-        **dated(cfg.notes),
+        "trained": begun.trained or ([called.option("data"), called.option("model")] if parts.fidelity.loads else []),
+        **({"queued": called.queued} if called.queued else {}),
+        **dated(request["notes"]),
     }
 
 
-def _add_note(cfg: DictConfig, overrides: list[str], journal: Journal, history: History) -> str:
+def _add_note(request: Request, called: Invocation, journal: Journal, history: History) -> str:
     """Add a note to a study that has come to its end, which it stays at; return what to say of that."""
     header, ended = history.header, history.ended
     assert header is not None and ended is not None
-    settings = Secrets.of(trials.plain(cfg), overrides).redact(dated(cfg.notes))
+    settings = Secrets.of(request.values, called.overrides).redact(dated(request["notes"]))
     halted = [Halted(history.halted)] if history.halted else []
     for event in (Resumed(header.plan, header.planned_cost, settings), *halted, ended):
         journal.append(event, history.seconds)
         history.apply(event, history.seconds)
     return f"noted: {cut(settings['notes'], 200)}"
-
-
-def _trained(hydra: DictConfig) -> list[str]:
-    """Return the options of what is trained: its data and its model."""
-    return [_choice(hydra, "data"), _choice(hydra, "model")]
 
 
 def _again(run_dir: Path) -> str:
@@ -279,17 +262,17 @@ def _refuse_failures(history: History, run_dir: Path, problems: list[str]) -> No
         raise UserError(f"the study has ended, but {'; '.join(failures)}; see {run_dir / 'train.log'}")
 
 
-def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str, Any]) -> Header:
-    metric = cfg.metric.removeprefix("max:")
+def _header(request: Request, called: Invocation, parts: Parts, settings: dict[str, Any]) -> Header:
+    metric = request["metric"].removeprefix("max:")
     header = Header(
-        name=cfg.name,
-        scheduler=_choice(hydra, "scheduler"),
-        searcher=_choice(hydra, "searcher"),
-        seed=cfg.seed,
-        r_max=cfg.r_max,
+        name=request["name"],
+        scheduler=called.option("scheduler"),
+        searcher=called.option("searcher"),
+        seed=request["seed"],
+        r_max=request["r_max"],
         unit=parts.fidelity.unit,
         metric=(parts.fidelity.measures if metric == "val_error" else "") or metric,
-        maximize=cfg.metric.startswith("max:"),
+        maximize=request["metric"].startswith("max:"),
         planned_cost=parts.budget.resource,
         dimensions=parts.dimensions,
         settings={
@@ -306,8 +289,8 @@ def _header(cfg: DictConfig, hydra: DictConfig, parts: Parts, settings: dict[str
 
 
 def _ended(
-    cfg: DictConfig,
-    hydra: DictConfig,
+    request: Request,
+    called: Invocation,
     secrets: Secrets,
     told: Provenance,
     history: History,
@@ -323,19 +306,17 @@ def _ended(
     confirmed = history.chosen if history.chosen is not None and history.chosen.trial is not None else None
     if confirmed is not None and confirmed.trial is not None:
         trial = history.trials[confirmed.trial]
-    resource = evaluation.resource if confirmed is None else cfg.r_max
+    resource = evaluation.resource if confirmed is None else request["r_max"]
     if not parts.fidelity.trains:  # so there is nothing to train again
         return Ended(trial.trial)
     objective = parts.objective
-    stream = cfg.trial + trial.trial
-    best = trials.overlay(cfg, trial.configuration, stream, objective.request.choices)
-    best.executor.threads = objective.threads
-    best.until = resource if resource < cfg.r_max else "${r_max}"
-    trusted = trusted_packages()
+    until = resource if resource < request["r_max"] else "${r_max}"
+    best = request.of_trial(trial.configuration, trial.trial)
+    best = best.but(**{"executor.threads": objective.threads, "until": until})
     problems: list[str] = []
     test: dict[str, float] = {}
     with noted("best.yaml could not be written", problems):
-        replace_text(objective.run_dir / "best.yaml", winner.best_yaml(best, objective.run_dir, trusted, secrets))
+        replace_text(objective.run_dir / "best.yaml", best.best_yaml(objective.run_dir, secrets))
     if confirmed is not None:
         test = mean_test(confirmed)
         problems += [confirmed.failure] if confirmed.failure else []
@@ -343,18 +324,18 @@ def _ended(
         with noted("the winner's test failed", problems):
             test = objective.test(Job(trial.trial, trial.configuration, 0, resource))
     others = (item for item in told.overrides if not item.startswith("executor.threads="))
-    full = resource == cfg.r_max == cfg.get("until", cfg.r_max)
+    full = resource == request["r_max"] == request.values.get("until", request["r_max"])
     reach = {} if full else {"until": resource}
     words = winner.task(
         [*others, f"executor.threads={objective.threads}"],
-        stream,
+        request["trial"] + trial.trial,
         reach | trial.configuration,
-        objective.request.choices.default,
+        request.choices.default,
     )
-    if winner.retrains(words, best, hydra):
+    if best.retrained_by(words, called):
         words = [*told.source, *words]
     else:
-        words = [*winner.best_words(objective.run_dir, trusted), *(f"until={reach[key]}" for key in reach)]
+        words = [*winner.best_words(objective.run_dir, request.trusted), *(f"until={reach[key]}" for key in reach)]
     return Ended(
         trial.trial,
         test,
@@ -364,8 +345,8 @@ def _ended(
     )
 
 
-def _mirrors(cfg: DictConfig, objective: Objective, secrets: Secrets) -> list[Tracker]:
-    config = trials.plain(cfg)["tracker"]
+def _mirrors(request: Request, objective: Objective, secrets: Secrets) -> list[Tracker]:
+    config = request["tracker"]
     options = {name: option for name, option in config.items() if isinstance(option, dict) and "_target_" in option}
     return [_mirror(option, f"tracker.{name}", objective, secrets) for name, option in options.items()]
 
@@ -377,7 +358,3 @@ def _mirror(option: dict[str, Any], where: str, objective: Objective, secrets: S
     # It works in a thread of its own, and even copying a DictConfig writes to it for a moment.
     own = objective.request.but()
     return instantiate(option, where, config=lambda *which: secrets.redact(own.config(*which)))
-
-
-def _choice(hydra: DictConfig, group: str) -> str:
-    return str(hydra.runtime.choices.get(group, group))
