@@ -10,25 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from halving import UserError, load
-from halving.curves import Curves
-from halving.curves import load as load_curves
-from halving.curves.what_if import Judged, Result, Trust, deadline, judged, middle, settings, trust
-from halving.environment import expanded
-from halving.history import History
-from halving.report.derived import replace
-from halving.report.drawing import drawing
-from halving.report.methods import (
-    Table,
-    across_table,
-    across_words,
-    methods_table,
-    notes,
-    pairs_table,
-    ranks_table,
-    too_few,
-)
-from halving.report.tables import digits, number
-from halving.review.comparison import (
+from halving.comparison import (
     Array,
     Axis,
     Pair,
@@ -43,7 +25,25 @@ from halving.review.comparison import (
     pairs,
     tables,
 )
-from halving.review.run_directories import run_directories
+from halving.curves import Curves
+from halving.curves import load as load_curves
+from halving.environment import expanded
+from halving.history import History
+from halving.journal.run_directories import run_directories
+from halving.report.derived import replace
+from halving.report.drawing import drawing
+from halving.report.methods import (
+    Table,
+    across_table,
+    across_words,
+    methods_table,
+    notes,
+    pairs_table,
+    ranks_table,
+    too_few,
+)
+from halving.report.tables import digits, number
+from halving.review.what_if import Judged, Result, Trust, deadline, judged, middle, settings, trust
 from halving.spreadsheet import line
 from halving.tracking.terminal import one_line, printable
 from halving.tracking.wording import count

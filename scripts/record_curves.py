@@ -12,7 +12,7 @@ from halving import load
 from halving.curves import save
 from halving.curves.recording import record
 from halving.environment import expanded
-from halving.review.run_directories import run_directories
+from halving.journal.run_directories import run_directories
 from halving.tracking.terminal import one_line
 from halving.tracking.wording import count
 

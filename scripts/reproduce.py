@@ -19,15 +19,15 @@ from pathlib import Path
 
 from halving import Study, UserError, load
 from halving.checkpoints.links import create
+from halving.comparison import labelled
 from halving.config.commands import override
 from halving.environment import expanded
+from halving.journal.run_directories import run_directories
 from halving.report.confirmation import Row
 from halving.report.derived import replace
 from halving.report.drawing import drawing
 from halving.report.tables import number
 from halving.report.workers import idle
-from halving.review.comparison import labelled
-from halving.review.run_directories import run_directories
 from halving.spreadsheet import line
 from halving.tracking.terminal import one_line
 

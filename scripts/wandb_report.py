@@ -11,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from halving import UserError, load
+from halving.comparison import labelled
 from halving.environment import expanded
 from halving.history import History
+from halving.journal.run_directories import run_directories
 from halving.report.derived import rebuilding
 from halving.report.derived import replace as write_text
 from halving.report.drawing import drawing
 from halving.report.tables import header_of
 from halving.report.wandb_preview import empty, preview, with_figure
 from halving.report.wandb_report import Report, of_studies, of_study
-from halving.review.comparison import labelled
-from halving.review.run_directories import run_directories
 from halving.tracking.runs import Mirrored, project_name, study_id
 from halving.tracking.terminal import one_line, printable
 from halving.tracking.wandb_reports import mirrored, publish

@@ -20,20 +20,8 @@ from hypothesis import strategies as st
 from scipy.stats import uniform, wilcoxon
 
 import halving
-from halving.curves import Curves, load, save
-from halving.curves.recording import record
-from halving.curves.simulation import simulate
-from halving.curves.what_if import Setting, Trust, deadline, judged, replay_all, samples, settings, trust
-from halving.errors import UserError
-from halving.executors import Serial
-from halving.history import Ended, Header, History, Trial
-from halving.journal import Journal
-from halving.report import jobs
-from halving.report.comparison import COLOURS, styles_of, task_figures
-from halving.report.comparison_page import comparison_html
-from halving.report.methods import across_table, across_words, mean_and_error, methods_table, notes, ranks_table
-from halving.report.wandb_report import Text, of_studies
-from halving.review.comparison import (
+from halving.app.simulation import simulate
+from halving.comparison import (
     Run,
     across,
     band,
@@ -48,6 +36,18 @@ from halving.review.comparison import (
     run_of,
     untested,
 )
+from halving.curves import Curves, load, save
+from halving.curves.recording import record
+from halving.errors import UserError
+from halving.executors import Serial
+from halving.history import Ended, Header, History, Trial
+from halving.journal import Journal
+from halving.report import jobs
+from halving.report.comparison import COLOURS, styles_of, task_figures
+from halving.report.comparison_page import comparison_html
+from halving.report.methods import across_table, across_words, mean_and_error, methods_table, notes, ranks_table
+from halving.report.wandb_report import Text, of_studies
+from halving.review.what_if import Setting, Trust, deadline, judged, replay_all, samples, settings, trust
 from halving.schedulers import FIFO, SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.searchers.table import RandomRows

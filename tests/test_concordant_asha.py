@@ -10,8 +10,8 @@ from subprocess import CompletedProcess
 import numpy as np
 import pytest
 
+from halving.app.simulation import simulate
 from halving.curves import Curves, save
-from halving.curves.simulation import simulate
 from halving.errors import UserError
 from halving.history import Header
 from halving.journal import FILE, encode, read

@@ -15,16 +15,16 @@ import halving
 from halving.checkpoints import discard, sweep
 from halving.checkpoints.links import create, strays
 from halving.checkpoints.store import State, Store
+from halving.comparison import labelled
 from halving.curves.recording import record
 from halving.errors import UserError
 from halving.journal import read, replay
+from halving.journal.run_directories import run_directories
 from halving.report.derived import replace
 from halving.report.wandb_preview import preview
 from halving.report.wandb_report import Grid, Key, Panel, Report, RunSet
-from halving.review.comparison import labelled
 from halving.review.inspection import main
 from halving.review.rebuilding import rebuild
-from halving.review.run_directories import run_directories
 from halving.review.verification import verify
 from halving.tracking.runs import Mirrored
 from halving.training.own import Running

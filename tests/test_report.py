@@ -37,6 +37,7 @@ from halving.report.learning_curves import by_time
 from halving.report.next_steps import next_steps, resuming
 from halving.report.selection import selected
 from halving.report.story import story
+from halving.report.summary import summary
 from halving.report.workers import Bar, bars, busy, idle
 from halving.trial import Configuration, Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
 
@@ -185,13 +186,13 @@ def test_summary_counts_what_was_spent_against_full_training() -> None:
 def test_summary_is_strict_json_without_a_survivor_and_with_infinite_values() -> None:
     history = alone(math.nan)
     history.apply(Halted("budget.seconds=10 was reached"), 1.0)
-    assert (tables.summary(history)["best_error"], tables.summary(history)["end"]) == (
+    assert (summary(history)["best_error"], summary(history)["end"]) == (
         None, "budget.seconds=10 was reached",
     )  # fmt: skip
     history = many(4)
-    json.dumps(tables.summary(history), allow_nan=False)
-    assert tables.summary(history)["best_configuration"]["maybe"] == "inf"
-    assert tables.summary(history)["end"] == "running"
+    json.dumps(summary(history), allow_nan=False)
+    assert summary(history)["best_configuration"]["maybe"] == "inf"
+    assert summary(history)["end"] == "running"
 
 
 def test_results_csv_tells_null_and_booleans_from_what_a_trial_lacks() -> None:
@@ -214,7 +215,7 @@ def test_a_maximised_metric_is_shown_unflipped_and_recorded_flipped() -> None:
     history.apply(Finished(Outcome(0, 1, -0.875)), 1.0)
     history.apply(Start(1, {}, 1), 1.0)
     history.apply(Finished(Outcome(1, 1, math.nan)), 2.0)
-    assert tables.summary(history)["best_error"] == 0.875
+    assert summary(history)["best_error"] == 0.875
     assert [row["error"] for row in tables.results_rows(history)] == [0.875, None]
     note = "Reasons hold accuracy with its sign flipped"
     assert any(note in line for line in explanation(history, 0)) and "accuracy 0.875" in "".join(
@@ -397,7 +398,7 @@ def test_a_study_without_a_survivor_says_so() -> None:
 
 def test_an_empty_journal_is_a_users_mistake() -> None:
     with pytest.raises(UserError, match="journal is empty"):
-        tables.summary(History())
+        summary(History())
 
 
 @pytest.mark.parametrize(

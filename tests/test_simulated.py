@@ -15,11 +15,11 @@ from hydra import compose as compose_config
 from hydra import initialize_config_dir
 
 from halving.app.composition import compose
+from halving.app.simulation import idle_seconds, simulate
 from halving.config.choices import Choices
 from halving.config.polite import register
 from halving.config.request import Request
 from halving.curves import Curves, load, save
-from halving.curves.simulation import idle_seconds, simulate
 from halving.errors import UserError
 from halving.executors import Serial
 from halving.executors.simulated import Simulated

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from halving import UserError
+from halving.app.simulation import simulate
 from halving.curves import Curves, load, row_of
-from halving.curves.simulation import simulate
 from halving.environment import expanded
 from halving.schedulers import (
     ASHA,

@@ -35,10 +35,10 @@ import numpy as np
 from scipy import stats
 
 from halving import UserError
+from halving.app.simulation import simulate
+from halving.comparison import Pair, holm, paired
 from halving.curves import Curves, load, row_of
-from halving.curves.simulation import simulate
 from halving.report.confirmation import half_width
-from halving.review.comparison import Pair, holm, paired
 from halving.schedulers import Hyperband
 from halving.searchers import (
     AnnealingSearcher,

@@ -12,8 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
+from halving.app.simulation import idle_seconds, simulate
 from halving.curves import Curves
-from halving.curves.simulation import idle_seconds, simulate
 from halving.schedulers import ASHA, Hyperband, SuccessiveHalving
 from halving.tuner import Budget
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halving.app.ask_tell import AskTell
+    from halving.app.simulation import simulate
     from halving.app.tune import tune
     from halving.confirming import Confirming
     from halving.conformance.training import check
-    from halving.curves.simulation import simulate
     from halving.errors import UserError
     from halving.executors import Process
     from halving.schedulers import FIFO, SuccessiveHalving
@@ -50,7 +50,7 @@ _HOMES = {
     "instantiate": "targets",
     "check": "conformance.training",
     "load": "study",
-    "simulate": "curves.simulation",
+    "simulate": "app.simulation",
     "tune": "app.tune",
 }
 

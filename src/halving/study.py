@@ -13,7 +13,8 @@ from halving.history import History, Trial
 from halving.journal import read, replay
 from halving.journal.lock import owner
 from halving.report.confirmation import Review, checkpoint, reviewed
-from halving.report.tables import RESULTS, first_failure, header_of, results_rows, summary, winner
+from halving.report.summary import summary
+from halving.report.tables import RESULTS, first_failure, header_of, results_rows, winner
 from halving.targets import check_trusted, instantiate, trusted_in_environment
 from halving.training.own import hashed
 from halving.trial import AVERAGED

@@ -43,10 +43,11 @@ from halving.errors import UserError, noted
 from halving.history import History
 from halving.journal import FILE, read, replay
 from halving.journal.lock import owner
+from halving.journal.run_directories import by_number
 from halving.report.derived import replace
 from halving.report.jobs import Job
-from halving.report.tables import digits, own_error, summary, uncertainty
-from halving.review.run_directories import by_number
+from halving.report.summary import summary
+from halving.report.tables import digits, own_error, uncertainty
 from halving.spreadsheet import table
 from halving.tracking.terminal import Terminal, printable
 from halving.tracking.wording import count, duration
@@ -263,8 +264,8 @@ def print_table() -> None:
 
 def write_comparison(directory: Path, jobs: Sequence[Job]) -> list[str]:
     """Write comparison.html of some jobs into a directory; return a line on each part that it lacks."""
+    from halving.comparison import tables
     from halving.report.comparison_page import comparison_html
-    from halving.review.comparison import tables
 
     problems, curves = list[str](), dict[str, Any]()
     with noted("regrets could not be told", problems):

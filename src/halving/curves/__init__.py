@@ -1,4 +1,4 @@
-"""Recorded learning curves: tables of them, recording, simulated studies, and which settings would have been best."""
+"""Recorded learning curves: tables of them, and how they come about."""
 
 from halving.curves.table import ROW, Curves, load, row_of, save
 

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from halving.comparison import Band, Pair, Run, band, by_method, by_task, grid, ranks
 from halving.report.canvas import FAINT, HAIR, INK, MUTED, Scale, place, png, svg
 from halving.report.derived import replace
 from halving.report.tables import number, time_unit
-from halving.review.comparison import Band, Pair, Run, band, by_method, by_task, grid, ranks
 from halving.tracking.wording import count, cut
 
 COLOURS = ("#0a66c2", "#d9480f", "#2b8a3e", "#862e9c", "#b08900", "#0b7285", "#c2255c", "#495057")

@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from halving.comparison import Pair, Run, across, by_method, by_regret, by_task, common_end, labelled, pairs
 from halving.curves.table import Curves
 from halving.errors import UserError, noted
 from halving.history import Header, History
@@ -29,8 +30,8 @@ from halving.report.methods import (
     ranks_table,
     too_few,
 )
-from halving.report.tables import digits, metric_label, number, own_error, summary, uncertainty
-from halving.review.comparison import Pair, Run, across, by_method, by_regret, by_task, common_end, labelled, pairs
+from halving.report.summary import summary
+from halving.report.tables import digits, metric_label, number, own_error, uncertainty
 from halving.tracking.terminal import printable
 from halving.tracking.wording import count, cut
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from halving.checkpoints.links import create
 from halving.errors import noted
 from halving.history import History
-from halving.report.tables import CURVES, RESULTS, curve_rows, header_of, override_text, results_rows, summary
+from halving.report.summary import summary
+from halving.report.tables import CURVES, RESULTS, curve_rows, header_of, override_text, results_rows
 from halving.spreadsheet import table
 
 

@@ -7,7 +7,8 @@ from halving.errors import UserError
 from halving.history import History, Trial
 from halving.report.confirmation import checkpoint
 from halving.report.drawing import drawing
-from halving.report.tables import shown_error, summary, winner
+from halving.report.summary import summary
+from halving.report.tables import shown_error, winner
 from halving.tracking.wandb_runs import Exhibit
 
 

@@ -23,6 +23,7 @@ from halving.report.next_steps import next_steps, resuming
 from halving.report.selection import selected
 from halving.report.sensitivity import headline, sensitivity, told
 from halving.report.story import story
+from halving.report.summary import summary
 from halving.report.surroundings import Fact, surroundings
 from halving.report.tables import (
     AXES,
@@ -36,7 +37,6 @@ from halving.report.tables import (
     shown_error,
     standard_error,
     status,
-    summary,
     tested,
     uncertainty,
     winner,

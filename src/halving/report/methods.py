@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from halving.comparison import Pair, Run, by_method, by_regret, by_task, common_end, ranks, untested
 from halving.report.confirmation import half_width
 from halving.report.tables import digits, number
-from halving.review.comparison import Pair, Run, by_method, by_regret, by_task, common_end, ranks, untested
 from halving.tracking.wording import count, duration
 
 

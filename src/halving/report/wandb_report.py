@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from halving.comparison import Run, across, by_method, by_task, common_end, labelled, pairs, tables
 from halving.confirming import ranked
 from halving.history import Header, History, Trial
 from halving.report.conclusion import conclusion, confirmed, doubts, in_full
@@ -17,7 +18,6 @@ from halving.report.confirmation import half_width
 from halving.report.html import plan_rows
 from halving.report.methods import across_table, across_words, notes
 from halving.report.tables import digits, header_of, metric_label, number, real, winner
-from halving.review.comparison import Run, across, by_method, by_task, common_end, labelled, pairs, tables
 from halving.tracking.runs import FIGURE, fitted, metric_name, notes_text, run_id
 from halving.tracking.wording import count, short
 from halving.trial import Value

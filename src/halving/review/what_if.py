@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
-from halving.curves.simulation import simulate
+from halving.app.simulation import simulate
+from halving.comparison import Array
 from halving.curves.table import Curves, row_of
 from halving.errors import UserError
 from halving.history import History
-from halving.review.comparison import Array
 from halving.schedulers import ASHA, FIFO, AsyncHyperband, ConcordantASHA, Hyperband, Scheduler, SuccessiveHalving
 from halving.schedulers.successive_halving import ladder
 from halving.tuner import Budget
