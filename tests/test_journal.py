@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from halving.errors import StorageError, UserError
 from halving.executors import Serial
-from halving.history import Confirm, Confirmed, Ended, Event, Halted, Header, History, Ladder, Resumed
+from halving.history import Chosen, Confirm, Confirmed, Ended, Event, Halted, Header, History, Ladder, Resumed
 from halving.journal import FILE, Journal, decode, encode, read, replay
 from halving.journal.lock import owner
 from halving.report.derived import TABLES
@@ -60,6 +60,9 @@ events = st.one_of(
     st.builds(Resumed, st.just(HEADER.plan), st.none() | numbers, st.just({"notes": "größe"})),
     st.builds(Verdict, counts, st.sampled_from(["paused", "stopped", "completed", "failed"]), names),
     st.builds(Halted, names),
+    st.builds(Confirm, counts, counts, counts, counts, st.sampled_from(["init", "order", "split"])),
+    st.builds(Confirmed, counts, anything, numbers, numbers, st.just("confirmations/7.pt"), names),
+    st.builds(Chosen, st.none() | counts, st.dictionaries(names, metrics, max_size=2), metrics, names),
     st.builds(Ended, st.none() | counts, metrics, names, st.just({"model": {"width": 4}})),
 )
 
@@ -370,7 +373,12 @@ def test_a_prefix_of_the_journal_is_an_earlier_state(tmp_path: Path, share: floa
 
 
 @pytest.mark.parametrize(
-    "event", [Finished(Outcome(99, 1, 0.1)), Confirmed(99, 0.1), Verdict(99, "paused"), Confirm(1, 0, 1, 3, "all")]
+    "event",
+    [
+        *(Finished(Outcome(99, 1, 0.1)), Confirmed(99, 0.1), Verdict(99, "paused"), Confirm(1, 0, 1, 3, "all")),
+        *(Start(-1, {}, 1), Finished(Outcome(0, -1, 0.1)), Finished(Outcome(0, 1, 0.1), checkpoint="../../1")),
+        *(Ended(True), Chosen(-1), Epoch("0", 1, {})),  # type: ignore[arg-type]
+    ],
 )
 def test_a_whole_record_that_no_study_could_have_is_refused_in_words(event: Event, tmp_path: Path) -> None:
     header = Header("strange", "sha", "random", 0, 9)

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
+from halving.fields import Checkpoint, Count, Only, Private, Words
 from halving.provenance import Provenance
 from halving.trial import Configuration, Epoch, Finished, Restarted, Resume, Start, Verdict
 
@@ -14,6 +15,7 @@ VARIED = {
     "order": ("trial", "order_seed"),
     "split": ("trial", "order_seed", "seed"),
 }
+Vary = Annotated[str, Only(lambda value: value in ("", *VARIED), "a newer halving wrote")]
 INTERRUPTED = "interrupted"  # why a study halted, if a signal or the end of its process did it
 
 
@@ -65,7 +67,7 @@ class Header:
     planned_cost: float | None = None
     dimensions: tuple[str, ...] = ()
     plan: tuple[Ladder, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    settings: Private = field(default_factory=dict[str, Any], repr=False)
     resumes: bool | None = None
 
     @property
@@ -97,11 +99,11 @@ class Ended:
     `failure` says which of these are missing, and why: resuming the study tries again.
     """
 
-    best: int | None
+    best: Count | None
     test: Mapping[str, float] = field(default_factory=dict[str, float])
-    command: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
-    failure: str = ""
+    command: Words = ""
+    config: Private = field(default_factory=dict[str, Any], repr=False)
+    failure: Words = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,30 +112,30 @@ class Resumed:
 
     plan: tuple[Ladder, ...] = ()
     planned_cost: float | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    settings: Private = field(default_factory=dict[str, Any], repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
     """Train a trial's configuration from nothing to `until`; each `repeat`, from 1, draws anew what `vary` names."""
 
-    number: int
-    trial: int
-    repeat: int
-    until: int
-    vary: str
+    number: Count
+    trial: Count
+    repeat: Count
+    until: Count
+    vary: Vary
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
     """A confirmation ended: its error, minimised and +inf where it failed, and what else `Finished` tells."""
 
-    number: int
+    number: Count
     error: float
     seconds: float = 0.0
     cost: float = 0.0
-    checkpoint: str | None = None
-    cause: str = ""
+    checkpoint: Checkpoint | None = None
+    cause: Words = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +146,12 @@ class Chosen:
     `failure` says what of these is missing, and why: resuming the study tries again.
     """
 
-    trial: int | None
+    trial: Count | None
     tests: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
     ensemble: Mapping[str, float] = field(default_factory=dict[str, float])
-    failure: str = ""
-    vary: str = ""
-    until: int = 0
+    failure: Words = ""
+    vary: Vary = ""
+    until: Count = 0
 
 
 Event = (

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from halving.fields import Checkpoint, Count, Words
+
 Value = bool | int | float | str | None
 Configuration = dict[str, Value]
 
@@ -20,11 +22,11 @@ def plain(value: Any) -> Any:
 class Start:
     """Train a new trial from nothing until `until` units of resource are spent."""
 
-    trial: int
+    trial: Count
     configuration: Configuration
-    until: int
-    bracket: int = 0
-    rung: int = 0
+    until: Count
+    bracket: Count = 0
+    rung: Count = 0
     reason: str = ""
 
 
@@ -32,10 +34,10 @@ class Start:
 class Resume:
     """Train a paused trial, which has spent `since`, on to `until`: a promotion."""
 
-    trial: int
-    since: int
-    until: int
-    rung: int = 0
+    trial: Count
+    since: Count
+    until: Count
+    rung: Count = 0
     reason: str = ""
 
 
@@ -57,8 +59,8 @@ class Outcome:
     spent less than it was asked to.
     """
 
-    trial: int
-    resource: int
+    trial: Count
+    resource: Count
     error: float
     failed: bool = False
     curve: tuple[float, ...] = ()
@@ -73,7 +75,7 @@ class Outcome:
 class Verdict:
     """The state that an outcome gives a trial: "paused", "stopped", "completed" or "failed"."""
 
-    trial: int
+    trial: Count
     state: str
     reason: str = ""
 
@@ -102,8 +104,8 @@ class Job:
 class Epoch:
     """Metrics of a running trial after epoch `epoch` (from 1) of its training."""
 
-    trial: int
-    epoch: int
+    trial: Count
+    epoch: Count
     metrics: Mapping[str, float]
 
 
@@ -111,9 +113,9 @@ class Epoch:
 class Restarted:
     """A running assignment had to begin again, from `since`: its worker died, or its checkpoint was damaged."""
 
-    trial: int
-    since: int
-    reason: str
+    trial: Count
+    since: Count
+    reason: Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,8 @@ class Finished:
 
     outcome: Outcome
     seconds: float = 0.0
-    checkpoint: str | None = None
-    cause: str = ""
+    checkpoint: Checkpoint | None = None
+    cause: Words = ""
     cost: float = 0.0
 
 

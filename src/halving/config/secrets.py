@@ -15,10 +15,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from halving.history import Chosen, Confirmed, Ended, Event, Header, Resumed
+from halving.fields import private
+from halving.history import Event
 from halving.report.derived import replace as replace_text
 from halving.tracking.terminal import printable
-from halving.trial import Finished, Restarted
 
 REDACTED = "<redacted>"
 
@@ -148,20 +148,8 @@ class Secrets:
 
     def redact_event(self, event: Event) -> Event:
         """Return an event as it may be written down."""
-        match event:
-            case Header() | Resumed():
-                return replace(event, settings=self.redact(event.settings))
-            case Ended():
-                command, config, failure = map(self.redact, (event.command, event.config, event.failure))
-                return replace(event, command=command, config=config, failure=failure)
-            case Chosen():
-                return replace(event, failure=self.redact(event.failure))
-            case Finished() | Confirmed() if event.cause:
-                return replace(event, cause=self.redact(event.cause))
-            case Restarted():
-                return replace(event, reason=self.redact(event.reason))
-            case _:
-                return event
+        told = {name: value for name in private(type(event)) if (value := getattr(event, name))}
+        return replace(event, **{name: self.redact(value) for name, value in told.items()}) if told else event
 
     def redact_files(self, *paths: Path) -> None:
         """Rewrite those of some YAML files, such as Hydra's own, that are there and hold secrets."""

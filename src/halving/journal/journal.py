@@ -9,53 +9,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from halving.checkpoints.files import durable
 from halving.checkpoints.links import create, refuse
 from halving.errors import StorageError, UserError
-from halving.history import (
-    VARIED,
-    Chosen,
-    Confirm,
-    Confirmed,
-    Ended,
-    Event,
-    Halted,
-    Header,
-    History,
-    Ladder,
-    Resumed,
-)
+from halving.fields import read as read_fields
+from halving.history import Event, History
 from halving.journal.lock import lock
 from halving.provenance import Provenance
-from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict, plain
+from halving.trial import plain
 
 VERSION = 1
 FILE = "journal.jsonl"
 
-_EVENTS: dict[str, type[Event]] = {
-    "header": Header,
-    "resumed": Resumed,
-    "start": Start,
-    "resume": Resume,
-    "epoch": Epoch,
-    "restarted": Restarted,
-    "finished": Finished,
-    "verdict": Verdict,
-    "halted": Halted,
-    "confirm": Confirm,
-    "confirmed": Confirmed,
-    "chosen": Chosen,
-    "ended": Ended,
-}
+_EVENTS: dict[str, type[Event]] = {event.__name__.lower(): event for event in get_args(Event)}
 _TYPES = {event: name for name, event in _EVENTS.items()}
-_COUNTS = ("trial", "bracket", "rung", "since", "until", "resource", "epoch", "best", "number", "repeat")
-_MAY_LACK = {"best": ("ended",), "trial": ("chosen",)}
 # What would let a recorded command do what nobody typed: options, and Hydra's own settings, which name code to call.
 _COMMANDING = re.compile(r"\s*-|[\s~+]*hydra\b|[^=]*@[^=]*\bhydra\b")
 _SOURCE = re.compile(r"-cp|-cn|--config-dir|hydra\.searchpath=.*|hydra\.mode=RUN", re.DOTALL)
-_CHECKPOINT = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*(\.pt)?")
 
 
 class Journal:
@@ -271,25 +243,14 @@ def _event(body: dict[str, Any]) -> Event:
     if body["type"] not in _EVENTS:
         raise UserError(f"the journal has records of type {body['type']!r}, which a newer halving wrote: update it")
     _refuse_strange(body)
-    kind = _EVENTS[body["type"]]
-    known = {f.name: body[f.name] for f in fields(kind) if f.name in body}
-    if kind is Finished:
-        known["outcome"] = Outcome(**known["outcome"] | {"curve": tuple(known["outcome"]["curve"])})
-    if "dimensions" in known:
-        known["dimensions"] = tuple(known["dimensions"])
-    if "plan" in known:
-        known["plan"] = tuple(Ladder(tuple(item["levels"]), tuple(item["sizes"])) for item in known["plan"])
-    return kind(**known)
+    try:
+        return read_fields(_EVENTS[body["type"]], body)
+    except ValueError as error:
+        raise UserError(f"the journal's record {body['seq']} has {error}") from error
 
 
 def _refuse_strange(body: dict[str, Any]) -> None:
-    """Refuse a record, whole as it is, that would lead out of the run directory: paths are built from these."""
-    for holder in (body, body.get("outcome") or {}):
-        for name in _COUNTS:
-            if holder.get(name) is None and (name not in holder or body["type"] in _MAY_LACK.get(name, ())):
-                continue
-            if type(holder[name]) is not int or holder[name] < 0:
-                raise UserError(f"the journal's record {body['seq']} has {name}={holder[name]!r}, which is no count")
+    """Refuse a record, whole as it is, whose settings no study records."""
     settings: object = body.get("settings") or {}
     told = Provenance.of(cast(Mapping[str, Any], settings)) if isinstance(settings, Mapping) else None
     if told is None or not all(isinstance(words, list | tuple) for words in (told.source, told.overrides)):
@@ -298,7 +259,3 @@ def _refuse_strange(body: dict[str, Any]) -> None:
     for word in map(str, (*words, *told.overrides)):
         if _COMMANDING.match(word):
             raise UserError(f"the journal's record {body['seq']} has the override {word!r}, which no study records")
-    if "vary" in body and body["vary"] not in (*VARIED, ""):
-        raise UserError(f"the journal's record {body['seq']} has vary={body['vary']!r}, which a newer halving wrote")
-    if (checkpoint := body.get("checkpoint")) is not None and not _CHECKPOINT.fullmatch(str(checkpoint)):
-        raise UserError(f"the journal's record {body['seq']} names {checkpoint!r}, which is no checkpoint of a study")
