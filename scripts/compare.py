@@ -42,11 +42,10 @@ from halving.report.methods import (
     ranks_table,
     too_few,
 )
-from halving.report.tables import digits, number
 from halving.review.what_if import Judged, Result, Trust, deadline, judged, middle, settings, trust
 from halving.spreadsheet import line
 from halving.tracking.terminal import one_line, printable
-from halving.tracking.wording import count
+from halving.tracking.wording import count, digits, number
 
 BANDS = ("mean", "standard_error", "median", "lower_quartile", "upper_quartile")
 CURVES = ("task", "axis", "spent", "method", "seeds", *BANDS)

@@ -26,10 +26,10 @@ from halving.journal.run_directories import run_directories
 from halving.report.confirmation import Row
 from halving.report.derived import replace
 from halving.report.drawing import drawing
-from halving.report.tables import number
 from halving.report.workers import idle
 from halving.spreadsheet import line
 from halving.tracking.terminal import one_line
+from halving.tracking.wording import number
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("data=digits", "data.train_samples=300", "data.batch_size=32", "executor.threads=1")

@@ -20,7 +20,8 @@ from halving.history import Halted, Header, Resumed
 from halving.journal import FILE, Journal, read
 from halving.journal.lock import owner
 from halving.report.methods import mean_and_error
-from halving.report.tables import digits, uncertainty
+from halving.report.tables import uncertainty
+from halving.tracking.wording import digits
 from halving.trial import Epoch
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=9", "tracker=none", "executor.threads=1")
@@ -247,7 +248,7 @@ def test_each_job_says_how_it_ended_and_how_long_the_rest_takes(fork: Fork, tmp_
     lines = [line for line in result.stdout.splitlines() if line.startswith("job ") and "begins" not in line]
     for seed, (error, line) in enumerate(zip(errors, lines, strict=False)):
         told = digits(error, uncertainty(halving.load(tmp_path / str(seed)).history))
-        said = rf"job {seed} \(optimizer.lr=0.1 seed={seed}\): val_error {told}, 1 epoch in \d+ s"
+        said = rf"job {seed} \(optimizer.lr=0.1 seed={seed}\): val_error {told}, 1 epoch in [\d.]+ s"
         assert re.fullmatch(rf"{said} \[{seed + 1} of 6 jobs, about \d+ s left\]", line) and len(told) <= 5
     assert lines[3].startswith(
         "job 3 (optimizer.lr=-1.0 seed=0): failed: optimizer: Invalid learning rate: -1.0 [4 of 6"

@@ -32,13 +32,14 @@ from halving.report.canvas import ACCENT
 from halving.report.conclusion import conclusion
 from halving.report.dimensions import draw_dimensions
 from halving.report.explanation import explanation
-from halving.report.html import duration, plan_rows, report_html, shown_figures
+from halving.report.html import plan_rows, report_html, shown_figures
 from halving.report.learning_curves import by_time
 from halving.report.next_steps import next_steps, resuming
 from halving.report.selection import selected
 from halving.report.story import story
 from halving.report.summary import summary
 from halving.report.workers import Bar, bars, busy, idle
+from halving.tracking.wording import digits, measure
 from halving.trial import Configuration, Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
 
 FIGURES = (
@@ -411,7 +412,16 @@ def test_an_empty_journal_is_a_users_mistake() -> None:
     ],
 )  # fmt: skip
 def test_a_number_has_the_digits_that_its_standard_error_allows(value: float, error: float | None, text: str) -> None:
-    assert tables.digits(value, error) == text
+    assert digits(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("val_error", "validation error"), ("averaged_val_loss", "averaged validation loss"), ("lr", "learning rate"),
+     ("train_loss", "training loss"), ("interval_score", "interval score")],
+)  # fmt: skip
+def test_metrics_have_names_in_words(metric: str, words: str) -> None:
+    assert measure(metric) == words
 
 
 def test_the_standard_error_of_a_metric_is_the_binomial_one_or_follows_from_the_spread_of_trials() -> None:
@@ -421,13 +431,6 @@ def test_the_standard_error_of_a_metric_is_the_binomial_one_or_follows_from_the_
     assert tables.standard_error(0.1, 100) == pytest.approx(0.03, rel=0.1)
     assert 0 < (tables.standard_error(0.0, 100) or 0) < 0.011
     assert tables.standard_error(0.1, None) is None and tables.standard_error(3.0, 100) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4218, "0.422 s"), (59.7, "59.7 s"), (60.2, "1 min 0 s"), (7261, "2 h 1 min")]
-)
-def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_whole_numbers_lie_on_their_ticks_and_names_keep_their_end() -> None:

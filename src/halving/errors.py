@@ -28,6 +28,20 @@ class StorageError(StudyError):
     """The disk refuses."""
 
 
+def first_line(error: object) -> str:
+    """Return the first line of what an error, or a text, says; an error's kind where it says nothing."""
+    return (str(error).strip() or _kind(error)).partition("\n")[0].rstrip()
+
+
+def last_line(error: object) -> str:
+    """Return the last line of what an error, or a text, says; an error's kind where it says nothing."""
+    return (str(error).strip() or _kind(error)).rpartition("\n")[2].lstrip()
+
+
+def _kind(error: object) -> str:
+    return type(error).__name__ if isinstance(error, BaseException) else ""
+
+
 @contextmanager
 def noted(what: str, problems: list[str]) -> Generator[None]:
     """Let what fails within take nothing else along: `problems` and the log get a line on it.
@@ -38,7 +52,7 @@ def noted(what: str, problems: list[str]) -> Generator[None]:
         yield
     except (Exception, SystemExit) as error:
         cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        problems.append(f"{what}: {cause}".split("\n", 1)[0])
+        problems.append(first_line(f"{what}: {cause}"))
         log.error("%s", problems[-1], exc_info=not isinstance(error, UserError | OSError))
 
 

@@ -19,10 +19,14 @@ Vary = Annotated[str, Only(lambda value: value in ("", *VARIED), "a newer halvin
 INTERRUPTED = "interrupted"  # why a study halted, if a signal or the end of its process did it
 
 
+def amount(n: float) -> str:
+    """Say how much, whole numbers whole."""
+    return str(int(n)) if float(n).is_integer() else f"{n:g}"
+
+
 def count(n: float, nouns: str) -> str:
     """Say how many, in the singular where it is one."""
-    number = str(int(n)) if float(n).is_integer() else f"{n:g}"
-    return f"{number} {nouns.removesuffix('s') if n == 1 else nouns}"
+    return f"{amount(n)} {nouns.removesuffix('s') if n == 1 else nouns}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import torch
 
 from halving.checkpoints.store import Store
 from halving.config.request import Request
-from halving.errors import DeviceFull, UserError
+from halving.errors import DeviceFull, UserError, first_line
 from halving.space import Space
 from halving.targets import check_trusted, instantiate
 from halving.training import ensemble
@@ -93,11 +93,11 @@ class Objective:
         except torch.OutOfMemoryError as error:
             raise DeviceFull(
                 f"out of memory on {self.request['device']}: a smaller data.batch_size or model needs less, and a "
-                f"lower executor.trials_per_gpu leaves more ({str(error).splitlines()[0]})"
+                f"lower executor.trials_per_gpu leaves more ({first_line(error)})"
             ) from error
         except RuntimeError as error:
             if "can't allocate memory" in str(error):
-                raise MemoryError(str(error).splitlines()[0]) from error
+                raise MemoryError(first_line(error)) from error
             raise
 
     def prepare(self, configuration: Configuration) -> Fidelity:

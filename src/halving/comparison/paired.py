@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from halving.comparison.runs import Array, Axis, Run, by_method, by_regret, by_task, common_end, worst_if_none
-from halving.tracking.wording import count
+from halving.tracking.wording import count, duration
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _measured(own: Sequence[tuple[Run, Run]], axis: Axis) -> tuple[Callable[[Run
     if len(levels) < 2:
         level = next(iter(levels), None)
         trained = f" at {count(level, unit)}" if level is not None else ""
-        spent = count(end, unit) if axis == "resource" else f"{end:.3g} s"
+        spent = count(end, unit) if axis == "resource" else duration(end)
         return lambda run: float(run.at(end, axis)), f"{both[0].metric}{trained} after {spent}"
     retrained = [run for run in both if math.isfinite(run.confirmed)]
     if len({run.until for run in retrained}) == 1 and all(run in retrained or not len(run.error) for run in both):

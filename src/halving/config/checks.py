@@ -9,7 +9,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from halving.config.schema import GROUPS, ROOT_KEYS
 from halving.config.suggestions import nearest
-from halving.errors import UserError
+from halving.errors import UserError, first_line
 
 
 def check_base(cfg: DictConfig) -> None:
@@ -137,7 +137,3 @@ def _short_last_rung(cfg: DictConfig) -> str:
 def _ends_early(cfg: DictConfig) -> bool:
     """Whether the scheduler is one that `until` is for, and it is not r_max."""
     return "${until}" in OmegaConf.to_yaml(cfg.scheduler) and cfg.until != cfg.r_max
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -9,12 +9,11 @@ from hydra import compose
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from halving.config.checks import first_line
 from halving.config.commands import key_of, override, overrides, search_path
 from halving.config.resumption import settle
 from halving.config.schema import GROUPS, ROOT_KEYS
 from halving.config.suggestions import nearest_option
-from halving.errors import UserError
+from halving.errors import UserError, first_line
 from halving.space import Choice, Space
 from halving.trial import Value
 

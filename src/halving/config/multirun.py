@@ -47,10 +47,10 @@ from halving.journal.run_directories import by_number
 from halving.report.derived import replace
 from halving.report.jobs import Job
 from halving.report.summary import summary
-from halving.report.tables import digits, own_error, uncertainty
+from halving.report.tables import own_error, uncertainty
 from halving.spreadsheet import table
 from halving.tracking.terminal import Terminal, printable
-from halving.tracking.wording import count, duration
+from halving.tracking.wording import amount, count, digits, duration
 
 _FAILURE = "failure.txt"
 _QUIET = 3  # looks in a row at which no job runs
@@ -182,7 +182,7 @@ class RememberSweep(Callback):
         if not any(self is sweep for sweep in _sweeps) or not self.jobs:
             return ""
         ran, more = [it for it in self._ended if it is not None], len(self.jobs) - len(self._ended)
-        left = f", about {duration(statistics.mean(ran) * more)} left" if ran and more else ""
+        left = f", about {duration(round(statistics.mean(ran) * more))} left" if ran and more else ""
         return f" [{len(self._ended)} of {count(len(self.jobs), 'jobs')}{left}]"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -382,7 +382,7 @@ def _print(rows: list[dict[str, Any]], sweep: RememberSweep) -> None:
         table.add_column(name, justify="right")
     table.add_column("state")
     for row in rows:
-        spent = "" if row["epochs"] is None else f"{row['epochs']:g}"
+        spent = "" if row["epochs"] is None else amount(row["epochs"])
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         own = " ".join(item for item in row["overrides"] if item not in of_all)
         table.add_row(row["job"], own, row["shown"], spent, seconds, row["state"])

@@ -28,12 +28,11 @@ from yaml import MarkedYAMLError
 from halving.checkpoints.links import refuse
 from halving.config import commands, multirun, once, schema, trust
 from halving.config.arguments import config_paths, directories, placed, read, remember
-from halving.config.checks import first_line
 from halving.config.resumption import register_resolvers, repeat
 from halving.config.secrets import RedactingFilter, Secrets
 from halving.config.suggestions import nearest, nearest_option
 from halving.environment import wait_passively
-from halving.errors import UserError
+from halving.errors import UserError, first_line
 from halving.journal import FILE
 from halving.tracking.terminal import coming, one_line, printable
 

@@ -6,9 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halving.config import trials
-from halving.config.checks import first_line
 from halving.config.choices import Choices
-from halving.errors import UserError
+from halving.errors import UserError, first_line
 from halving.history import Header
 from halving.trial import Configuration
 

@@ -86,7 +86,7 @@ def begin(study: Study, typed: Sequence[str], now: Header) -> None:
     print(
         f"sensitivity of trial {best.trial} of {study.run_dir}: {count(trials // seeds, 'points')} of "
         f"{count(len(now.dimensions), 'dimensions')} with {count(seeds, 'seeds')} each, {count(trials, 'trainings')}, "
-        f"{count(total, now.unit)}: about {duration(total * pace / workers)}"
+        f"{count(total, now.unit)}: about {duration(round(total * pace / workers))}"
         + (f" with {workers} workers" if workers > 1 else ""),
         flush=True,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from halving.environment import cores, wait_passively
-from halving.errors import StudyError, UserError, real, whole
+from halving.errors import StudyError, UserError, last_line, real, whole
 from halving.executors import tree
 from halving.executors.base import Objective
 from halving.executors.carried import Carrier, Carrying, Keeping
@@ -129,7 +129,7 @@ class _Actors:
                 heard += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         except (ConnectionError, ray.exceptions.RaySystemError) as error:
             raise StudyError(
-                f"executor=ray: the cluster is gone ({_last_line(error)}); resume the study when it is there again"
+                f"executor=ray: the cluster is gone ({last_line(error)}); resume the study when it is there again"
             ) from error
         for each in heard:
             if each in self._waited:
@@ -204,7 +204,7 @@ class _Actors:
         except ray.exceptions.RayError as error:  # what it measured cannot be sent
             del self._waited[each]
             job = self._jobs[slot][0]
-            yield slot, Raised(job.trial, job.until, f"{type(error).__name__}: {_last_line(error)}", f"\n{error}")
+            yield slot, Raised(job.trial, job.until, f"{type(error).__name__}: {last_line(error)}", f"\n{error}")
             return
         if isinstance(message, Lost | Stopped):
             self.kill(slot)
@@ -214,10 +214,10 @@ class _Actors:
         node = self._nodes.get(slot)
         self.kill(slot)  # what is only out of reach still works, and is not to come back
         if node is None and "creation" in str(error):
-            return self._unstarted(slot, _last_line(error))
+            return self._unstarted(slot, last_line(error))
         gone = node is None or not any(each["NodeID"] == node and each["Alive"] for each in self._ray.nodes())
         gone = gone or isinstance(error, self._ray.exceptions.ActorUnavailableError)
-        return Lost("its node died or is out of reach" if gone else f"its worker died: {_last_line(error)}", not gone)
+        return Lost("its node died or is out of reach" if gone else f"its worker died: {last_line(error)}", not gone)
 
     def _unstarted(self, slot: Slot, cause: str) -> Unstarted:
         if slot in self._actors:
@@ -295,7 +295,7 @@ def _joined(
             **({} if address else own),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"executor.address={address}: no Ray cluster can be joined: {_last_line(error)}") from error
+        raise UserError(f"executor.address={address}: no Ray cluster can be joined: {last_line(error)}") from error
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)  # which is the study's to answer
@@ -317,7 +317,3 @@ def _check_reach(address: str) -> None:
         except (OSError, OverflowError) as error:
             told = f"{getattr(error, 'strerror', None) or error}{where and f' at {at}, which {where} names'}"
             raise UserError(f"executor.address={address}: no Ray cluster can be joined: {told}") from error
-
-
-def _last_line(error: BaseException) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

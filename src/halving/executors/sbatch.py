@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from halving.errors import UserError
+from halving.errors import UserError, last_line
 
 _PATIENCE = 60.0  # seconds for one of its commands
 GOING = (
@@ -72,10 +72,6 @@ def run(
         return subprocess.CompletedProcess(command, 1, "", f"{command[0]} does not answer")
     except OSError as error:
         raise UserError(f"executor=slurm: there is no {command[0]} here ({error.strerror}){_ELSEWHERE}") from error
-
-
-def last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1]
 
 
 def _options(settings: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from halving.report.derived import replace
-from halving.report.tables import digits, number
+from halving.tracking.wording import digits, number
 
 ACCENT, INK, MUTED, FAINT, HAIR, PAPER = "#0a66c2", "#1f2429", "#626b74", "#a3abb3", "#dfe3e7", "#ffffff"
 VARIABLES = {"accent": ACCENT, "ink": INK, "muted": MUTED, "faint": FAINT, "hair": HAIR, "paper": PAPER}

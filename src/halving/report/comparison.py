@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from halving.comparison import Band, Pair, Run, band, by_method, by_task, grid, ranks
 from halving.report.canvas import FAINT, HAIR, INK, MUTED, Scale, place, png, svg
 from halving.report.derived import replace
-from halving.report.tables import number, time_unit
-from halving.tracking.wording import count, cut
+from halving.report.tables import time_unit
+from halving.tracking.wording import count, cut, number
 
 COLOURS = ("#0a66c2", "#d9480f", "#2b8a3e", "#862e9c", "#b08900", "#0b7285", "#c2255c", "#495057")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))

@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from halving.comparison import Pair, Run, across, by_method, by_regret, by_task, common_end, labelled, pairs
 from halving.curves.table import Curves
-from halving.errors import UserError, noted
+from halving.errors import UserError, first_line, noted
 from halving.history import Header, History
-from halving.report.confirmation import reviewed
+from halving.report.confirmation import mean_text, reviewed
 from halving.report.drawing import drawing
 from halving.report.html import duration
 from halving.report.jobs import Job
@@ -31,9 +31,9 @@ from halving.report.methods import (
     too_few,
 )
 from halving.report.summary import summary
-from halving.report.tables import digits, metric_label, number, own_error, uncertainty
+from halving.report.tables import own_error, uncertainty
 from halving.tracking.terminal import printable
-from halving.tracking.wording import count, cut
+from halving.tracking.wording import count, cut, digits, metric_label, number
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
 MOST = 12  # methods of which every two are tested
@@ -170,7 +170,7 @@ def _left_out(jobs: Sequence[Job]) -> list[tuple[str, str]]:
     names: dict[str, list[str]] = {}
     for job in jobs:
         if not job.compared:
-            names.setdefault(cut(job.state.partition("\n")[0], 200), []).append(job.name or " ".join(job.overrides))
+            names.setdefault(cut(first_line(job.state), 200), []).append(job.name or " ".join(job.overrides))
     return [(state, ", ".join(own)) for state, own in names.items()]
 
 
@@ -234,9 +234,7 @@ def _job_row(job: Job, of_all: Collection[str], beside: Path) -> dict[str, Any]:
         row["error"] = digits(error, uncertainty(job.history))
         row["winner"] = f"trial {own[0].trial} at {own[1].resource}"
     if (review := reviewed(job.history)) is not None and review.finished and review.chosen is not None:
-        best, sign = review.rows[0], header.sign
-        mean, half = (digits(each, best.standard_error) for each in (sign * best.mean, best.high - best.mean))
-        row["confirmed"] = f"trial {best.trial}: {mean} ± {half}"
+        row["confirmed"] = f"trial {review.rows[0].trial}: {mean_text(header, review.rows[0])}"
     return row | {"spent": number(found["resource_spent"]), "time": duration(found["wall_seconds"])}
 
 

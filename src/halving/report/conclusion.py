@@ -5,11 +5,11 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from halving.history import Ended, Evaluation, History, Trial
+from halving.history import Ended, Evaluation, Header, History, Trial
 from halving.report.confirmation import Row, confirmed_winner, cost, mean_text, reviewed
 from halving.report.sensitivity import lines as sensitivity_lines
-from halving.report.tables import digits, is_rate, metric_label, standard_error, tested_both, uncertainty, winner
-from halving.tracking.wording import count
+from halving.report.tables import is_rate, standard_error, tested_both, uncertainty, winner
+from halving.tracking.wording import amount, count, digits, duration, measure, metric_label, setting
 
 _VARIED = {"init": "initialisation", "order": "initialisation and order", "split": "initialisation, order and split"}
 
@@ -30,7 +30,7 @@ def conclusion(history: History, run_dir: Path | None = None, again: str = "") -
     real = confirmed_winner(history)
     lines = [_errors(history, trial, evaluation, ended, single) if real is None else _mean(history, real)]
     if trial.configuration and not single:
-        lines.append("  ".join(f"{name}={_short(value)}" for name, value in trial.configuration.items()))
+        lines.append(setting(trial.configuration, "  "))
     lines.append(_spent(history, single))
     lines += confirmed(history)
     if (review := reviewed(history)) is None or not review.finished:
@@ -48,13 +48,12 @@ def confirmed(history: History) -> list[str]:
     review, header = reviewed(history), history.header
     if review is None or header is None:
         return []
-    sign = header.sign
     lines = [
         f"{'confirmed' if review.finished else 'so far confirmed'} with {review.seeds} fresh seeds each "
         f"({_VARIED[review.vary]}), trained for {count(review.until, header.unit)}:"
     ]
     for row in review.rows:
-        lines.append(f"  trial {row.trial}: {_confirmed(row, sign, header.unit)}")
+        lines.append(f"  trial {row.trial}: {_confirmed(row, header)}")
     if (difference := review.difference) is not None:
         first, second = difference.first, difference.second
         half = difference.high - difference.mean
@@ -74,7 +73,7 @@ def confirmed(history: History) -> list[str]:
         parts = [f"seeds {digits(test.seed_error, test.combined)}"]
         if test.sampling_error is not None:
             parts.append(f"size of the test set {digits(test.sampling_error, test.combined)}")
-        name = test.name.replace("_", " ")
+        name = measure(test.name)
         lines.append(
             f"  {name} of trial {review.chosen}: {digits(test.mean, test.combined)}, standard error "
             f"{digits(test.combined, test.combined)} ({', '.join(parts)})"
@@ -111,18 +110,18 @@ def doubts(history: History, again: str = "") -> list[str]:
     return lines
 
 
-def _confirmed(row: Row, sign: int, unit: str) -> str:
+def _confirmed(row: Row, header: Header) -> str:
     if row.failed:
         return f"{row.failed} of {row.failed + len(row.errors)} seeds failed"
     if len(row.errors) < 2:
-        return f"{digits(sign * row.mean)} with one fresh seed" if row.errors else "not begun"
-    half = row.high - row.mean
-    curse = f" after {count(row.resource, unit)}"
+        return f"{mean_text(header, row)} with one fresh seed" if row.errors else "not begun"
+    sign = header.sign
+    curse = f" after {count(row.resource, header.unit)}"
     if row.curse is not None:
         worse = digits(sign * row.curse, row.standard_error)
         curse = f", {'' if worse.startswith('-') else '+'}{worse} with fresh seeds"
     return (
-        f"{digits(sign * row.mean, row.standard_error)} ± {digits(half, row.standard_error)} (95 %; in the study "
+        f"{mean_text(header, row)} (95 %; in the study "
         f"{digits(sign * row.study_error, row.standard_error)}{curse}; spread {digits(row.spread, row.standard_error)})"
     )
 
@@ -160,7 +159,7 @@ def _errors(history: History, trial: Trial, evaluation: Evaluation, ended: Ended
     for test_name, value in tested_both(history):
         samples = test.get("test_samples") if is_rate(test_name) else None
         rounded = digits(value, standard_error(value, samples) or uncertainty(history))
-        text += f", {test_name.replace('_', ' ')} {rounded}{interval(value, samples)}"
+        text += f", {measure(test_name)} {rounded}{interval(value, samples)}"
     return f"{text}{where}" if single else f"trial {trial.trial} wins{where}: {text}"
 
 
@@ -168,18 +167,20 @@ def _mean(history: History, row: Row) -> str:
     """Say what a confirmed winner comes to in the mean."""
     assert history.header is not None
     metric = metric_label(history.header)
-    return f"trial {row.trial} wins with {len(row.errors)} fresh seeds: {metric} {mean_text(history, row)} (95 %)"
+    return (
+        f"trial {row.trial} wins with {len(row.errors)} fresh seeds: {metric} {mean_text(history.header, row)} (95 %)"
+    )
 
 
 def _spent(history: History, single: bool) -> str:
     header = history.header
     assert header is not None
     confirming = f", and {count(spent, header.unit)} to confirm," if (spent := cost(history)) else ""
-    seconds = f"{history.seconds:.1f} s"
+    seconds = duration(history.seconds)
     if single:
         return f"{count(history.spent, header.unit)}{confirming} in {seconds}"
     full = len(history.trials) * header.full_cost
-    instead = f" instead of {full:g}" if full > history.spent else ""
+    instead = f" instead of {amount(full)}" if full > history.spent else ""
     failed = sum(trial.state == "failed" for trial in history.trials.values())
     failures = f", {failed} failed" if failed else ""
     paused = sum(trial.state == "paused" for trial in history.trials.values()) if history.halted else 0
@@ -189,7 +190,3 @@ def _spent(history: History, single: bool) -> str:
         f"{count(len(history.trials), 'trials')}, {count(len(history.finished), 'evaluations')}{failures}{waiting}: "
         f"{count(history.spent, header.unit)}{instead}{confirming} in {seconds}{halted}"
     )
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

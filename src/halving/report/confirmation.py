@@ -13,8 +13,9 @@ from scipy.stats import t
 
 from halving.confirming import ranked
 from halving.errors import noted
-from halving.history import Chosen, Confirm, Confirmation, History
-from halving.report.tables import digits, finite, header_of, is_rate, test_names
+from halving.history import Chosen, Confirm, Confirmation, Header, History
+from halving.report.tables import finite, header_of, is_rate, test_names
+from halving.tracking.wording import digits
 from halving.trial import Job
 
 
@@ -204,10 +205,10 @@ def confirmed_winner(history: History) -> Row | None:
     return review.rows[0]
 
 
-def mean_text(history: History, row: Row) -> str:
-    """Return a mean over fresh seeds and half of its 95 % interval, as people know the metric."""
-    mean = header_of(history).sign * row.mean
-    return f"{digits(mean, row.standard_error)} ± {digits(row.high - row.mean, row.standard_error)}"
+def mean_text(header: Header, row: Row) -> str:
+    """Say a mean over fresh seeds, as people know the metric, and half of its 95 % interval where there is one."""
+    mean, half = header.sign * row.mean, row.high - row.mean
+    return digits(mean, row.standard_error) + (f" ± {digits(half, row.standard_error)}" if math.isfinite(half) else "")
 
 
 def cost(history: History) -> float:

@@ -5,11 +5,12 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from halving.history import History
+from halving.history import Header, History
 from halving.report.canvas import ACCENT, HAIR, INK, MUTED, PAPER, link, place
-from halving.report.confirmation import Row, reviewed
+from halving.report.confirmation import Row, mean_text, reviewed
 from halving.report.marks import annotate, blank
-from halving.report.tables import digits, header_of, metric_label, number
+from halving.report.tables import header_of
+from halving.tracking.wording import metric_label, number
 
 
 def draw_confirmations(figure: Figure, history: History) -> None:
@@ -41,7 +42,7 @@ def draw_confirmations(figure: Figure, history: History) -> None:
             style = {"s": 46, "marker": "D", "color": colour, "edgecolors": PAPER, "zorder": 5}
             link(axes.scatter([sign * row.mean], [height], **style), [row.trial])
         axes.annotate(
-            _words(row, sign), (1, height), (12, 0), axes.get_yaxis_transform(), "offset points", va="center",
+            _words(row, header), (1, height), (12, 0), axes.get_yaxis_transform(), "offset points", va="center",
             color=colour, annotation_clip=False,
         )  # fmt: skip
     axes.set_yticks(range(len(review.rows)), [f"trial {row.trial}" for row in review.rows])
@@ -55,9 +56,7 @@ def draw_confirmations(figure: Figure, history: History) -> None:
     )
 
 
-def _words(row: Row, sign: int) -> str:
+def _words(row: Row, header: Header) -> str:
     if row.failed or not row.errors:
         return f"{row.failed} failed" if row.failed else "running"
-    half = (row.high - row.low) / 2
-    known_to = row.standard_error
-    return digits(sign * row.mean, known_to) + (f" ± {digits(half, known_to)}" if math.isfinite(half) else "")
+    return mean_text(header, row)

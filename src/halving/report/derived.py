@@ -11,8 +11,9 @@ from halving.checkpoints.links import create
 from halving.errors import noted
 from halving.history import History
 from halving.report.summary import summary
-from halving.report.tables import CURVES, RESULTS, curve_rows, header_of, override_text, results_rows
+from halving.report.tables import CURVES, RESULTS, curve_rows, header_of, results_rows
 from halving.spreadsheet import table
+from halving.tracking.wording import override_text
 
 
 def results_csv(history: History) -> str:

@@ -11,8 +11,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from halving.history import Evaluation, History
 from halving.report.canvas import ACCENT, INK, MUTED, Scale, drawable, limits, place, round_numbers, thinned
 from halving.report.marks import blank, crosses, dots
-from halving.report.tables import header_of, metric_label, number, override_text, real, winner
-from halving.tracking.wording import cut, short
+from halving.report.tables import header_of, real, winner
+from halving.tracking.wording import cut, metric_label, number, short, value_text
 from halving.trial import Value
 
 COLUMNS = 4
@@ -128,10 +128,7 @@ def _category_ticks(axes: Axes, categories: Sequence[str]) -> None:
 
 
 def _text(value: Value) -> str:
-    found = real(value)
-    if found is not None:
-        return number(value if isinstance(value, int) else found)
-    return lettered(str(override_text(value)))
+    return lettered(value_text(value))
 
 
 def lettered(text: str) -> str:

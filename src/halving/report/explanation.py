@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from halving.errors import UserError
 from halving.history import Header, History
-from halving.report.tables import digits, header_of, number, uncertainty
-from halving.tracking.wording import count
+from halving.report.tables import header_of, uncertainty
+from halving.tracking.wording import count, digits, setting
 
 
 def explanation(history: History, trial: int) -> Iterator[str]:
@@ -19,11 +19,8 @@ def explanation(history: History, trial: int) -> Iterator[str]:
         last = len(history.trials) - 1
         there = f"trials 0 to {last}" if last > 0 else "trial 0 only" if last == 0 else "no trial yet"
         raise UserError(f"trial {trial}: the study has {there}")
-    rounded = {
-        name: number(value) if isinstance(value, float) else value for name, value in found.configuration.items()
-    }
-    values = ", ".join(f"{name}={value}" for name, value in rounded.items())
-    yield f"trial {trial} of {header.scheduler}, bracket {found.bracket}: {values or 'the configuration as it stands'}"
+    values = setting(found.configuration) or "the configuration as it stands"
+    yield f"trial {trial} of {header.scheduler}, bracket {found.bracket}: {values}"
     if note := flipped(header):
         yield f"  {note}"
     for evaluation in found.evaluations:

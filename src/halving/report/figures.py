@@ -20,9 +20,9 @@ from halving.report.parallel import draw_parallel
 from halving.report.selection import selected
 from halving.report.sensitivity_plot import draw_sensitivity
 from halving.report.sensitivity_plot import height as panels
-from halving.report.tables import header_of, metric_label, number, time_unit, uncertainty, winner
+from halving.report.tables import header_of, time_unit, uncertainty, winner
 from halving.report.timeline import draw_timeline, height
-from halving.tracking.wording import count
+from halving.tracking.wording import count, metric_label, number
 
 WIDTH, HEIGHT = 540, 380
 _MOST_POINTS = 20_000  # of all curves together

@@ -27,13 +27,9 @@ from halving.report.summary import summary
 from halving.report.surroundings import Fact, surroundings
 from halving.report.tables import (
     AXES,
-    digits,
     header_of,
     is_rate,
     json_value,
-    metric_label,
-    number,
-    override_text,
     shown_error,
     standard_error,
     status,
@@ -42,8 +38,17 @@ from halving.report.tables import (
     winner,
 )
 from halving.tracking.terminal import printable
-from halving.tracking.wording import count
-from halving.trial import Value
+from halving.tracking.wording import (
+    amount,
+    cause,
+    count,
+    digits,
+    duration,
+    measure,
+    metric_label,
+    number,
+    value_text,
+)
 
 _FIGURES = (
     *("sensitivity", "confirmations", "rung_scatter", "learning_curves", "incumbent", "over_time", "timeline"),
@@ -91,7 +96,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
             flipped=flipped(header),
             tested=tested_text(history),
             confirming=cost(history),
-            real=(len(real.errors), mean_text(history, real)) if real is not None else None,
+            real=(len(real.errors), mean_text(header, real)) if real is not None else None,
             best_error=error_text(header, best[1], known_to) if best else "",
             figures={name: drawn(name, few, problems) for name in shown_figures(history)} if best else {},
             importance=mattered,
@@ -120,7 +125,14 @@ def _templates() -> Environment:
         loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "seconds": duration, "value": shown, "of": count, "sentence": sentence}
+    environment.filters |= {
+        "number": number,
+        "amount": amount,
+        "seconds": duration,
+        "value": value_text,
+        "of": count,
+        "sentence": sentence,
+    }
     return environment
 
 
@@ -232,14 +244,13 @@ def confirmation_rows(history: History) -> list[dict[str, Any]]:
 
 def failure_row(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
     """Return where a trial failed and why: the last line of its cause, and all of it where there are more."""
-    cause = evaluation.finished.cause.strip() if evaluation.finished else ""
-    lines = cause.splitlines() or ["its error was not a finite number"]
+    said = evaluation.finished.cause.strip() if evaluation.finished else ""
     return {
         "trial": trial.trial,
         "resource": evaluation.resource,
         "until": evaluation.until,
-        "cause": lines[-1],
-        "all": cause if len(lines) > 1 else "",
+        "cause": cause(evaluation),
+        "all": said if "\n" in said else "",
     }
 
 
@@ -255,7 +266,7 @@ def tested_text(history: History) -> tuple[str, str] | None:
     if found is None or history.ended is None:
         return None
     samples = history.ended.test.get("test_samples") if is_rate(found[0]) else None
-    return found[0].replace("_", " "), digits(found[1], standard_error(found[1], samples))
+    return measure(found[0]), digits(found[1], standard_error(found[1], samples))
 
 
 def environment_of(header: Header) -> tuple[list[Fact], str]:
@@ -263,11 +274,6 @@ def environment_of(header: Header) -> tuple[list[Fact], str]:
     recorded, unknown = header.provenance.environment, list[str]()
     facts = surroundings(recorded, unknown) if recorded else []
     return facts, " ".join(unknown)
-
-
-def shown(value: Value) -> str:
-    """Return a configuration's value to four significant digits, else as an override would have it."""
-    return number(value) if isinstance(value, float) else str(override_text(value))
 
 
 def diff_of(header: Header) -> str:
@@ -290,11 +296,3 @@ def setting_text(value: Any) -> str:
             return "\n".join(value)
         case _:
             return json.dumps(json_value(value), indent=2, ensure_ascii=False, default=str)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the two units that matter: 0.42 s, 42 s, 3 min 12 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from halving.errors import UserError
 from halving.history import Evaluation, Header, History
-from halving.report.tables import digits, header_of
+from halving.report.tables import header_of
+from halving.tracking.wording import digits
 from halving.trial import Configuration, Value
 
 _MOST = 5_000  # trials: a forest takes more than a minute to grow on them ten times

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from halving.report.canvas import ACCENT, FAINT, HAIR, INK, place, png
 from halving.report.confirmation import Row
-from halving.report.tables import number
+from halving.tracking.wording import number
 
 WIDTH, LEFT, ROW = 720, 150, 34
 

@@ -3,7 +3,8 @@
 import math
 
 from halving.history import History, Trial
-from halving.report.tables import header_of, last_epochs, metric_label
+from halving.report.tables import header_of, last_epochs
+from halving.tracking.wording import metric_label
 
 Curve = list[tuple[float, float]]
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from halving.comparison import Pair, Run, by_method, by_regret, by_task, common_end, ranks, untested
 from halving.report.confirmation import half_width
-from halving.report.tables import digits, number
-from halving.tracking.wording import count, duration
+from halving.tracking.wording import count, digits, duration, number
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def methods_table(runs: Sequence[Run]) -> Table:
         cells = [method, str(len(own)), mean_and_error(errors), f"{middle} ({low} to {high})", _levels(of_method, end)]
         cells += [f"{rank[method][0][0]:.2f}" if method in rank else ""]
         cells += [number(float(np.mean([run.spent for run in of_method])))]
-        cells += [_time(float(np.mean([run.elapsed for run in of_method])))]
+        cells += [duration(float(np.mean([run.elapsed for run in of_method])))]
         rows.append((*cells, *([mean_and_error(np.array([run.regret for run in of_method]))] if regret else [])))
     return Table(tuple(heads), tuple(rows))
 
@@ -172,10 +171,6 @@ def _quartiles(errors: NDArray[Any], sign: int) -> NDArray[Any]:
     """Return the quartiles, not finite where they lie at or beside a study without an incumbent, which is worst."""
     with np.errstate(invalid="ignore"):
         return np.quantile(np.where(np.isnan(errors), sign * np.inf, errors), (0.25, 0.5, 0.75))
-
-
-def _time(seconds: float) -> str:
-    return duration(seconds) if seconds >= 60 else f"{seconds:.3g} s"
 
 
 def _levels(runs: Iterable[Run], end: float) -> str:

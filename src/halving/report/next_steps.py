@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from halving.history import History
-from halving.report.tables import header_of, number
+from halving.report.tables import header_of
+from halving.tracking.wording import number
 
 _BUDGET = re.compile(r"budget\.(evaluations|resource|seconds|patience)=([\d.e+]+) reached")
 

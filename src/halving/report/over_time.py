@@ -7,7 +7,8 @@ from halving.history import History
 from halving.report.canvas import FAINT, MUTED, Scale, place
 from halving.report.learning_curves import by_time
 from halving.report.marks import blank, caption, dots, lines, mark_winner, sparse
-from halving.report.tables import number, time_unit, uncertainty, winner
+from halving.report.tables import time_unit, uncertainty, winner
+from halving.tracking.wording import number
 
 MOST = 20_000  # points of all curves together
 

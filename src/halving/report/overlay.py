@@ -17,6 +17,7 @@ from halving.report.canvas import LARGEST, Scale, place, png, round_numbers, svg
 from halving.report.comparison import LEFT, PAGE, PANEL, WIDTH, Style, legend, styled
 from halving.report.marks import annotate
 from halving.report.tables import header_of, last_epochs
+from halving.tracking.wording import measure
 
 Across = Literal["epoch", "seconds"]
 Trainings = Mapping[str, Sequence[History]]  # those of one name differ in their seeds
@@ -33,7 +34,7 @@ class Panel:
     @property
     def said(self) -> str:
         """What the panel shows, in words."""
-        return f"{_named(self.metric)} over {'epochs' if self.across == 'epoch' else 'seconds of training'}"
+        return f"{measure(self.metric)} over {'epochs' if self.across == 'epoch' else 'seconds of training'}"
 
 
 def panels_of(trainings: Trainings) -> list[Panel]:
@@ -81,9 +82,9 @@ def _draw(axes: Axes, trainings: Trainings, panel: Panel, styles: Mapping[str, S
     values = [sign * y for _, curve in curves for y in curve.values()]
     starts = [next(iter(curve.values())) for _, curve in curves if curve]
     if panel.metric == "lr":  # a schedule is known by its shape
-        scale = Scale(_named("lr"), 1, False, 0.0, max(values, default=1.0))
+        scale = Scale(measure("lr"), 1, False, 0.0, max(values, default=1.0))
     else:
-        scale = _whole(Scale.over(values, _named(panel.metric), maximize), [sign * y for y in starts], values)
+        scale = _whole(Scale.over(values, measure(panel.metric), maximize), [sign * y for y in starts], values)
     for i, (name, curve) in enumerate(curves):
         colour, dash = styles[name]
         heights = [scale.height(sign * y) for y in curve.values()]
@@ -135,8 +136,3 @@ def _curve(history: History, panel: Panel) -> dict[float, float]:
         for number, value in found.items()
         if math.isfinite(value)
     }
-
-
-def _named(metric: str) -> str:
-    words = metric.replace("val_", "validation ").replace("train_", "training ").replace("_", " ")
-    return "learning rate" if metric == "lr" else words

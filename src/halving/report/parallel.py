@@ -12,8 +12,8 @@ from halving.history import History, Trial
 from halving.report.canvas import FAINT, HAIR, INK, MUTED, Scale, place
 from halving.report.dimensions import lettered, positions, strength, tail
 from halving.report.marks import blank, lines, mark_winner
-from halving.report.tables import AXES, header_of, metric_label, uncertainty, winner
-from halving.tracking.wording import short
+from halving.report.tables import AXES, header_of, uncertainty, winner
+from halving.tracking.wording import metric_label, short
 
 TOP, BOTTOM, ASIDE = 54.0, 300.0, 326.0  # the ends of an axis, and where what has no place on it goes
 _LEFT, _RIGHT = 60.0, 96.0

@@ -9,8 +9,8 @@ from statistics import fmean, median
 from scipy.stats import chi2, studentized_range
 
 from halving.history import History
-from halving.report.tables import digits, header_of, metric_label, number, override_text, real
-from halving.tracking.wording import count
+from halving.report.tables import header_of, real
+from halving.tracking.wording import count, digits, metric_label, value_text
 from halving.trial import Configuration, Value
 
 _SEARCHERS = ("one_at_a_time", "OneAtATimeSearcher")
@@ -261,7 +261,3 @@ def lines(history: History) -> list[str]:
     rows = [("dimension", "base", "best", "worst", "range", "noise alone", ""), *told(history)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [text, *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
-
-
-def value_text(value: Value) -> str:
-    return number(value) if isinstance(value, float) else str(override_text(value))

@@ -11,8 +11,8 @@ from halving.report.canvas import ACCENT, INK, MUTED, PAPER, Scale, link, place
 from halving.report.dimensions import COLUMNS, lettered, positions, tail
 from halving.report.marks import blank, crosses, dots
 from halving.report.sensitivity import Effect, Point, Sensitivity, sensitivity, value_text, verdict
-from halving.report.tables import header_of, metric_label, real
-from halving.tracking.wording import short
+from halving.report.tables import header_of, real
+from halving.tracking.wording import metric_label, short
 
 TOP, ROW = 30, 240
 _FEW = 4  # values that have room for their names below an axis

@@ -7,19 +7,9 @@ from scipy.stats import binomtest
 from halving.history import History
 from halving.report.confirmation import confirmed_winner
 from halving.report.importance import Importances
-from halving.report.tables import (
-    digits,
-    header_of,
-    is_rate,
-    metric_label,
-    number,
-    shown_error,
-    tested,
-    uncertainty,
-    winner,
-)
+from halving.report.tables import header_of, is_rate, shown_error, tested, uncertainty, winner
 from halving.report.workers import busy
-from halving.tracking.wording import count
+from halving.tracking.wording import count, digits, metric_label, number
 
 CHOSEN = ", which leaves out that the same examples chose it among others"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from halving.errors import UserError
 from halving.history import Evaluation, Header, History, Trial
-from halving.tracking.wording import resolution, rounded
+from halving.tracking.wording import resolution, setting
 from halving.trial import AVERAGED, Epoch, Value, plain
 
 RESULTS = ("trial", "bracket", "rung", "resource", "error", "status", "verdict", "seconds")
@@ -141,28 +141,6 @@ def own_error(history: History) -> float | None:
     return shown_error(header_of(history), history.incumbent[1]) if history.incumbent is not None else None
 
 
-def metric_label(header: Header) -> str:
-    """Return the metric in words: "validation error" for error and val_error."""
-    averaged = "averaged " if header.metric.startswith(f"{AVERAGED}val_") else ""
-    metric = header.metric.removeprefix(AVERAGED) if averaged else header.metric
-    name = metric.removeprefix("val_").replace("_", " ")
-    return f"{averaged}validation {name}" if metric.startswith("val_") or metric == "error" else name
-
-
-def number(value: float) -> str:
-    """Return a number as people write it: four significant digits, and whole numbers whole."""
-    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e7):
-        return str(int(value))
-    return f"{value:.4g}"
-
-
-def digits(value: float, uncertainty: float | None = None) -> str:
-    """Return a number with the digits that its standard error allows; four significant ones where that is not known."""
-    if not math.isfinite(value) or not uncertainty or not math.isfinite(uncertainty):
-        return number(value) if math.isfinite(value) else "-"
-    return rounded(value, uncertainty)
-
-
 def standard_error(rate: float, samples: float | None) -> float | None:
     """Return the binomial standard error of a rate over a number of examples, by Laplace's rule not 0 at its ends."""
     if not samples or not 0 <= rate <= 1:
@@ -208,17 +186,6 @@ def whole(value: float) -> float | int:
     return int(value) if float(value).is_integer() else value
 
 
-def override_text(value: Value) -> Value:
-    """Return a value as it is written in an override: true, false and null instead of Python's words."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case _:
-            return value
-
-
 def json_value(value: Any) -> Any:
     """Return `value` with what strict JSON lacks replaced: a number that is not finite becomes its name."""
     match value := plain(value):
@@ -244,7 +211,7 @@ def first_failure(history: History) -> str:
         number = str(sign * outcome.error).replace("nan", "NaN")
         kind = "failed, the first with: " if outcome.failed else f"came to {number}, the first at "
         kinds[kind] += 1
-        values = ", ".join(f"{name}={value}" for name, value in trial.configuration.items())
+        values = setting(trial.configuration)
         first.setdefault(kind, (cause or "no cause given") if outcome.failed else values or f"trial {trial.trial}")
     every = "all " if len(kinds) == 1 and kinds.total() == len(history.finished) > 1 else ""
     told = [f"{'' if 'failed' in kind else every}{count} {kind}{first[kind]}" for kind, count in kinds.items()]

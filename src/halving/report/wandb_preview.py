@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from halving.report.tables import number, real
+from halving.report.tables import real
 from halving.report.wandb_report import Condition, Grid, Key, Panel, Report, RunSet
 from halving.tracking.runs import FIGURE, Mirrored
-from halving.tracking.wording import count
+from halving.tracking.wording import count, number, value_text
 
 WIDTH, HEIGHT, EDGE = 480, 200, 8  # of a sketch
 
@@ -95,7 +95,7 @@ def _panel(panel: Panel, grid: Grid, report: Report, runs: Sequence[Mirrored]) -
             files = [_file(run, key) for key in panel.keys for _, run in here]
             tables = [json.loads(file.read_text("utf-8")) for file in files if file is not None]
             cells = [line for table in tables for line in (table["columns"], *table["data"])]
-            drawn["rows"] = [["" if cell is None else _text(cell) for cell in line] for line in cells]
+            drawn["rows"] = [["" if cell is None else value_text(cell) for cell in line] for line in cells]
         case _:
             pass
     scale = " (logarithmic)" if panel.log_x or panel.log_y or panel.log_keys else ""
@@ -173,11 +173,7 @@ def _number(run: Mirrored, key: Key, row: Any = None) -> float | None:
 
 def _said(run: Mirrored, key: Key) -> str:
     value = _value(run, key)
-    return "" if value is None else _text(value)
-
-
-def _text(value: Any) -> str:
-    return number(value) if isinstance(value, float) else str(value)
+    return "" if value is None else value_text(value)
 
 
 def _file(run: Mirrored, key: Key) -> Path | None:

@@ -17,9 +17,9 @@ from halving.report.conclusion import conclusion, confirmed, doubts, in_full
 from halving.report.confirmation import half_width
 from halving.report.html import plan_rows
 from halving.report.methods import across_table, across_words, notes
-from halving.report.tables import digits, header_of, metric_label, number, real, winner
+from halving.report.tables import header_of, real, winner
 from halving.tracking.runs import FIGURE, fitted, metric_name, notes_text, run_id
-from halving.tracking.wording import count, short
+from halving.tracking.wording import count, digits, metric_label, number, short
 from halving.trial import Value
 
 WINNER, FEW, MANY = "#d9480f", (180, 201, 224), (8, 48, 107)  # colours: the winner's, of the first rung, of the last

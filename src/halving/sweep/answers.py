@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from halving.checkpoints.files import put
 from halving.checkpoints.names import remove
-from halving.errors import StudyError, did_you_mean
+from halving.errors import StudyError, did_you_mean, first_line
 from halving.trial import plain
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class Answering:
             leave({}, f"the app exited with status {error.code}")
             raise RuntimeError(f"the app exited with status {error.code}") from error  # which ends no batch
         except Exception as error:
-            leave({}, f"{type(error).__name__}: {error}".partition("\n")[0])
+            leave({}, first_line(f"{type(error).__name__}: {error}"))
             raise
         leave(metrics)
         return value

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halving.config.commands import literal, override, read
-from halving.errors import StudyError, UserError, did_you_mean
+from halving.errors import StudyError, UserError, did_you_mean, last_line
 from halving.executors.base import failure
 from halving.sweep.answers import CHILD, VALUE, VARIABLE, Answer, Rung
 from halving.sweep.parameters import Parameter
@@ -141,7 +141,7 @@ class Programs:
                 errors.write(line)
             status = program.wait()
         if not rung.lock.exists():
-            last = said.read_text(errors="replace").strip().rpartition("\n")[2]
+            last = last_line(said.read_text(errors="replace"))
             raise StudyError(f"the app ended with status {status} before its function began: {last}; see {said}")
         end = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         return f"the app {end}, without an answer; {said} has what it said"

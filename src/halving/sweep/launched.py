@@ -9,9 +9,8 @@ from itertools import takewhile
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from halving.config.checks import first_line
 from halving.config.commands import override
-from halving.errors import StudyError
+from halving.errors import StudyError, first_line
 from halving.executors.base import failure
 from halving.history import Ladder, count
 from halving.sweep.answers import VARIABLE
@@ -105,8 +104,7 @@ class Launched:
         except (HydraException, OmegaConfBaseException) as error:
             raise StudyError(f"the jobs cannot be composed: {first_line(error)}") from error
         except Exception as error:
-            said = first_line(error).partition(". ")[0] if str(error) else ""
-            reason = f"the launcher ended with {type(error).__name__}: {said}"
+            reason = f"the launcher ended with {type(error).__name__}: {first_line(error).partition('. ')[0]}"
             log.warning("%s; what has no answer is run again", reason)
             if not any(rung.lock.exists() for rung in rungs):
                 raise StudyError(f"{reason}, and no job began") from error

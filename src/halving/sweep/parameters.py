@@ -9,9 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from halving.config.checks import first_line
 from halving.config.commands import literal
-from halving.errors import UserError
+from halving.errors import UserError, first_line
 from halving.trial import Value
 
 Leaf = Mapping[str, Any] | list[Value]

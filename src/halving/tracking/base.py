@@ -8,7 +8,7 @@ from threading import Event as Flag
 from threading import Thread
 from typing import Protocol, runtime_checkable
 
-from halving.errors import UserError
+from halving.errors import UserError, first_line
 from halving.history import Event, History
 
 log = logging.getLogger(__name__)
@@ -184,5 +184,5 @@ class _Mirror:
         )
         if error is not None:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            why = f"{kind}{error}".partition("\n")[0]
+            why = first_line(f"{kind}{error}")
         self._switched_off(f"{self.name} is switched off, and the study goes on without it: {why}")

@@ -221,8 +221,8 @@ class _Clock:
 
     def __rich__(self) -> Text:
         since = 0.0 if self._final else time.monotonic() - self._drawn
-        left = f", ~{duration(max(0.0, self._left - since))} left" if self._left is not None else ""
-        text = f"{self._spent}{duration(self._seconds + since)}{left}{self._speed}"
+        left = f", ~{duration(round(max(0.0, self._left - since)))} left" if self._left is not None else ""
+        text = f"{self._spent}{duration(round(self._seconds + since))}{left}{self._speed}"
         return Text(text, no_wrap=True, overflow="ellipsis")
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from halving.history import Evaluation, Header, History
-from halving.tracking.wording import count
+from halving.tracking.wording import amount, count
 
 _WHILES = (("a second", 1), ("a minute", 60), ("an hour", 3600), ("a day", 86400))
 
@@ -48,7 +48,7 @@ def spent_of_planned(header: Header, history: History) -> str:
     now = spent(header, history)
     if header.planned_cost is None or now > header.planned_cost:
         return count(now, header.unit)
-    return f"{now:g} of {count(header.planned_cost, header.unit)}"
+    return f"{amount(now)} of {count(header.planned_cost, header.unit)}"
 
 
 def last_epoch(header: Header, evaluation: Evaluation) -> int | None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from halving.history import Header, Ladder
-from halving.tracking.wording import count, short
+from halving.tracking.wording import amount, count, short
 
 RUNGS = 12  # most rungs that are worth a plan
 
@@ -27,7 +27,7 @@ def plan(header: Header) -> RenderableType:
     elif header.planned_cost is not None:
         full = header.full_cost * trials
         total = f"{count(trials, 'trials')}, {count(header.planned_cost, header.unit)}"
-        parts.append(Text(f"{total} instead of {full:g}" if full > header.planned_cost else total))
+        parts.append(Text(f"{total} instead of {amount(full)}" if full > header.planned_cost else total))
     match header.provenance.config:
         case {"confirm": {"top": int(top), "seeds": int(seeds)}} if top:
             best = f"the best {top} again, each" if top > 1 else "the best again"

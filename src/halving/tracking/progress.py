@@ -133,7 +133,7 @@ def _evaluation_line(
     else:
         result = f"{header.metric} {shown(history, evaluation.error)}{', the best so far' if new else ''}"
     left = pace.left(header, history)
-    time_left = f", about {duration(left)} left" if left else ""
+    time_left = f", about {duration(round(left))} left" if left else ""
     return f"{where}: {result} [{spent_of_planned(header, history)}{time_left}]"
 
 

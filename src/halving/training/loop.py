@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.parameter import is_lazy
 
 from halving.data.base import Data, Split, spans
-from halving.errors import UserError
+from halving.errors import UserError, first_line
 from halving.training.eager import step_of
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def meeting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Generator[None
         log.info("the model fails on the first examples", exc_info=True)
         raise UserError(
             f"model: {type(model).__name__} fails on inputs {kind_of(inputs)} with targets {kind_of(targets)}: "
-            f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}; "
+            f"{type(error).__name__}: {first_line(error)}; "
             "train.log has the traceback"
         ) from error
 

@@ -19,7 +19,7 @@ from typing import Any, Never
 from halving.checkpoints.files import room
 from halving.checkpoints.store import State, Store
 from halving.data.keys import trial_seed
-from halving.errors import StudyError, UserError
+from halving.errors import StudyError, UserError, first_line
 from halving.training import randomness
 from halving.training.base import Exhausted
 from halving.training.pausing import Course, retrained, train
@@ -325,7 +325,7 @@ def measured(told: Any, metric: str, epoch: int) -> dict[str, float]:
 
 def _refused(message: str) -> str:
     found = re.search(r"Unsupported global: GLOBAL (\S+)", message)
-    return f"it holds a {found[1]}" if found else message.partition("\n")[0]
+    return f"it holds a {found[1]}" if found else first_line(message)
 
 
 def _number(name: object, value: Any) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 from halving.checkpoints.store import State
 from halving.data.keys import trial_seed
-from halving.errors import StudyError, UserError, did_you_mean
+from halving.errors import StudyError, UserError, did_you_mean, last_line
 from halving.training.fidelities.base import Axis, Setting
 from halving.training.program import grouped
 from halving.training.recipe import config_hash
@@ -129,7 +129,7 @@ class Command(Axis):
             if status := program.wait():
                 errors.seek(0)
                 said = errors.read().strip()
-                last = said.rpartition("\n")[2] or "it says nothing"
+                last = last_line(said) or "it says nothing"
                 error = UserError(f"the command ended with status {status}: {last}")
                 error.add_note(said)  # for the log
                 raise error
