@@ -755,6 +755,22 @@ def test_the_last_decision_is_told_in_words(run_dir: Path) -> None:
     assert "decided  trial 2 completed: reached the last rung" in shown(study(run_dir), terminal=True)
 
 
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [(Ended(0), ", 24 s"), (Halted("interrupted"), ", 24 s"), (Halted("budget.seconds=20 reached"), ", 1 min 24 s")],
+)
+def test_the_clock_stands_still_once_a_study_has_ended(
+    end: Event, words: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tables and its report are written after that; after a budget the winner is still to be tested."""
+    known, console = header(run_dir), Console(file=io.StringIO(), width=100, record=True)
+    history = replay([*timed([known, Start(0, {}, 1), Finished(Outcome(0, 1, 0.5), cost=1)]), (end, 24.0)])
+    drawn, now = status(known, history, Pace(0.0, 0.0)), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    console.print(drawn)
+    assert console.export_text().rstrip().endswith(words)
+
+
 def test_confirmations_are_shown_while_they_run(run_dir: Path) -> None:
     known = header(run_dir)
     again = [Confirm(1, 2, 1, 4, "order"), Confirm(2, 2, 2, 4, "order"), Confirmed(1, 0.3)]

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from halving.history import Header, History, Trial
+from halving.history import INTERRUPTED, Header, History, Trial
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
 from halving.tracking.plan import Fitting, table
 from halving.tracking.wording import cause, come_and_go, count, duration, losses, shown, values
@@ -209,9 +209,10 @@ def _single(header: Header, history: History, pace: Pace, final: bool) -> Render
 
 
 class _Clock:
-    """The time spent and left, as of the moment it is drawn."""
+    """The time spent and left, as of the moment it is drawn; a study's own end stands, whatever is written after it."""
 
     def __init__(self, header: Header, history: History, pace: Pace, final: bool) -> None:
+        final = final or history.ended is not None or history.halted == INTERRUPTED
         self._spent = "" if header.single else f"{spent_of_planned(header, history)}, "
         self._seconds = history.seconds
         self._left = None if final or history.halted else pace.left(header, history)

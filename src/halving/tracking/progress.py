@@ -75,7 +75,7 @@ class Progress:
 
     def _draw(self, header: Header, history: History, pace: Pace) -> None:
         now = time.monotonic()
-        self._behind = now < self._next or not history.trials
+        self._behind = (now < self._next and history.ended is None) or not history.trials
         if self._behind:
             return
         frame = status(header, history, pace, self._decision)
