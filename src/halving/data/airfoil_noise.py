@@ -1,7 +1,6 @@
 """Noise of airfoils in a wind tunnel: a small regression."""
 
 import hashlib
-from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halving.data.base import Data, Validation, moments, stratified_order
+from halving.data.base import moments, stratified_order
 from halving.data.download import impatient, keep
 from halving.data.keys import key
-from halving.data.option import option
+from halving.data.option import Source, option
 from halving.environment import expanded
 from halving.errors import UserError
 
@@ -23,18 +22,8 @@ URL = f"http://d2l-data.s3-accelerate.amazonaws.com/{FILE}"
 SHA1 = "76e5be1548fd8222e5074cf0faae75edff8cf93f"
 
 
-def airfoil(
-    *,
-    data_dir: str | Path,
-    batch_size: int,
-    seed: int = 0,
-    validation: Validation = 0.2,
-    train_samples: int | None = None,
-    device: str = "cpu",
-    shape: Sequence[int] | None = None,
-    outputs: int | None = None,
-    held_out: bool = True,
-) -> Data:
+@option(validation=0.2)
+def airfoil(*, data_dir: str | Path, held_out: bool = True) -> Source:
     """Return NASA's 1,503 measurements: 5 features, and the sound pressure level, a fixed fifth of them for the test.
 
     The target is whitened by the mean and deviation of the four fifths that are not for the test, so a mean squared
@@ -42,22 +31,10 @@ def airfoil(
     trained on, as in the book.
 
     Raises UserError where `data_dir`/airfoil_self_noise.dat is absent and cannot be fetched, where it is damaged (by
-    its SHA-1), and as `option` does. Source: Brooks, Pope and Marcolini, NASA RP-1218, 1989; D2L, chapter "Minibatch
+    its SHA-1), and as `option` says. Source: Brooks, Pope and Marcolini, NASA RP-1218, 1989; D2L, chapter "Minibatch
     Stochastic Gradient Descent".
     """
-    return option(
-        load,
-        expanded(data_dir),
-        held_out,
-        shape=shape,
-        outputs=outputs,
-        batch_size=batch_size,
-        seed=seed,
-        validation=validation,
-        train_samples=train_samples,
-        device=device,
-        classification=False,
-    )
+    return Source(load, (expanded(data_dir), held_out), classification=False)
 
 
 @cache

@@ -1,58 +1,73 @@
 """What every option of the `data` group shares: read once, split once, check against the configuration."""
 
+import inspect
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, update_wrapper
+from typing import Any
 
 from torch import Tensor
 
 from halving.data.base import Augment, Data, Validation, split_data
 from halving.errors import UserError
 
-Loader = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class Source:
+    """What a data set is read by, `load(*arguments)`, and what is known of it beforehand."""
+
+    load: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+    arguments: tuple[Hashable, ...] = ()
+    classification: bool = True
+    augment: Augment | None = None
 
 
-def option(
-    load: Loader,
-    *arguments: Hashable,
-    shape: Sequence[int] | None,
-    outputs: int | None,
-    batch_size: int,
-    seed: int,
-    validation: Validation,
-    train_samples: int | None,
-    device: str,
-    classification: bool = True,
-    augment: Augment | None = None,
-) -> Data:
-    """Return the data that `load(*arguments)` reads, split by `split_data`; the trials of a process share its tensors.
+def option(*, validation: Validation):
+    """Make of a function that names a source one that returns its data, and also takes what all data sets take.
 
-    `shape` of an input and number of `outputs` are what models were told; None leaves them unchecked.
+    `shape` of an input and number of `outputs` are what models were told, None leaves them unchecked; all else is as in
+    `split_data`, with another default of `validation`. The trials of a process share the tensors.
 
-    Raises UserError where they differ from what was read, and whatever `load` and `split_data` raise.
+    It raises UserError where shape or outputs differ from what was read, and whatever reading and `split_data` raise.
     """
-    data, found_outputs = _split(load, arguments, classification, augment, seed, validation, train_samples, device)
-    found_shape = list(data.train.inputs.shape[1:])
-    if shape is not None and list(shape) != found_shape:
-        raise UserError(f"data.shape={list(shape)}: this data set has {found_shape}; models are built from this key")
-    if outputs is not None and outputs != found_outputs:
-        raise UserError(f"data.outputs={outputs}: this data set has {found_outputs}; models are built from this key")
-    return replace(data, batch_size=batch_size)
+
+    def decorate(source: Callable[..., Source]):
+        def data(
+            *,
+            batch_size: int,
+            seed: int = 0,
+            validation: Validation = validation,
+            train_samples: int | None = None,
+            device: str = "cpu",
+            shape: Sequence[int] | None = None,
+            outputs: int | None = None,
+            **own: Any,
+        ) -> Data:
+            found, found_outputs = _split(source(**own), seed, validation, train_samples, device)
+            found_shape = list(found.train.inputs.shape[1:])
+            for name, told, there in (
+                ("shape", shape if shape is None else list(shape), found_shape),
+                ("outputs", outputs, found_outputs),
+            ):
+                if told is not None and told != there:
+                    raise UserError(f"data.{name}={told}: this data set has {there}; models are built from this key")
+            return replace(found, batch_size=batch_size)
+
+        *shared, _ = inspect.signature(data).parameters.values()
+        own = inspect.signature(source).parameters.values()
+        update_wrapper(data, source)
+        data.__signature__ = inspect.Signature([*own, *shared], return_annotation=Data)  # pyright: ignore
+        return data
+
+    return decorate
 
 
 @lru_cache(maxsize=2, typed=True)
 def _split(
-    load: Loader,
-    arguments: tuple[Hashable, ...],
-    classification: bool,
-    augment: Augment | None,
-    seed: int,
-    validation: Validation,
-    train_samples: int | None,
-    device: str,
+    source: Source, seed: int, validation: Validation, train_samples: int | None, device: str
 ) -> tuple[Data, int]:
-    tensors = load(*arguments)
-    outputs = max(int(tensors[1].max()), int(tensors[3].max())) + 1 if classification else 1
+    tensors = source.load(*source.arguments)
+    outputs = max(int(tensors[1].max()), int(tensors[3].max())) + 1 if source.classification else 1
     data = split_data(
         *tensors,
         batch_size=1,
@@ -60,7 +75,7 @@ def _split(
         validation=validation,
         train_samples=train_samples,
         device=device,
-        classification=classification,
-        augment=augment,
+        classification=source.classification,
+        augment=source.augment,
     )
     return data, outputs

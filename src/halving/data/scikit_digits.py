@@ -1,6 +1,5 @@
 """Handwritten digits that come with scikit-learn: no download."""
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,36 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from halving.data.base import Data, Validation, stratified_order
+from halving.data.base import stratified_order
 from halving.data.keys import key
-from halving.data.option import option
+from halving.data.option import Source, option
 
 
-def digits(
-    *,
-    batch_size: int,
-    seed: int = 0,
-    validation: Validation = 0.2,
-    train_samples: int | None = None,
-    device: str = "cpu",
-    shape: Sequence[int] | None = None,
-    outputs: int | None = None,
-) -> Data:
+@option(validation=0.2)
+def digits() -> Source:
     """Return scikit-learn's 1,797 digits of 10 classes, 8 x 8 resized to 28 x 28, a fixed fifth of them for the test.
 
-    Raises UserError as `option` does. Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits,
+    Raises UserError as `option` says. Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits,
     UCI, 1998.
     """
-    return option(
-        load,
-        shape=shape,
-        outputs=outputs,
-        batch_size=batch_size,
-        seed=seed,
-        validation=validation,
-        train_samples=train_samples,
-        device=device,
-    )
+    return Source(load)
 
 
 def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:

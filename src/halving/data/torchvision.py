@@ -6,7 +6,6 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
@@ -17,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halving.data.base import Data, Validation
 from halving.data.download import impatient, keep
-from halving.data.option import option
+from halving.data.option import Source, option
 from halving.data.torchvision_shim import allow_import
 from halving.environment import expanded
 from halving.errors import UserError
@@ -40,100 +38,39 @@ FASHION_SHA256 = {
 }
 
 
-def fashion_mnist(
-    *,
-    data_dir: str | Path,
-    batch_size: int,
-    seed: int = 0,
-    validation: Validation = 10000,
-    train_samples: int | None = None,
-    device: str = "cpu",
-    shape: Sequence[int] | None = None,
-    outputs: int | None = None,
-) -> Data:
+@option(validation=10000)
+def fashion_mnist(*, data_dir: str | Path) -> Source:
     """Return Fashion-MNIST: 60,000 + 10,000 grey images 28 x 28 of ten kinds of clothing.
 
     They lie in `data_dir`/FashionMNIST/raw; where only the .gz of a file does, it is unpacked.
 
     Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its SHA-256), and as
-    `option` does. Source: Xiao, Rasul and Vollgraf, 2017.
+    `option` says. Source: Xiao, Rasul and Vollgraf, 2017.
     """
-    return option(
-        load_idx,
-        "FashionMNIST",
-        expanded(data_dir),
-        shape=shape,
-        outputs=outputs,
-        batch_size=batch_size,
-        seed=seed,
-        validation=validation,
-        train_samples=train_samples,
-        device=device,
-    )
+    return Source(load_idx, ("FashionMNIST", expanded(data_dir)))
 
 
-def mnist(
-    *,
-    data_dir: str | Path,
-    batch_size: int,
-    seed: int = 0,
-    validation: Validation = 10000,
-    train_samples: int | None = None,
-    device: str = "cpu",
-    shape: Sequence[int] | None = None,
-    outputs: int | None = None,
-) -> Data:
+@option(validation=10000)
+def mnist(*, data_dir: str | Path) -> Source:
     """Return MNIST: 60,000 + 10,000 grey images 28 x 28 of the ten digits, in `data_dir`/MNIST/raw, as they are or .gz.
 
     Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its header, length and
-    labels), and as `option` does. Source: LeCun, Bottou, Bengio and Haffner, 1998.
+    labels), and as `option` says. Source: LeCun, Bottou, Bengio and Haffner, 1998.
     """
-    return option(
-        load_idx,
-        "MNIST",
-        expanded(data_dir),
-        shape=shape,
-        outputs=outputs,
-        batch_size=batch_size,
-        seed=seed,
-        validation=validation,
-        train_samples=train_samples,
-        device=device,
-    )
+    return Source(load_idx, ("MNIST", expanded(data_dir)))
 
 
-def cifar10(
-    *,
-    data_dir: str | Path,
-    batch_size: int,
-    seed: int = 0,
-    validation: Validation = 5000,
-    train_samples: int | None = None,
-    device: str = "cpu",
-    shape: Sequence[int] | None = None,
-    outputs: int | None = None,
-    augment: bool = True,
-) -> Data:
+@option(validation=5000)
+def cifar10(*, data_dir: str | Path, augment: bool = True) -> Source:
     """Return CIFAR-10: 50,000 + 10,000 colour images 32 x 32 of 10 classes, in `data_dir`/cifar-10-batches-py.
 
     cifar-10-python.tar.gz in `data_dir` is unpacked. With `augment`, training images are shifted by up to four pixels
     and mirrored at random.
 
     Raises UserError where the files are absent and cannot be fetched, where one is damaged (by its MD5), and as
-    `option` does. Source: Krizhevsky, 2009.
+    `option` says. Source: Krizhevsky, 2009.
     """
-    return option(
-        load_cifar10,
-        expanded(data_dir),
-        shape=shape,
-        outputs=outputs,
-        batch_size=batch_size,
-        seed=seed,
-        validation=validation,
-        train_samples=train_samples,
-        device=device,
-        augment=shift_and_mirror if augment else None,
-    )
+    return Source(load_cifar10, (expanded(data_dir),), augment=shift_and_mirror if augment else None)
 
 
 def shift_and_mirror(images: Tensor, generator: torch.Generator, most: int = 4) -> Tensor:
