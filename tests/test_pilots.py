@@ -1,10 +1,12 @@
 """Pilots: workers that connect to the study, by ssh through a real sshd on loopback; skipped where there is none."""
 
 import csv
+import hmac
 import math
 import os
 import pickle
 import resource
+import secrets
 import shlex
 import shutil
 import signal
@@ -14,7 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -26,9 +30,9 @@ from test_conformance import complaints
 from halving.conformance import conform
 from halving.errors import UserError
 from halving.executors import Serial
-from halving.executors.pilot import _places, gpus, join
+from halving.executors.pilot import gpus, join, places
 from halving.executors.pilots import Pilots
-from halving.executors.signed import Signed, _signature
+from halving.executors.signed import Signed
 from halving.executors.ssh import SSH
 from halving.executors.work import Lost, Ready
 from halving.journal import FILE, read, replay
@@ -139,24 +143,47 @@ def heard(backend: Pilots) -> list[Any]:
     return said
 
 
+class Between:
+    """Passes on what a worker and its study say, and can change it, or say more in the worker's name."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.said: list[bytes] = []
+        self.change: Callable[[bytes], bytes] = lambda content: content
+        Thread(target=self._pass, args=(host, port), daemon=True).start()
+
+    def _pass(self, host: str, port: int) -> None:
+        guest = Connection(self._listener.accept()[0].detach())
+        self.study = Connection(socket.create_connection((host, port)).detach())
+        with suppress(EOFError, OSError), self._listener, guest, self.study:
+            while True:
+                for side in wait([guest, self.study]):
+                    content = side.recv_bytes()  # type: ignore[union-attr]
+                    if side is guest:
+                        self.said.append(self.change(content))
+                        self.study.send_bytes(self.said[-1])
+                    else:
+                        guest.send_bytes(content)
+
+
 @pytest.mark.parametrize("how", ["unsigned", "of another key", "again", "cut short"])
 def test_who_has_not_the_key_gets_nothing_and_what_is_not_signed_is_not_heard(how: str, tmp_path: Path) -> None:
     trap = tmp_path / "sprung"
 
-    def forged(connection: Signed) -> None:
+    def forged(between: Between, connection: Signed) -> None:
         """Say what somebody between the two could."""
-        raw, own = connection._connection, connection._own
         content = pickle.dumps((3, Trap(trap)))
         match how:
             case "unsigned":
-                raw.send_bytes(content)
+                between.study.send_bytes(content)
             case "of another key":
-                connection._own = b"another"
-                connection.send_bytes(content)
+                between.study.send_bytes(hmac.digest(b"another", content, "sha256") + content)
             case "again":
-                raw.send_bytes(_signature(own, 1, pickle.dumps((3, Ready()))) + pickle.dumps((3, Ready())))
+                between.study.send_bytes(between.said[-1])
             case _:
-                raw.send_bytes((_signature(own, 2, content) + content)[:-1])
+                between.change = lambda said: said[:-1]
+                connection.send_bytes(content)
 
     launcher = Nobody()
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -180,12 +207,13 @@ def test_who_has_not_the_key_gets_nothing_and_what_is_not_signed_is_not_heard(ho
                 raise ConnectionError
             assert len(said) == 36, "a nonce, which is drawn anew for each"
             assert list(backend.listen(0)) == []
-            connection = join({"host": launcher.host, "port": launcher.port, "key": launcher.key.hex()})
+            between = Between(*address)
+            connection = join({"host": "127.0.0.1", "port": between.port, "key": launcher.key.hex()})
             connection.send("mine")
             assert b"Plain" in connection.recv_bytes()
             connection.send((3, Ready()))
             assert heard(backend) == [(0, Ready())]
-            forged(connection)
+            forged(between, connection)
             assert heard(backend) == [(0, Lost("its pilot mine ended or is out of reach", False))]
             assert not trap.exists()
     finally:
@@ -215,8 +243,8 @@ def test_a_machine_without_a_say_in_it_names_its_gpus(tmp_path: Path, monkeypatc
     assert gpus() == []
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0\necho 1\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    assert gpus() == ["0", "1"] and _places(3, 1) == ["0", "1", "0"]
-    assert _places(1, 1) == [None] and _places(2, 0) == [None, None], "which see all of them"
+    assert gpus() == ["0", "1"] and places(3, 1) == ["0", "1", "0"]
+    assert places(1, 1) == [None] and places(2, 0) == [None, None], "which see all of them"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpus() == [], "none is to be seen"
 
@@ -230,7 +258,9 @@ def test_ssh_conforms(hosts: Path) -> None:
 def test_a_pilots_end_is_no_trials_fault_and_its_host_is_tried_again(
     hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("halving.executors.ssh._AGAIN", 0.5)
+    monkeypatch.setattr("halving.executors.ssh.AGAIN", 0.5)
+    keys, draw = list[bytes](), secrets.token_bytes
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: (keys.append(draw(size)), keys[-1])[1])
     executor = SSH(Patient(tmp_path), ["a", "b"], retries=0)
     steps: list[Step] = []
 
@@ -248,7 +278,8 @@ def test_a_pilots_end_is_no_trials_fault_and_its_host_is_tried_again(
         until(executor.has_room)
         executor.submit(Job(1, {}, 0, 1000))
         until(lambda: epochs(1) > 1)
-        first, key = sorted(pilots(hosts)), executor._backend._key.hex().encode()
+        first = sorted(pilots(hosts))
+        (key,) = (each.hex().encode() for each in keys if len(each) == 32)
         for seen in (*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")):
             with suppress(OSError):
                 assert key not in seen.read_bytes()
@@ -353,7 +384,7 @@ def test_a_cut_link_costs_its_trial_no_retry_and_the_host_works_again_once_it_ha
     settings = {"hosts": ["2", "3"], "address": "10.77.0.1", "retries": 0}
     hurried = (
         "import sys, pathlib; from halving.executors import pilot, ssh; from faults import anywhere; "
-        "pilot._SILENCE, ssh._AGAIN = 6, 1; "
+        "pilot.SILENCE, ssh.AGAIN = 6, 1; "
         f"anywhere.main(pathlib.Path(sys.argv[1]), 'short', 'halving.executors.ssh:SSH', {settings})"
     )
     try:

@@ -252,8 +252,15 @@ def test_without_slurm_or_with_nodes_out_of_reach_it_says_so(tmp_path: Path, mon
 def test_a_file_cannot_say_which_machines_work_nor_how(
     setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trust, "_arguments", ["executor=slurm"])
-    with pytest.raises(UserError, match=rf"executor\.{next(iter(setting))}: a file, and nobody at this command line"):
+    try:
+        monkeypatch.setattr(sys, "argv", ["train.py", "executor=slurm"])
+        trust.remember()
+        said = rf"executor\.{next(iter(setting))}: a file, and nobody at this command line"
+        with pytest.raises(UserError, match=said):
+            trust.check_cluster(setting)
+        monkeypatch.setattr(sys, "argv", ["train.py", "executor=slurm", "trusted_packages=[cluster]"])
+        trust.remember()
         trust.check_cluster(setting)
-    monkeypatch.setattr(trust, "_arguments", ["executor=slurm", "trusted_packages=[cluster]"])
-    trust.check_cluster(setting)
+    finally:
+        monkeypatch.undo()
+        trust.remember()

@@ -36,7 +36,7 @@ BEGIN = (
 )
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _ANSWER = 30  # seconds for a machine to name its GPUs
-_SILENCE = 60  # seconds after which the other side is given up
+SILENCE = 60  # seconds after which the other side is given up
 
 Order = tuple[Slot, tuple[Job, ...] | Stopped | None]  # to run, to stop, to be killed
 
@@ -78,7 +78,7 @@ def main(invited: dict[str, Any], name: str, workers: str) -> None:
         channel.send(name)
         objective = _Given(channel.recv_bytes())
         threading.Thread(target=_hear, args=(channel, orders, ring), daemon=True).start()
-        with closing(Processes(objective, _places(int(workers), invited.get("spread", 0)), bell)) as processes:
+        with closing(Processes(objective, places(int(workers), invited.get("spread", 0)), bell)) as processes:
             _Pilot(channel, processes).fly(orders, bell, asked)
 
 
@@ -92,7 +92,8 @@ def gpus() -> list[str]:
     return []
 
 
-def _places(workers: int, spread: int) -> list[str | None]:
+def places(workers: int, spread: int) -> list[str | None]:
+    """Return the GPU of each worker, in turn, None where it may see all of them."""
     found = gpus() if spread and workers > 1 else []
     return [found[i % len(found)] if found else None for i in range(workers)]
 
@@ -104,8 +105,8 @@ def tune(connection: Connection) -> None:
             return
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        own = {"TCP_KEEPIDLE": _SILENCE // 3, "TCP_KEEPINTVL": _SILENCE // 6, "TCP_KEEPCNT": 4}
-        for option, value in {**own, "TCP_USER_TIMEOUT": _SILENCE * 1000}.items():
+        own = {"TCP_KEEPIDLE": SILENCE // 3, "TCP_KEEPINTVL": SILENCE // 6, "TCP_KEEPCNT": 4}
+        for option, value in {**own, "TCP_USER_TIMEOUT": SILENCE * 1000}.items():
             if hasattr(socket, option):
                 end.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
@@ -194,7 +195,7 @@ def join(invited: dict[str, Any]) -> Signed:
     """Return a pilot's connection. Raises OSError and EOFError where there is none."""
     host, port, key = str(invited["host"]), int(invited["port"]), bytes.fromhex(invited["key"])
     if port:
-        end = socket.create_connection((host, port), timeout=_SILENCE)
+        end = socket.create_connection((host, port), timeout=SILENCE)
     else:
         end = socket.socket(socket.AF_UNIX)
         end.connect(host)

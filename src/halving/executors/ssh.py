@@ -20,7 +20,7 @@ from halving.executors.pilots import Piloted
 log = logging.getLogger(__name__)
 
 _PARTING = 5.0  # seconds for pilots to end what runs there
-_AGAIN = 10.0  # seconds before a machine that was lost is tried again
+AGAIN = 10.0  # seconds before a machine that was lost is tried again
 _OPTIONS = ("BatchMode=yes", "ExitOnForwardFailure=yes", "ServerAliveInterval=15", "ServerAliveCountMax=3")
 
 
@@ -85,7 +85,7 @@ class _Started:
             if each.process.poll() is None:
                 continue
             if self._name(number) in joined:
-                if time.monotonic() - each.since >= _AGAIN:
+                if time.monotonic() - each.since >= AGAIN:
                     each.said.close()
                     self._begin(number)
                 continue
