@@ -180,7 +180,7 @@ class Evaluation:
     """One assignment of a trial and, once it has finished, what it came to. Times are seconds since the start.
 
     `restarts` says why it had to begin again, each time that it had to, and `restarted` when; `heard` is when each of
-    its `epochs` had ended.
+    its `epochs` had ended, and `spent` what the whole study had spent once it had finished.
     """
 
     rung: int
@@ -196,6 +196,7 @@ class Evaluation:
     verdict_reason: str = ""
     restarted: list[float] = field(default_factory=list[float])
     heard: list[float] = field(default_factory=list[float])
+    spent: float = 0.0
 
     def __repr__(self) -> str:
         came_to = "running" if self.finished is None else f"error {self.error:.6g}, {self.verdict or 'finished'}"
@@ -376,6 +377,7 @@ class History:
         self.finished.append((trial, evaluation))
         self.at_work.pop(trial.trial, None)
         self.spent += event.cost
+        evaluation.spent = self.spent
         self.train_seconds += event.seconds
         if math.isinf(evaluation.error):
             return

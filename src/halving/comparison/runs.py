@@ -70,10 +70,6 @@ class Run:
 def run_of(history: History, task: str, method: str, curves: Curves | None = None) -> Run:
     """Return a finished study's incumbents; with the table that it was simulated on, also its regret."""
     header = _header(history)
-    spent, total = dict[int, float](), 0.0
-    for _, evaluation in history.finished:
-        total += evaluation.finished.cost if evaluation.finished else 0.0
-        spent[id(evaluation)] = total
     found = history.incumbents
     regret = math.nan
     if curves is not None:
@@ -83,7 +79,7 @@ def run_of(history: History, task: str, method: str, curves: Curves | None = Non
         task,
         method,
         header.seed,
-        np.array([spent[id(evaluation)] for _, evaluation in found]),
+        np.array([evaluation.spent for _, evaluation in found]),
         np.array([evaluation.ended for _, evaluation in found]),
         np.array([evaluation.error for _, evaluation in found]),
         history.spent,

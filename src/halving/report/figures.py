@@ -229,12 +229,8 @@ def _draw_incumbent(figure: Figure, history: History) -> None:
         return
     label = f"incumbent's {metric_label(header)}"
     scale = Scale.over((e.error for _, e in found), label, header.maximize, uncertainty(history))
-    total, spent = 0.0, dict[int, float]()
-    for _, evaluation in history.finished:
-        total += evaluation.finished.cost if evaluation.finished else 0.0
-        spent[id(evaluation)] = total
     unit, divisor = time_unit(history.seconds)
-    _draw_steps(panels[0], found, [spent[id(e)] for _, e in found], total, scale)
+    _draw_steps(panels[0], found, [e.spent for _, e in found], history.spent, scale)
     _draw_steps(panels[1], found, [e.ended / divisor for _, e in found], history.seconds / divisor, scale)
     panels[0].set_xlabel(f"{header.unit} spent by all trials", loc="left")
     panels[1].set_xlabel(f"{unit} since the start", loc="left")

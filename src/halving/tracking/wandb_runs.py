@@ -99,15 +99,13 @@ class StudyRun:
         self._best = f"best_{metric_name(header)}"
         self._evaluations = 0
         self._incumbents = 0
-        self._spent = 0.0
         run.define_metric(self._best, step_metric="resource_spent")
 
     def write(self, history: History) -> None:
         for trial, evaluation in history.finished[self._evaluations :]:
             self._evaluations += 1
-            self._spent += evaluation.finished.cost if evaluation.finished is not None else 0.0
             row: dict[str, Any] = {
-                "resource_spent": self._spent,
+                "resource_spent": evaluation.spent,
                 "seconds": evaluation.ended,
                 "trial": trial.trial,
                 "rung": evaluation.rung,
