@@ -42,7 +42,7 @@ from halving.report.methods import (
     ranks_table,
     too_few,
 )
-from halving.review.what_if import Judged, Result, Trust, deadline, judged, middle, settings, trust
+from halving.review.what_if import Agreement, Judged, Result, agreements, deadline, judged, middle, settings
 from halving.spreadsheet import line
 from halving.tracking.terminal import one_line, printable
 from halving.tracking.wording import count, digits, number
@@ -147,14 +147,14 @@ def what_if(file: Path, arguments: argparse.Namespace) -> None:
         f"\n## {file.stem}: {count(len(curves), 'configurations')}, "
         f"levels {curves.resource[0]} to {curves.resource[-1]}"
     )
-    print_trust(trust(curves, arguments.eta), arguments.eta)
+    print_agreements(agreements(curves, arguments.eta), arguments.eta)
     for workers in arguments.workers:
         tried = settings(curves, workers=workers)
         found = judged(curves, tried, arguments.seeds, resource, arguments.processes)
         print_settings(found, len(tried), resource, workers, curves)
 
 
-def print_trust(found: Sequence[Trust], eta: int) -> None:
+def print_agreements(found: Sequence[Agreement], eta: int) -> None:
     print(f"\nCan cheap rungs be trusted? (95 % intervals; by chance the recall is {1 / eta:.2f})\n")
     print_row(["rung", "against", "Kendall's tau", f"top 1/{eta} recall", "best row kept", "trust it"])
     print_row(["---:"] * 6)

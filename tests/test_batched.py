@@ -17,7 +17,7 @@ from test_exact_resume import CONF, built, composed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from halving.app.objective import Objective
+from halving.app.objective import ConfiguredObjective
 from halving.checkpoints.store import Store
 from halving.config.polite import register
 from halving.config.request import Request
@@ -507,7 +507,7 @@ def study() -> Request:
 
 
 def test_jobs_that_differ_in_what_a_program_can_take_are_alike(study: Request, tmp_path: Path) -> None:
-    objective = Objective(study, tmp_path, 1)
+    objective = ConfiguredObjective(study, tmp_path, 1)
 
     def alike(since: int = 0, until: int = 2, **configuration: Any) -> Any:
         own = {name.replace("__", "."): value for name, value in configuration.items()}
@@ -527,7 +527,7 @@ def test_jobs_that_differ_in_what_a_program_can_take_are_alike(study: Request, t
 def test_what_trains_one_trial_at_a_time_says_so_once(
     study: Request, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    objective = Objective(study, tmp_path, 1)
+    objective = ConfiguredObjective(study, tmp_path, 1)
     with caplog.at_level("INFO"):
         for _ in range(2):
             assert objective.alike(Job(1, {"model._target_": "torch.nn.LazyLinear"}, 0, 2)) is None  # takes no shape
@@ -549,9 +549,9 @@ def test_an_objective_trains_neighbours_that_are_alike_together(
     monkeypatch.setattr(choice, "_seconds", lambda *_: (1.0, 0.4))  # three take less time together, two do not
     widths = [256, 256, 256, 16, 16, 8]
     jobs = [Job(trial, {"model.width": width}, 0, 2) for trial, width in enumerate(widths)]
-    steps = list(Objective(study, tmp_path, 1)(jobs))
+    steps = list(ConfiguredObjective(study, tmp_path, 1)(jobs))
     assert trained == [3, 3]
-    alone = [step for job in jobs for step in Objective(study, tmp_path / "alone", 1)([job])]
+    alone = [step for job in jobs for step in ConfiguredObjective(study, tmp_path / "alone", 1)([job])]
     for trial in range(len(jobs)):
         (own, own_end), (metrics, end) = told(alone, trial), told(steps, trial)
         assert own_end.checkpoint == end.checkpoint == f"checkpoints/{trial}/2.pt"

@@ -47,7 +47,7 @@ from halving.report.comparison import COLOURS, styles_of, task_figures
 from halving.report.comparison_page import comparison_html
 from halving.report.methods import across_table, across_words, mean_and_error, methods_table, notes, ranks_table
 from halving.report.wandb_report import Text, of_studies
-from halving.review.what_if import Setting, Trust, deadline, judged, replay_all, samples, settings, trust
+from halving.review.what_if import Agreement, Setting, agreements, deadline, judged, regrets, samples, settings
 from halving.schedulers import FIFO, SuccessiveHalving
 from halving.searchers import RandomSearcher
 from halving.searchers.table import RandomRows
@@ -360,11 +360,11 @@ def test_ranks_at_the_end_go_by_regret_as_the_tests_do() -> None:
 
 
 def test_rungs_that_order_trials_are_trusted_and_misleading_ones_are_not() -> None:
-    good = trust(ordered(misleading=False), eta=3, draws=40)
+    good = agreements(ordered(misleading=False), eta=3, draws=40)
     assert [(pair.low, pair.high) for pair in good] == [(1, 3), (1, 9), (3, 9)]
     assert all(pair.trusted and pair.tau == 1.0 and pair.recall == 1.0 for pair in good)
-    bad = {(pair.low, pair.high): pair for pair in trust(ordered(misleading=True), eta=3, draws=40)}
-    sure = Trust(1, 3, 0.5, (0.1, 0.9), 0.7, (0.5, 0.9), kept=True)
+    bad = {(pair.low, pair.high): pair for pair in agreements(ordered(misleading=True), eta=3, draws=40)}
+    sure = Agreement(1, 3, 0.5, (0.1, 0.9), 0.7, (0.5, 0.9), kept=True)
     assert [sure.trusted, replace(sure, recall_interval=(0.4, 0.9)).trusted, replace(sure, kept=False).trusted] == [
         True, False, False,
     ]  # fmt: skip
@@ -378,7 +378,7 @@ def test_a_trial_that_diverged_is_the_worst_of_its_rung_and_no_best_row() -> Non
     curves = Curves(error, np.array([1, 3, 9]), np.where(np.isnan(error), nan, [2.0, 6.0, 18.0]))
     assert deadline(curves, 9, 1) == 18.0, "what it took until it diverged is no full training"
     assert curves.final.tolist() == [9, 2, 3, 4, 5, 6, 7, 8, 9] and curves.optimum == 2.0
-    found = [(pair.low, pair.high, pair.tau, pair.recall, pair.kept) for pair in trust(curves, eta=3, draws=20)]
+    found = [(pair.low, pair.high, pair.tau, pair.recall, pair.kept) for pair in agreements(curves, eta=3, draws=20)]
     assert found == [
         (1, 3, pytest.approx(20 / 36), pytest.approx(2 / 3), True),
         (1, 9, pytest.approx(20 / 36), pytest.approx(2 / 3), True),
@@ -389,13 +389,13 @@ def test_a_trial_that_diverged_is_the_worst_of_its_rung_and_no_best_row() -> Non
 def test_equal_errors_at_a_rung_are_kept_by_lot_and_tell_nothing() -> None:
     """All begin equal, in the order in which they end: of the best three one in three is kept, and no row for sure."""
     error = np.column_stack([np.ones(9), np.arange(9.0), np.arange(9.0)])
-    first, _, last = trust(Curves(error, np.array([1, 3, 9])), eta=3, draws=20)
+    first, _, last = agreements(Curves(error, np.array([1, 3, 9])), eta=3, draws=20)
     assert (first.tau, first.tau_interval, first.recall, first.kept) == (0, (0, 0), pytest.approx(1 / 3), False)
     assert not first.trusted and (last.tau, last.recall, last.kept) == (1, 1, True)
-    twins = trust(Curves(error[[0, 0, 1, 1, 8, 8]], np.array([1, 3, 9])), eta=3, draws=20)[-1]
+    twins = agreements(Curves(error[[0, 0, 1, 1, 8, 8]], np.array([1, 3, 9])), eta=3, draws=20)[-1]
     assert (twins.recall, twins.kept, np.isfinite(twins.tau_interval).all()) == (1, True, True)
     with pytest.raises(UserError, match="two rows that do not diverge"):
-        trust(Curves(error[:1], np.array([1, 3, 9])))
+        agreements(Curves(error[:1], np.array([1, 3, 9])))
 
 
 def test_what_if_counts_no_trial_that_ends_after_the_deadline() -> None:
@@ -409,7 +409,7 @@ def test_what_if_counts_no_trial_that_ends_after_the_deadline() -> None:
         (4.5, np.full(12, curves.final.max())),
         (18.0, np.minimum(first, second)),
     ):
-        (result,) = replay_all([curves], [Setting("fifo")], seeds, resource, processes=1)
+        (result,) = regrets([curves], [Setting("fifo")], seeds, resource, processes=1)
         np.testing.assert_allclose(result.regret, [expected - curves.optimum])
 
 
@@ -447,7 +447,7 @@ def test_what_if_prefers_halving_where_early_errors_tell_and_full_training_where
     tried = [Setting("fifo"), Setting("sha", (("eta", 3), ("r_min", 1), ("n", 9))), Setting("hyperband", (("eta", 3),))]
     for misleading in (False, True):
         curves = ordered(misleading)
-        fifo, sha, _ = replay_all([curves], tried, range(12), 60.0, processes=1)
+        fifo, sha, _ = regrets([curves], tried, range(12), 60.0, processes=1)
         assert (fifo.mean < sha.mean) == misleading
         assert sha.regret.shape == (1, 12) and np.ptp(sha.regret) > 0
 
@@ -458,7 +458,7 @@ def test_settings_stay_within_the_table_and_processes_change_nothing() -> None:
     assert {dict(s.options).get("r_min") for s in tried} == {None, 1, 3}
     assert tried[1].overrides == "scheduler=sha eta=3 r_min=3 scheduler.n=3"
     tables = [curves, ordered(misleading=True)]
-    one, two = (replay_all(tables, tried, range(3), 40.0, processes=p) for p in (1, 2))
+    one, two = (regrets(tables, tried, range(3), 40.0, processes=p) for p in (1, 2))
     np.testing.assert_array_equal([result.regret for result in one], [result.regret for result in two])
     timed = Curves(curves.error, curves.resource, np.cumsum(np.full(curves.error.shape, 5.0), axis=1))
     assert (deadline(curves, 40, 4), deadline(timed, 40, 4)) == (10.0, 50.0)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 import halving
-from halving.app.objective import Objective
+from halving.app.objective import ConfiguredObjective
 from halving.config import trials
 from halving.config.choices import Choices, composed
 from halving.config.polite import register
@@ -342,7 +342,7 @@ def test_each_option_is_built_once_before_the_first_trial(hydra: None, tmp_path:
     own = "+space.optimizer._choice_={sgd: {}, adam: {}}"
     cfg, space, choices = study(own, SCHEDULE, "model=softmax", "optimizer.weight_decay=-1.0", "device=cpu")
     with pytest.raises(UserError, match="weight_decay"):
-        Objective(Request(cfg, choices=choices), tmp_path, 1).prepare_options(space)
+        ConfiguredObjective(Request(cfg, choices=choices), tmp_path, 1).prepare_options(space)
 
 
 def test_a_nested_group_is_typed_with_a_slash() -> None:

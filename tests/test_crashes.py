@@ -335,7 +335,7 @@ def prepared(run_dir: Path, executor: Serial, r_max: int) -> tuple[Tuner, Callab
     scheduler, events = SuccessiveHalving(searcher, eta=2, r_max=r_max), tuple(journal.events)
     cost: Callable[[int, int], float] = lambda since, until: until - since  # noqa: E731
     tuner = Tuner(scheduler, executor, cost=cost, journal=journal, root=run_dir)
-    tuner.replay(events)
+    tuner.rederive(events)
 
     def go_on() -> None:
         tuner.record(Header("s", "sha", "random", 0, r_max) if not events else Resumed())

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from halving.app import composition
-from halving.app.objective import Objective
+from halving.app.objective import ConfiguredObjective
 from halving.app.planning import Simulation, Unsearched, fit, simulated_costs
 from halving.config.choices import Choices
 from halving.config.polite import register
@@ -149,7 +149,7 @@ def test_without_cohorts_a_few_trials_are_enough() -> None:
 def test_what_is_timed_is_trained_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places: list[Path] = []
 
-    class Noting(Objective):
+    class Noting(ConfiguredObjective):
         def __call__(self, jobs: Sequence[Job]) -> Generator[Step]:
             places.append(self.run_dir)
             assert not list(self.run_dir.iterdir()), "it would go on from the checkpoint that is there"
@@ -160,6 +160,6 @@ def test_what_is_timed_is_trained_each_time(tmp_path: Path, monkeypatch: pytest.
     with initialize_config_dir(str(conf), version_base="1.3"):
         small = ["model=softmax", "data.train_samples=60", "device=cpu", "executor.threads=1"]
         cfg = compose("config", ["scheduler=sha", "plan=auto", "budget.seconds=60", *small])
-    monkeypatch.setattr(composition, "Objective", Noting)
+    monkeypatch.setattr(composition, "ConfiguredObjective", Noting)
     parts = composition.compose(Request(cfg), tmp_path, History(), lambda space: Choices())
     assert [note.partition(":")[0] for note in parts.notes] == ["plan"] and len(set(places)) == 2

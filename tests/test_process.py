@@ -21,7 +21,7 @@ from faults.objectives import Chaotic, FullDisk, Hanging, Hungry, Killed, Patien
 from hydra import compose, initialize_config_dir
 
 import halving
-from halving.app.objective import Objective
+from halving.app.objective import ConfiguredObjective
 from halving.config.polite import register
 from halving.config.request import Request
 from halving.errors import StorageError, UserError
@@ -225,7 +225,7 @@ def test_memory_of_the_device_is_not_asked_for_twice(tmp_path: Path, monkeypatch
     with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
         cfg = compose("config", ["model=softmax", "data.train_samples=60", "device=cpu"])
     monkeypatch.setattr(Trainer, "epoch", full)
-    (finished,) = collect(Serial(Objective(Request(cfg), tmp_path, 1)), jobs(1))
+    (finished,) = collect(Serial(ConfiguredObjective(Request(cfg), tmp_path, 1)), jobs(1))
     assert isinstance(finished, Finished) and finished.outcome.failed
     assert finished.cause.startswith("out of memory on cpu: a smaller data.batch_size")
     assert "Tried to allocate 2.00 GiB" in finished.cause and "second line" not in finished.cause
@@ -325,8 +325,8 @@ def test_decisions_replay_with_workers(tmp_path: Path) -> None:
     tune(Process(Chaotic(3), 3), ASHA(Numbers(), r_max=9, max_trials=20), tmp_path)
     events = read(tmp_path)
     tuner = Tuner(ASHA(Numbers(), r_max=9, max_trials=20), Serial(Plain()), cost=lambda since, until: until - since)
-    tuner.replay(events)
+    tuner.rederive(events)
     assigned = [event for event, _ in events if isinstance(event, Start | Resume)]
     assert len(assigned) == len(tuner.history.finished)
     with pytest.raises(UserError, match="does not follow from its configuration"):
-        Tuner(FIFO(Numbers(), 9, 5), Serial(Plain()), cost=lambda since, until: until - since).replay(events)
+        Tuner(FIFO(Numbers(), 9, 5), Serial(Plain()), cost=lambda since, until: until - since).rederive(events)

@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from test_carried import came_to, leaving, left, tuned
 from test_conformance import complaints
 
-from halving.app.objective import Elsewhere, Objective
+from halving.app.objective import ConfiguredObjective, Elsewhere
 from halving.config import trust
 from halving.config.polite import register
 from halving.config.request import Request
@@ -135,7 +135,7 @@ def test_what_cannot_be_imported_there_ends_the_study_in_a_line(
     cluster: Any, node: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node()
-    (tmp_path / "only_here.py").write_text("class Objective:\n    def __call__(self, jobs): ...\n")
+    (tmp_path / "only_here.py").write_text("class ConfiguredObjective:\n    def __call__(self, jobs): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     executor = Ray(__import__("only_here").Objective(), address=cluster.address)
     try:
@@ -264,7 +264,7 @@ def test_a_study_outlives_a_nodes_death_a_cut_link_and_a_restart_of_the_cluster(
     told = [(trial.trial, e.until, epoch.epoch) for trial in history.trials.values() for e, epoch in trial.epochs]
     assert len(told) == len({*told}) == sum(max(e.resource for e in t.evaluations) for t in history.trials.values())
     again = anywhere.tuner(tmp_path / "again", "asha", None, Serial(Plain()))
-    again.replay(events)  # a legal history
+    again.rederive(events)  # a legal history
     assert again.history.incumbent is not None
 
     run_dir = tmp_path / "killed"
@@ -300,7 +300,7 @@ def test_device_and_data_are_found_out_where_the_work_is_done(
     monkeypatch.setenv("HALVING_DATA", str(tmp_path))
 
     def cause(device: str, moves: bool) -> str:
-        executor = Serial(Elsewhere(Objective(Request(cfg), tmp_path, 1), device, moves))
+        executor = Serial(Elsewhere(ConfiguredObjective(Request(cfg), tmp_path, 1), device, moves))
         executor.submit(Job(0, {}, 0, 1))
         (step,) = executor.wait()
         assert isinstance(step, Finished)

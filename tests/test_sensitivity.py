@@ -13,8 +13,8 @@ from conftest import Forks, colours
 from scipy import stats
 
 import halving
-from halving.config.recorded import recorded
 from halving.config.sensitivity import directory
+from halving.config.trials import config_of
 from halving.history import Header, History
 from halving.report.canvas import ACCENT, INK, PAPER
 from halving.report.html import report_html
@@ -314,7 +314,7 @@ def test_what_only_an_option_has_stays_with_it(fork: Forks, tmp_path: Path) -> N
         assert varied.history.header is not None
         assert {trial.configuration["optimizer"] for trial in varied.trials} == {"sgd", "adamw"}
         for trial in varied.trials:
-            own = recorded(varied.history.header, trial.configuration, 0)["optimizer"]
+            own = config_of(varied.history.header, trial.configuration, 0)["optimizer"]
             if trial.configuration["optimizer"] == "sgd":
                 assert own["momentum"] > 0 and own["weight_decay"] == 0
             else:

@@ -139,7 +139,7 @@ def test_replay_takes_the_decisions_that_the_order_of_arrival_led_to(tmp_path: P
         history = tuned(live, Virtual(falling, 4, pick=pick), run_dir=tmp_path / name)
         events = read(tmp_path / name)
         tuner = Tuner(again, Virtual(falling), cost=resuming)
-        tuner.replay(events)
+        tuner.rederive(events)
         assert again.told == live.told and repr(tuner.history) == repr(history)
         assert [(trial.trial, each.resource) for trial, each in replay(events).finished] == live.told
         decided.append([(event.trial, event.until) for event, _ in events if isinstance(event, Start | Resume)])
@@ -429,7 +429,7 @@ def test_killed_at_any_time_a_study_spends_what_its_budget_says(budget: Budget, 
         events = tuple(journal.events)
         executor, scheduler = Killed(waits, workers), SuccessiveHalving(Numbers(), 3, 1, 9, rounds=3)
         tuner = Tuner(scheduler, executor, cost=resuming, journal=journal, budget=budget)
-        tuner.replay(events)
+        tuner.rederive(events)
         if not events:
             tuner.record(Header("s", "x", "numbers", 0, 9))
         with suppress(ConnectionResetError):
@@ -482,7 +482,7 @@ def test_a_study_cut_off_anywhere_goes_on_as_if_nothing_had_been(
     for cut in range(1, len(told) + 1):
         rest = Virtual(error)
         tuner = Tuner(build(), rest, cost=resuming, budget=budget, maximize=maximize)
-        tuner.replay(told[:cut])
+        tuner.rederive(told[:cut])
         tuner.run()
         if not isinstance(told[cut - 1][0], Epoch):
             assert tuner.history == history, f"after {told[cut - 1]}"

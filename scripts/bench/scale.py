@@ -101,7 +101,7 @@ def resumed(arguments: argparse.Namespace, trials: int, where: Path) -> str:
     records = len(events)
     was_read = time.process_time()
     tuner = tuned(arguments, trials)
-    tuner.replay(events)
+    tuner.rederive(events)
     replayed = time.process_time()
     del events
     if problems := write_all(tuner.history, where):

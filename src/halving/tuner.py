@@ -112,7 +112,7 @@ class Tuner:
         self._before = -executor.now()  # what was built before the study begins is not its time
         self._obsolete: dict[int, tuple[int, ...]] = {}
 
-    def replay(self, events: Iterable[tuple[Event, float]]) -> None:
+    def rederive(self, events: Iterable[tuple[Event, float]]) -> None:
         """Take in an earlier process's events: decisions are taken anew and must come out the same.
 
         What ran when that process ended will be handed out again first, and verdicts that it could no longer write

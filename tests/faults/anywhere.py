@@ -82,7 +82,7 @@ def main(run_dir: Path, scheduler: str, executor: str, settings: dict[str, Any])
     workers = resolve_name(executor)(objective(run_dir, scheduler), **settings)
     try:
         study = tuner(run_dir, scheduler, journal, workers)
-        study.replay(events)
+        study.rederive(events)
         study.record(Resumed() if events else Header("anywhere", scheduler, "random", 0, 27))
         study.run()
     finally:

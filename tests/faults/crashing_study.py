@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from halving.app.objective import Objective
+from halving.app.objective import ConfiguredObjective
 from halving.app.runner import Planned, Runner
 from halving.checkpoints.store import Store
 from halving.config.polite import register
@@ -95,7 +95,7 @@ def study(run_dir: Path, cfg: Any, own: bool, confirm: bool) -> None:
     recorded = {trial.trial: trial.configuration for trial in before.trials.values()}
     eta, r_max, n = (3, 3, 2) if own else (2, 2, 2) if confirm else (2, 4, 4)
     scheduler = SuccessiveHalving(Recorded(RandomSearcher(space), recorded), eta=eta, r_max=r_max, n=n)
-    objective = Objective(Request(cfg), run_dir, 1)
+    objective = ConfiguredObjective(Request(cfg), run_dir, 1)
     executor = Serial(Leaving(Store(run_dir)) if own else objective)
     first = Header("crashing", "sha", "random", 0, r_max, dimensions=space.names)
     runner = Runner(Planned(first, scheduler, executor, lambda since, until: until - since, root=run_dir), journal)
@@ -215,7 +215,7 @@ def main() -> None:
     register(CONF)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", OVERRIDES)
-    Objective(Request(cfg), Path(), 1).prepare({})
+    ConfiguredObjective(Request(cfg), Path(), 1).prepare({})
     gc.freeze()
     for line in sys.stdin:
         ours, theirs = os.pipe()

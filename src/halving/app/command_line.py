@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from halving.app.composition import Parts, compose
-from halving.app.objective import Objective
+from halving.app.objective import ConfiguredObjective
 from halving.app.planned import Planned, planned
 from halving.app.runner import Runner
 from halving.config import commands, winner
@@ -61,7 +61,7 @@ def run(request: Request, begin: Callable[[Header], None] = lambda header: None)
         if before.header is not None:
             if (unresolved := before.header.provenance.unresolved) is None:
                 raise UserError(f"resume: {run_dir} holds a study of a Python function; go on with it by halving.tune")
-            stored = Request.recorded(unresolved)
+            stored = Request.begun(unresolved)
             request = stored.resumed(request, called.overrides)
             budgeted, confirming = request["budget"] != stored["budget"], Confirming(**request["confirm"])
             over = _complete(before, run_dir) and not confirming.wanted(before, request["r_max"])
@@ -82,8 +82,8 @@ def run(request: Request, begin: Callable[[Header], None] = lambda header: None)
         _note(console, [f"note: {text}" for text in request.warnings(called.overrides)])
         parts = compose(request, run_dir, before, lambda space: request.composed(space, called))
         opened.callback(parts.executor.shutdown, graceful=False)
-        planned_so = parts.plan.settings if parts.plan is not None else {}
-        request = replace(request.but(**planned_so), choices=parts.objective.request.choices)
+        fitted = parts.fitted.settings if parts.fitted is not None else {}
+        request = replace(request.but(**fitted), choices=parts.objective.request.choices)
         settings = secrets.redact(_settings(request, called, parts, before))
         _note(console, parts.notes)
         seconds, within = (
@@ -345,13 +345,13 @@ def _ended(
     )
 
 
-def _mirrors(request: Request, objective: Objective, secrets: Secrets) -> list[Tracker]:
+def _mirrors(request: Request, objective: ConfiguredObjective, secrets: Secrets) -> list[Tracker]:
     config = request["tracker"]
     options = {name: option for name, option in config.items() if isinstance(option, dict) and "_target_" in option}
     return [_mirror(option, f"tracker.{name}", objective, secrets) for name, option in options.items()]
 
 
-def _mirror(option: dict[str, Any], where: str, objective: Objective, secrets: Secrets) -> Tracker:
+def _mirror(option: dict[str, Any], where: str, objective: ConfiguredObjective, secrets: Secrets) -> Tracker:
     target = locate(option["_target_"], where)
     if not (isinstance(target, type) and issubclass(target, Wandb)):
         return instantiate(option, where)

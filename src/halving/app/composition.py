@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from halving.app.objective import Elsewhere, Objective, found
-from halving.app.planning import Plan, Simulation, Unsearched, fair, fit, simulated_costs
+from halving.app.objective import ConfiguredObjective, Elsewhere, found
+from halving.app.planning import Fit, Simulation, Unsearched, fair, fit, simulated_costs
 from halving.config import arguments
 from halving.config.choices import Choices
 from halving.config.request import Request
@@ -55,11 +55,11 @@ class Parts:
     scheduler: Scheduler
     executor: Executor
     fidelity: Fidelity | Table
-    objective: Objective
+    objective: ConfiguredObjective
     budget: Budget
     threads: int
     notes: list[str]
-    plan: Plan | None = None
+    fitted: Fit | None = None
 
 
 def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[Space], Choices]) -> Parts:
@@ -84,14 +84,14 @@ def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[
     if not elsewhere:
         found(config["data"].get("device") or asked)
     settings, threads = _executor(config["executor"], asked, device, recorded.environment.get("threads"))
-    objective = Objective(placed, run_dir, threads)
+    objective = ConfiguredObjective(placed, run_dir, threads)
     initial = _initial(config["searcher"].pop("initial", None) or (), space, defaults, recorded)
     searcher = instantiate(config["searcher"], "searcher", space=space, initial=initial)
     proposals = Recorded(searcher, _configurations(before))
-    plan = None
+    fitted = None
     if config["plan"] == "auto" and before.header is None:
-        plan = _fitted(objective, objective.prepare(defaults), defaults)
-        objective = replace(objective, request=placed.but(**plan.settings))
+        fitted = _fitted(objective, objective.prepare(defaults), defaults)
+        objective = replace(objective, request=placed.but(**fitted.settings))
     work = Elsewhere(objective, asked, moves) if elsewhere else objective
     executor: Executor = instantiate(settings, "executor", objective=work)
     batch = getattr(executor, "batch", 1)
@@ -111,7 +111,7 @@ def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[
                 *(f"note: {text}" for text in objective.request.choices.notes),
                 *_unaveraged(config, space, fidelity),
                 *_apart(space, batch),
-                *([f"plan: {plan.reason}"] if plan is not None else []),
+                *([f"plan: {fitted.reason}"] if fitted is not None else []),
                 *_outrun(budget, scheduler, fidelity, workers, "workers" if batch == 1 else "trials at a time"),
                 *([f"grid: {count(len(searcher), 'configurations')}"] if isinstance(searcher, GridSearcher) else []),
             ],
@@ -120,7 +120,7 @@ def compose(request: Request, run_dir: Path, before: History, chosen: Callable[[
             objective=objective,
             budget=budget,
             threads=threads,
-            plan=plan,
+            fitted=fitted,
         )
     except BaseException:
         executor.shutdown(graceful=False)
@@ -170,7 +170,7 @@ def _simulated(request: Request, config: dict[str, Any], fidelity: Table, run_di
         ],
         executor=executor,
         fidelity=fidelity,
-        objective=Objective(request, run_dir, 1),
+        objective=ConfiguredObjective(request, run_dir, 1),
         budget=budget,
         threads=1,
     )
@@ -229,7 +229,7 @@ def _whole_list(config: Mapping[str, Any], searcher: Searcher) -> dict[str, int]
     return None if given or not isinstance(searcher, OneAtATimeSearcher) else {"max_trials": len(searcher)}
 
 
-def _fitted(objective: Objective, fidelity: Fidelity, configuration: Configuration) -> Plan:
+def _fitted(objective: ConfiguredObjective, fidelity: Fidelity, configuration: Configuration) -> Fit:
     """Choose r_min and the number of trials that fit into budget.seconds, after timing the first rung twice."""
     request = objective.request
     own = next((name for name in ("n", "max_trials") if name in request["scheduler"]), "rounds")

@@ -35,7 +35,7 @@ _said: set[str] = set()  # of why trials are not trained together
 
 
 @dataclass(frozen=True)
-class Objective:
+class ConfiguredObjective:
     """Trains the jobs of what is requested, with `threads` each."""
 
     request: Request
@@ -47,7 +47,7 @@ class Objective:
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Store(self.run_dir))
 
-    def at(self, run_dir: Path) -> "Objective":
+    def at(self, run_dir: Path) -> "ConfiguredObjective":
         """Return the same with its checkpoints below another directory."""
         return replace(self, run_dir=run_dir)
 
@@ -159,7 +159,7 @@ class Elsewhere:
     `device` is as configured. Where `moves`, what HALVING_DATA says there counts; else the data lie where they do here.
     """
 
-    objective: Objective
+    objective: ConfiguredObjective
     device: str
     moves: bool
 
@@ -177,7 +177,7 @@ class Elsewhere:
         return self.objective.alike(job)
 
     @cached_property
-    def _here(self) -> Objective:
+    def _here(self) -> ConfiguredObjective:
         there = Path(os.environ.get("HALVING_DATA", ""))
         moved = {"data_dir": str(there)} if self.moves and there.is_absolute() else {}
         return replace(self.objective, request=self.objective.request.but(device=found(self.device), **moved))

@@ -25,7 +25,7 @@ _SIMULATED_TRIALS, _SIMULATION_SECONDS = 2_000, 1.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Fit:
     """What was chosen, and why in words. `count` names the scheduler's own setting for the number of trials."""
 
     r_min: int
@@ -50,7 +50,7 @@ def fit(
     unit_seconds: float,
     unit: str,
     cohorts: bool = True,
-) -> Plan:
+) -> Fit:
     """Choose the lowest r_min, then the most trials, with which a study fits into `seconds`.
 
     `settings` are the scheduler's own, of which one counts its trials or rounds. `cost(r_min, value)` estimates what
@@ -82,7 +82,7 @@ def fit(
                 reason += (
                     f". That stops nobody early: for that, {_remedy(cost, count, r_max, eta, unit_seconds, cohorts)}"
                 )
-            return Plan(r_min, count, value, cost(r_min, value), reason)
+            return Fit(r_min, count, value, cost(r_min, value), reason)
     raise UserError(
         f"plan=auto: the smallest study spends {wording.count(cost(r_max, 1), unit)} of {unit_seconds:.3g} s each, "
         f"which is more than budget.seconds={seconds:g} pays for; give more seconds, or a lower r_max"

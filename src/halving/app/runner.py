@@ -95,13 +95,13 @@ class Runner:
         if not self.signals:
             self.tuner.record(last())
 
-    def confirm(self, plan: Confirming, seed: int, until: int, objective: Tested) -> None:
+    def confirm(self, confirming: Confirming, seed: int, until: int, objective: Tested) -> None:
         """Train the best trials again with fresh seeds, and test the one with the best mean, and that alone."""
         tuner, again = self.tuner, partial(job, self.tuner.history, seed)
-        if plan.wanted(tuner.history, until):
-            tuner.confirm(plan.due(tuner.history, until), again)
+        if confirming.wanted(tuner.history, until):
+            tuner.confirm(confirming.due(tuner.history, until), again)
             if not self.signals:
-                tuner.record(chosen(tuner.history, plan.vary, until, again, objective.test, objective.ensemble))
+                tuner.record(chosen(tuner.history, confirming.vary, until, again, objective.test, objective.ensemble))
                 tuner.tidy()
 
     def begin(self) -> None:
@@ -122,7 +122,7 @@ class Runner:
             if isinstance(tracker, Wandb) and self.run_dir is not None:
                 tracker.exhibits = partial(exhibit, run_dir=self.run_dir)
         try:
-            self.tuner.replay(self._events)
+            self.tuner.rederive(self._events)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise

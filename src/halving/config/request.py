@@ -44,7 +44,7 @@ class Request:
         return cls(placed)
 
     @classmethod
-    def recorded(cls, unresolved: Mapping[str, Any]) -> "Request":
+    def begun(cls, unresolved: Mapping[str, Any]) -> "Request":
         """Return what a study was begun with, as its header tells it."""
         return cls(resumption.as_recorded(unresolved))
 

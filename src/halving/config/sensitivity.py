@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import cast
 
 from halving.config.commands import key_of, override
-from halving.config.recorded import recorded
 from halving.config.resumption import SWEEP, flat
 from halving.config.schema import ROOT_KEYS
 from halving.config.secrets import REDACTED
+from halving.config.trials import config_of
 from halving.errors import UserError
 from halving.history import Header
 from halving.study import Study
@@ -135,7 +135,7 @@ def _insist(study: Study, now: Header, typed: Sequence[str]) -> None:
     assert header is not None
     then, found = (
         flat(config, [key for key in config if key in _OF_A_TRIAL or key not in ROOT_KEYS])
-        for config in (recorded(header, best.configuration, 0), now.provenance.config)
+        for config in (config_of(header, best.configuration, 0), now.provenance.config)
     )
     anew = [key_of(item) for item in typed]
     anew += ["epochs", "lr_schedule", "averaging"] * ("r_max" in anew)  # they follow it

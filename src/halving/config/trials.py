@@ -14,7 +14,8 @@ from halving.config.commands import escaped
 from halving.config.schema import Config
 from halving.config.suggestions import nearest
 from halving.config.trust import trusted_packages
-from halving.errors import UserError
+from halving.errors import UserError, first_line
+from halving.history import Header
 from halving.space import Space
 from halving.targets import check_trusted, join, locate
 from halving.trial import Configuration, Value
@@ -50,6 +51,24 @@ def overlay(
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Resolve a config into plain containers."""
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
+def config_of(header: Header, configuration: Configuration, trial: int) -> dict[str, Any]:
+    """Return a trial's plain resolved config as a study's header tells it, without Hydra.
+
+    Where data lay and what computed is as it was then. Raises UserError if the header has no config, or an
+    interpolation cannot be resolved here.
+    """
+    told = header.provenance
+    if told.unresolved is None:
+        raise UserError("the study has no recorded config: it tuned a function")
+    cfg = OmegaConf.create(dict(told.unresolved))
+    for key in ("data_dir", "device"):
+        OmegaConf.update(cfg, key, told.config[key])
+    try:
+        return plain(overlay(cfg, configuration, cfg.trial + trial, Choices(**told.choices)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"the recorded config cannot be resolved here: {first_line(error)}") from error
 
 
 def space(cfg: DictConfig) -> Space:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from halving.config.recorded import recorded
+from halving.config.trials import config_of
 from halving.errors import UserError, noted
 from halving.history import Event, Header, History, Resumed
 from halving.journal import read, replay
@@ -94,10 +94,10 @@ def _rebuild_runs(run_dir: Path, events: list[tuple[Event, float]], options: dic
 
 def _configs(header: Header) -> Callable[[Configuration, int], dict[str, Any]] | None:
     try:
-        recorded(header, {}, 0)
+        config_of(header, {}, 0)
     except UserError:
         return None
-    return partial(recorded, header)
+    return partial(config_of, header)
 
 
 def _moved(event: Event, run_dir: Path, notes: str) -> Event:

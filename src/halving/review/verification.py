@@ -7,8 +7,8 @@ from pathlib import Path
 from halving.checkpoints import confirmation, inside, is_kept
 from halving.checkpoints.links import strays
 from halving.checkpoints.store import Store
-from halving.config.recorded import recorded
 from halving.config.secrets import REDACTED
+from halving.config.trials import config_of
 from halving.errors import UserError
 from halving.history import Header, History, Trial
 from halving.journal import FILE, decode, replay
@@ -101,7 +101,7 @@ def _hashed(header: Header, trial: Trial) -> str:
 
     if not header.provenance.by_command:
         return hashed(header.seed, trial.trial, trial.configuration)
-    config = recorded(header, trial.configuration, trial.trial)
+    config = config_of(header, trial.configuration, trial.trial)
     if REDACTED in repr(config):
         raise UserError("cannot be compared with its configuration, which holds a secret that is not recorded")
     return config_hash(config)

@@ -81,7 +81,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Trust:
+class Agreement:
     """How well the errors at resource `low` tell the order at `high`, with 95 % bootstrap intervals over the rows.
 
     `tau` is Kendall's tau-b, 0 where all are equal; `recall` the share of the best one in eta at `low` that are as good
@@ -132,7 +132,7 @@ def deadline(curves: Curves, resource: float, workers: int) -> float:
     return resource / workers * float(np.mean(curves.seconds[full, -1])) / float(curves.resource[-1])
 
 
-def replay(curves: Curves, setting: Setting, seed: int, resource: float) -> float:
+def regret(curves: Curves, setting: Setting, seed: int, resource: float) -> float:
     """Return the regret of a setting at the deadline, for one seed's draws: the most there is, without a winner."""
     last = int(curves.resource[-1])
     seconds = deadline(curves, resource, setting.workers)
@@ -147,7 +147,7 @@ def replay(curves: Curves, setting: Setting, seed: int, resource: float) -> floa
     return _regret_at(history, curves, seconds)
 
 
-def replay_all(
+def regrets(
     tables: Sequence[Curves],
     tried: Iterable[Setting],
     seeds: Sequence[int],
@@ -158,15 +158,15 @@ def replay_all(
     tried = list(tried)
     jobs = [(setting, table) for setting in tried for table in range(len(tables))]
     workers = processes or os.cpu_count() or 1
-    run = partial(_replay_remembered, seeds=seeds, resource=resource)
+    run = partial(_regrets_remembered, seeds=seeds, resource=resource)
     if workers == 1:
         _remember(tables)
         found = list(map(run, jobs))
     else:
         with ProcessPoolExecutor(workers, initializer=_remember, initargs=(tables,)) as pool:
             found = list(pool.map(run, jobs, chunksize=10))
-    regrets = np.array(found).reshape(len(tried), len(tables), len(seeds))
-    return [Result(setting, regret) for setting, regret in zip(tried, regrets, strict=True)]
+    values = np.array(found).reshape(len(tried), len(tables), len(seeds))
+    return [Result(setting, own) for setting, own in zip(tried, values, strict=True)]
 
 
 def samples(curves: Curves, n: int, seed: int = 0) -> list[tuple[Curves, Curves]]:
@@ -196,11 +196,11 @@ def judged(
 ) -> Judged:
     """Choose settings on bootstrap samples of the rows, by so many seeds each, and judge them on the rows left out."""
     inside, outside = zip(*samples(curves, draws), strict=True)
-    screened = replay_all(inside, tried, range(seeds), resource, processes)
+    screened = regrets(inside, tried, range(seeds), resource, processes)
     choice = np.array([result.by_table for result in screened]).argmin(axis=0)
     best = sorted(range(len(tried)), key=lambda i: screened[i].mean)[:keep]
     again = list(dict.fromkeys((*best, 0, *choice.tolist())))
-    checked = replay_all(outside, [tried[i] for i in again], range(seeds, 2 * seeds), resource, processes)
+    checked = regrets(outside, [tried[i] for i in again], range(seeds, 2 * seeds), resource, processes)
     by_table = dict(zip(again, checked, strict=True))
     return Judged(
         [by_table[i] for i in dict.fromkeys((*best, 0))],
@@ -209,7 +209,9 @@ def judged(
     )
 
 
-def trust(curves: Curves, eta: int = 3, r_min: int | None = None, draws: int = 200, seed: int = 0) -> list[Trust]:
+def agreements(
+    curves: Curves, eta: int = 3, r_min: int | None = None, draws: int = 200, seed: int = 0
+) -> list[Agreement]:
     """Return how far each rung of a ladder tells the order at each higher one; trials that diverged rank last.
 
     Raises UserError where fewer than two of the rows do not.
@@ -220,14 +222,14 @@ def trust(curves: Curves, eta: int = 3, r_min: int | None = None, draws: int = 2
     n = len(curves)
     rng = np.random.default_rng(seed)
     samples = [rng.integers(0, n, n) for _ in range(draws)]
-    found: list[Trust] = []
+    found: list[Agreement] = []
     for i, low in enumerate(levels):
         for j, high in list(enumerate(levels))[i + 1 :]:
             taus = [_tau(errors[i, rows], errors[j, rows]) for rows in samples]
             recalls = [_recall(errors[i, rows], errors[j, rows], eta) for rows in samples]
             kept = bool((errors[i, ~best] <= errors[i, best].min()).sum() < keep)
             tau, recall = _tau(errors[i], errors[j]), _recall(errors[i], errors[j], eta)
-            found.append(Trust(low, high, tau, middle(taus), recall, middle(recalls), kept))
+            found.append(Agreement(low, high, tau, middle(taus), recall, middle(recalls), kept))
     return found
 
 
@@ -264,9 +266,9 @@ def _remember(tables: Sequence[Curves]) -> None:
     _remembered[:] = [tables]
 
 
-def _replay_remembered(job: tuple[Setting, int], seeds: Sequence[int], resource: float) -> list[float]:
+def _regrets_remembered(job: tuple[Setting, int], seeds: Sequence[int], resource: float) -> list[float]:
     setting, table = job
-    return [replay(_remembered[0][table], setting, seed, resource) for seed in seeds]
+    return [regret(_remembered[0][table], setting, seed, resource) for seed in seeds]
 
 
 def _survives(curves: Curves) -> NDArray[np.bool_]:

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from halving.history import INTERRUPTED, Header, History, Trial
+from halving.tracking.outline import Fitting, table
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
-from halving.tracking.plan import Fitting, table
 from halving.tracking.wording import cause, come_and_go, count, duration, losses, shown, values
 from halving.trial import Resume, Verdict
 

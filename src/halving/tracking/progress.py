@@ -8,8 +8,8 @@ from rich.live import Live
 
 from halving.history import Confirmed, Evaluation, Event, Halted, Header, History, Trial
 from halving.tracking.live import Decision, status
+from halving.tracking.outline import outline
 from halving.tracking.pace import Pace, last_epoch, spent_of_planned
-from halving.tracking.plan import plan
 from halving.tracking.terminal import Terminal
 from halving.tracking.wording import cause, count, duration, losses, shown
 from halving.trial import Epoch, Finished, Restarted
@@ -48,7 +48,7 @@ class Progress:
             return
         if self._pace is None:
             self._pace = Pace.since(header, history)
-            self.console.print(plan(header))
+            self.console.print(outline(header))
             if history.finished:
                 self._say(f"going on after {count(len(history.finished), 'evaluations')}")
         if isinstance(event, Decision):

@@ -49,6 +49,7 @@ class Trainer:
                 null = lacking(own.func, own.keywords, "optimizer") if isinstance(own, partial) else ""
                 raise UserError(null or f"optimizer: {error}") from error
             self._schedule = recipe.lr_schedule()
+            self._plateau = self._schedule if isinstance(self._schedule, Plateau) else None
             self.average = None if recipe.averaging is None else Average(self.model, recipe.averaging)
         self._lr: float = self.optimizer.param_groups[0]["lr"]
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]
@@ -115,8 +116,8 @@ class Trainer:
                 self._begun.settle(data, epoch)
         for prefix, measured in self._evaluated(data.validation, _EVALUATION, epoch, last=last).items():
             metrics |= {f"{prefix}val_{name}": value for name, value in measured.items()}
-        if isinstance(self._schedule, Plateau):
-            self._schedule.observe(metrics["val_loss"])
+        if self._plateau is not None:
+            self._plateau.observe(metrics["val_loss"])
         if error := ACCURACIES.get(self._recipe.metric):
             metrics[self._recipe.metric] = 1 - metrics[error]
         return metrics | {"seconds": seconds}
@@ -163,7 +164,7 @@ class Trainer:
 
     def state(self) -> State:
         """Return all that the next epoch depends on."""
-        schedule = self._schedule.state() if isinstance(self._schedule, Plateau) else {}
+        schedule = self._plateau.state() if self._plateau is not None else {}
         return State(self.weights() | {"optimizer": self.optimizer.state_dict(), "lr_schedule": schedule})
 
     def weights(self) -> dict[str, Any]:
@@ -181,8 +182,8 @@ class Trainer:
         """Go back to a state."""
         self.load(state.values)
         self.optimizer.load_state_dict(state.values["optimizer"])
-        if isinstance(self._schedule, Plateau):
-            self._schedule.restore(state.values["lr_schedule"])
+        if self._plateau is not None:
+            self._plateau.restore(state.values["lr_schedule"])
 
     def aim(self, until: int) -> None:
         """Train the same, whatever the rung."""

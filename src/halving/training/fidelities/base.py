@@ -1,7 +1,7 @@
 """What a fidelity is: the axis along which a trial spends its resource."""
 
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from halving.checkpoints.store import Store
@@ -28,7 +28,16 @@ class Setting:
         return Recipe.from_config(self.config, data)
 
 
-class Axis:
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What the keys of the same names at the config's root refer to, and nobody else reads."""
+
+    r_min: InitVar[int | None] = None
+    r_max: InitVar[int | None] = None
+    epochs: InitVar[int | None] = None
+
+
+class Axis(Defaults):
     """What fidelities have in common that train: a trial goes on from where it paused, unless they say otherwise."""
 
     resumable: bool = True

@@ -41,9 +41,6 @@ class Command(Axis):
     command: str
     configuration: Mapping[str, Value] = field(default_factory=dict[str, Value])
     unit: str = "epochs"
-    r_min: int = 1
-    r_max: int = 27
-    epochs: int = 27
 
     def prepare(self, setting: Setting) -> None:
         program, *_ = self._words(setting, Job(0, {}, 0, 1), Path())

@@ -17,9 +17,6 @@ from halving.trial import Job, Step
 class Epochs(Axis):
     """The resource is the number of epochs; a paused trial resumes exactly where it was."""
 
-    r_min: int = 1
-    r_max: int = 27
-    epochs: int = 27
     unit: str = "epochs"
     loads = True
 

@@ -29,14 +29,10 @@ class Folds(Axis):
 
     The test error is the mean over the models of all folds so far; the weights in the checkpoint are the last fold's.
 
-    `r_min`, `r_max` and `epochs` are the defaults of the root's keys. Raises UserError, when prepared, for less than
-    two folds, or more than there are examples. Source: Hastie et al., The Elements of Statistical Learning, 7.10 (K is
-    r_max).
+    Raises UserError, when prepared, for less than two folds, or more than there are examples. Source: Hastie et al.,
+    The Elements of Statistical Learning, 7.10 (K is r_max).
     """
 
-    r_min: int = 1
-    r_max: int = 9
-    epochs: int = 10
     unit: str = "folds"
     loads = True
 

@@ -24,9 +24,6 @@ class Function(Axis):
     function: str
     configuration: Mapping[str, Value] = field(default_factory=dict[str, Value])
     unit: str = "units"
-    r_min: int = 1
-    r_max: int = 27
-    epochs: int = 27
     resumable: bool = False
     seed: int | None = None
     trial: int = 0

@@ -52,9 +52,6 @@ class OwnTraining(Axis):
     test_function: str | None = None
     configuration: Mapping[str, Value] = field(default_factory=dict[str, Value])
     unit: str = "epochs"
-    r_min: int = 1
-    r_max: int = 27
-    epochs: int = 27
 
     def prepare(self, setting: Setting) -> None:
         if not is_training(self._located()):

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from halving.errors import UserError
-from halving.training.fidelities.base import Setting
+from halving.training.fidelities.base import Defaults, Setting
 from halving.training.fidelities.full_training import train_in_full
 from halving.training.pausing import retrained
 from halving.training.rehearsal import rehearse
@@ -13,7 +13,7 @@ from halving.trial import Job, Step
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Defaults):
     """The resource r is a share r / r_max of the training set, on which each rung trains the root's `epochs`.
 
     Of m examples these are m r // r_max, in the proportions of the classes: the same for every trial, and part of any
@@ -22,13 +22,9 @@ class Samples:
     all its epochs on all its examples and costs r. A warm start makes a winner depend on the rungs that it climbed:
     its command, which trains once on all examples, gives another model.
 
-    `r_min`, `r_max` and `epochs` are the defaults of the root's keys. Raises UserError, when prepared, where r_max is
-    more than the training set has examples.
+    Raises UserError, when prepared, where r_max is more than the training set has examples.
     """
 
-    r_min: int = 1
-    r_max: int = 27
-    epochs: int = 10
     warm_start: bool = False
     unit: str = "data shares"
     measures = ""

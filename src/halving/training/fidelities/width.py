@@ -22,13 +22,9 @@ class Width(Axis):
     rung trains the root's `epochs` and counts as r, although most layers' work grows with its square. The checkpoint
     names its width in "arguments".
 
-    `r_min`, `r_max` and `epochs` are the defaults of the root's keys. Raises UserError, when prepared, for a model
-    without a `width` that is a whole number.
+    Raises UserError, when prepared, for a model without a `width` that is a whole number.
     """
 
-    r_min: int = 1
-    r_max: int = 9
-    epochs: int = 10
     unit: str = "width shares"
     loads = True
     resumable: bool = False

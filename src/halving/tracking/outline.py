@@ -13,7 +13,7 @@ from halving.tracking.wording import amount, count, short
 RUNGS = 12  # most rungs that are worth a plan
 
 
-def plan(header: Header) -> RenderableType:
+def outline(header: Header) -> RenderableType:
     """Return what the study is going to do: how many trials reach which resource, and at what cost."""
     searches = header.dimensions and not header.single
     searched = f", {header.searcher} over {', '.join(short(header.dimensions).values())}" if searches else ""
