@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from halving.comparison import Pair, Run, across, by_method, by_regret, by_task, common_end, labelled, pairs
@@ -19,7 +18,7 @@ from halving.errors import UserError, first_line, noted
 from halving.history import Header, History
 from halving.report.confirmation import mean_text, reviewed
 from halving.report.drawing import drawing
-from halving.report.html import duration
+from halving.report.html import templates
 from halving.report.jobs import Job
 from halving.report.methods import (
     across_table,
@@ -33,7 +32,7 @@ from halving.report.methods import (
 from halving.report.summary import summary
 from halving.report.tables import own_error, uncertainty
 from halving.tracking.terminal import printable
-from halving.tracking.wording import count, cut, digits, metric_label, number
+from halving.tracking.wording import count, cut, digits, duration, metric_label, number
 
 STATES = ("finished", "running", "interrupted", "failed", "not started")
 MOST = 12  # methods of which every two are tested
@@ -49,11 +48,6 @@ def comparison_html(
     them, for the regret. What cannot be compared or drawn gives way to a line that says why, the latter in `problems`.
     """
     problems = [] if problems is None else problems
-    environment = Environment(
-        loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"of": count}
     of_all = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
     trainings = _trainings(jobs, of_all)
     compared = {job.directory: job.history for job in jobs if job.compared and job.history is not None}
@@ -65,40 +59,44 @@ def comparison_html(
     found = Counter(job.state.partition(":")[0] for job in jobs)
     rows = [_job_row(job, of_all, directory) for job in jobs]
     overlay = _Drawing("overlay", trainings, problems)
-    return environment.get_template("comparison.html").render(
-        name=_of_all(jobs, lambda header: header.name, directory.name),
-        place=directory.name,
-        why=why,
-        lead=_lead(runs, over_tasks if len(tasks) > 1 else tested, label) if runs else None,
-        left_out=_left_out(jobs),
-        most=MOST,
-        states=[(state, found[state]) for state in STATES if found[state]],
-        common=[item for item in jobs[0].overrides if item in of_all and not _is_note(item)] if of_all else [],
-        notes=_notes(jobs),
-        told="overrides" if any(job.overrides for job in jobs) else "method",
-        jobs=rows,
-        confirmed=any(row["confirmed"] for row in rows),
-        metric=label,
-        unit=_of_all(jobs, lambda header: header.unit, "resource"),
-        trainings=overlay.legend(),
-        curves=overlay("overlay_figures", trainings) if trainings else [],
-        methods=draw.legend(),
-        tasks=[
-            {
-                "name": task if len(tasks) > 1 else "",
-                "end": count(common_end(of_task), of_task[0].unit),
-                "panels": draw("task_figures", f"task{i}", of_task, draw.styles),
-                "methods": methods_table(of_task),
-                "seeds": len({run.seed for run in of_task}),
-                "notes": notes(of_task),
-                **_paired(f"pairs{i}", of_task, [pair for pair in tested if pair.task == task], draw),
-            }
-            for i, (task, of_task) in enumerate(tasks.items())
-        ],
-        ranks=ranks_table(runs) if len(draw.styles) > 1 else None,
-        across=across_table(over_tasks) if over_tasks else None,
-        across_words=across_words(over_tasks),
-        ranks_figures=draw("ranks_figure", runs, draw.styles) if len(draw.styles) > 1 else [],
+    return (
+        templates()
+        .get_template("comparison.html")
+        .render(
+            name=_of_all(jobs, lambda header: header.name, directory.name),
+            place=directory.name,
+            why=why,
+            lead=_lead(runs, over_tasks if len(tasks) > 1 else tested, label) if runs else None,
+            left_out=_left_out(jobs),
+            most=MOST,
+            states=[(state, found[state]) for state in STATES if found[state]],
+            common=[item for item in jobs[0].overrides if item in of_all and not _is_note(item)] if of_all else [],
+            notes=_notes(jobs),
+            told="overrides" if any(job.overrides for job in jobs) else "method",
+            jobs=rows,
+            confirmed=any(row["confirmed"] for row in rows),
+            metric=label,
+            unit=_of_all(jobs, lambda header: header.unit, "resource"),
+            trainings=overlay.legend(),
+            curves=overlay("overlay_figures", trainings) if trainings else [],
+            methods=draw.legend(),
+            tasks=[
+                {
+                    "name": task if len(tasks) > 1 else "",
+                    "end": count(common_end(of_task), of_task[0].unit),
+                    "panels": draw("task_figures", f"task{i}", of_task, draw.styles),
+                    "methods": methods_table(of_task),
+                    "seeds": len({run.seed for run in of_task}),
+                    "notes": notes(of_task),
+                    **_paired(f"pairs{i}", of_task, [pair for pair in tested if pair.task == task], draw),
+                }
+                for i, (task, of_task) in enumerate(tasks.items())
+            ],
+            ranks=ranks_table(runs) if len(draw.styles) > 1 else None,
+            across=across_table(over_tasks) if over_tasks else None,
+            across_words=across_words(over_tasks),
+            ranks_figures=draw("ranks_figure", runs, draw.styles) if len(draw.styles) > 1 else [],
+        )
     )
 
 

@@ -71,7 +71,7 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
     known_to, real = uncertainty(history), confirmed_winner(history)
     place = str(run_dir.resolve()) if run_dir is not None else header.provenance.run_dir
     return (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             summary=summary(history),
@@ -120,7 +120,8 @@ def report_html(history: History, problems: list[str] | None = None, run_dir: Pa
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Return what makes pages of this folder's files."""
     environment = Environment(
         loader=PackageLoader("halving", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

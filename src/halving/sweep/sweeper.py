@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
@@ -38,23 +38,23 @@ from halving.sweep.obsolete import Obsolete
 from halving.sweep.parameters import Parameter, flat, name_of, typed
 from halving.targets import check_trusted, trusted_in_environment
 from halving.tracking.tensorboard import TensorBoard
+from halving.tracking.terminal import one_line
 from halving.tracking.wandb import Wandb
 from halving.trial import Configuration, Job, Value
 from halving.tuner import Budget, Tuner
-
-if TYPE_CHECKING:
-    from hydra_plugins.hydra_halving_sweeper.halving_sweeper import HalvingSweeperConf as Settings
+from hydra_plugins.hydra_halving_sweeper.halving_sweeper import BUDGET
+from hydra_plugins.hydra_halving_sweeper.halving_sweeper import HalvingSweeperConf as Settings
 
 _DIRECTIONS, _LAUNCHES, _INJECTED = ("minimize", "maximize"), ("launcher", "subprocess"), ("lightning",)
-_BUDGET = ("evaluations", "resource", "seconds", "target", "patience")
 # What of a command line is not the winner's: how it was swept.
 _OF_THE_SWEEP = ("hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.mode")
 _MULTIRUN = ("-m", "--multirun")
 _UNKNOWN = re.compile(r"Could not override '([^']*)'")
 
 
+@one_line()
 def sweep(
-    settings: "Settings",
+    settings: Settings,
     context: HydraContext,
     function: Callable[[Any], Any],
     config: DictConfig,
@@ -64,22 +64,7 @@ def sweep(
 
     A user's mistake ends the process in one line and with status 1.
     """
-    try:
-        _check_settings(settings)
-        return _run(settings, context, function, config, arguments)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _run(
-    settings: "Settings",
-    context: HydraContext,
-    function: Callable[[Any], Any],
-    config: DictConfig,
-    arguments: list[str],
-) -> float | None:
+    _check_settings(settings)
     directory = _directory(settings, config)
     app, space, initial = _app(settings, directory, context.config_loader, config, arguments)
     secrets = Secrets.of(OmegaConf.to_container(config), arguments)
@@ -126,12 +111,12 @@ def _run(
     return composed.header.sign * best[1].error
 
 
-def _check_settings(settings: "Settings") -> None:
+def _check_settings(settings: Settings) -> None:
     for name, value, known in (
         ("direction", settings.direction, _DIRECTIONS),
         ("launch", settings.launch, _LAUNCHES),
         ("inject", settings.inject or "lightning", _INJECTED),
-        *(("budget", name, _BUDGET) for name in settings.budget),
+        *(("budget", name, BUDGET) for name in settings.budget),
     ):
         if value not in known:
             raise UserError(f"hydra.sweeper.{name}={value}: unknown{did_you_mean(value, known)}")
@@ -151,7 +136,7 @@ def _check_settings(settings: "Settings") -> None:
         whole("hydra.sweeper.workers", settings.workers)
 
 
-def _directory(settings: "Settings", config: DictConfig) -> Path:
+def _directory(settings: Settings, config: DictConfig) -> Path:
     """Return where the study lies, and let Hydra know it. Raises UserError where there is none to go on with."""
     directory = Path(settings.resume_from or str(config.hydra.sweep.dir)).expanduser().absolute()
     if settings.resume_from and not (directory / FILE).is_file():
@@ -164,7 +149,7 @@ def _directory(settings: "Settings", config: DictConfig) -> Path:
 
 
 def _app(
-    settings: "Settings", directory: Path, loader: ConfigLoader, config: DictConfig, arguments: list[str]
+    settings: Settings, directory: Path, loader: ConfigLoader, config: DictConfig, arguments: list[str]
 ) -> tuple[App, Space, Configuration | None]:
     """Return how the app is told of its jobs, what is searched, and the configuration as it stands, if it is in there.
 
@@ -269,14 +254,14 @@ def _scalars(cfg: DictConfig, path: str = "") -> Iterator[tuple[str, Value]]:
             yield name, value
 
 
-def _root(settings: "Settings", r_max: int, name: str) -> dict[str, Any]:
+def _root(settings: Settings, r_max: int, name: str) -> dict[str, Any]:
     """Return what our own options refer to."""
     ladder = {"eta": settings.eta, "r_min": settings.r_min, "r_max": r_max, "until": r_max}
     return {**ladder, "seed": settings.seed, "name": name}
 
 
 def _composed(
-    settings: "Settings", app: App, space: Space, initial: Configuration | None, name: str, secrets: Secrets
+    settings: Settings, app: App, space: Space, initial: Configuration | None, name: str, secrets: Secrets
 ) -> Composed:
     root = _root(settings, app.r_max, name)
     scheduler, own = options.scheduler(settings.scheduler, root, settings.scheduler_options)
@@ -311,7 +296,7 @@ def _composed(
 
 
 def _executor(
-    settings: "Settings",
+    settings: Settings,
     app: App,
     context: HydraContext,
     function: Callable[[Any], Any],

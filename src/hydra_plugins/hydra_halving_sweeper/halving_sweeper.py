@@ -1,6 +1,7 @@
 """The sweeper as Hydra finds it: every Hydra app on a machine imports this file, so that all else is imported late."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,4 +69,7 @@ class HalvingSweeper(Sweeper):
             return one_job(self._context, answering, self._config, arguments)
         from halving.sweep.sweeper import sweep
 
-        return sweep(self._settings, self._context, self._function, self._config, arguments)
+        try:
+            return sweep(self._settings, self._context, self._function, self._config, arguments)
+        except KeyboardInterrupt:
+            sys.exit(130)

@@ -51,6 +51,10 @@ class Axis(Defaults):
     def trained(self, setting: Setting, job: Job) -> "Iterable[Trainer]":
         return ()
 
+    def test(self, setting: Setting, job: Job) -> dict[str, float]:
+        """Return what the one model of a trial measures; nothing where it has none."""
+        return next((trainer.test() for trainer in self.trained(setting, job)), {})
+
 
 class Fidelity(Protocol):
     """Maps a resource to training.

@@ -81,9 +81,6 @@ class Command(Axis):
             shutil.rmtree(work, ignore_errors=True)
         yield Finished(Outcome(job.trial, job.until, curve[-1], curve=curve), time.perf_counter() - began, checkpoint)
 
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
-        return {}
-
     def _words(self, setting: Setting, job: Job, directory: Path) -> list[str]:
         """Return the command as its program gets it. Raises UserError for a name that the config does not have."""
         values = {**_flat(setting.config), **_flat(self.configuration), **_own(setting, job, directory)}

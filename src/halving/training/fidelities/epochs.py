@@ -44,9 +44,6 @@ class Epochs(Axis):
         trainer.restore(retrained(setting.store, job, recipe.config, lambda job: self.run(setting, job)))
         return (trainer,)
 
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
-        return self.trained(setting, job)[0].test()
-
 
 def _course(recipe: Recipe) -> Course:
     return Course(recipe.metric, recipe.r_max, recipe.config, recipe.checkpoint_every, watched=("train_loss",))

@@ -36,9 +36,6 @@ class Function(Axis):
         seed = None if self.seed is None else key(self.seed, self.trial, job.until)
         yield call(locate(self.function, "fidelity.function"), dict(self.configuration), job, seed)
 
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
-        return {}
-
 
 def call(
     function: Callable[[dict[str, Value], int], float],

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from halving.errors import UserError
-from halving.training.fidelities.base import Defaults, Setting
+from halving.training.fidelities.base import Axis, Setting
 from halving.training.fidelities.full_training import train_in_full
 from halving.training.pausing import retrained
 from halving.training.rehearsal import rehearse
@@ -13,7 +13,7 @@ from halving.trial import Job, Step
 
 
 @dataclass(frozen=True)
-class Samples(Defaults):
+class Samples(Axis):
     """The resource r is a share r / r_max of the training set, on which each rung trains the root's `epochs`.
 
     Of m examples these are m r // r_max, in the proportions of the classes: the same for every trial, and part of any
@@ -27,12 +27,10 @@ class Samples(Defaults):
 
     warm_start: bool = False
     unit: str = "data shares"
-    measures = ""
-    trains = True
     loads = True
 
     @property
-    def resumable(self) -> bool:
+    def resumable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.warm_start
 
     def cost(self, since: int, until: int) -> float:
@@ -63,6 +61,3 @@ class Samples(Defaults):
         state = retrained(setting.store, job, recipe.config, lambda job: self.run(setting, job))
         trainer.load(state.values)
         return (trainer,)
-
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
-        return self.trained(setting, job)[0].test()

@@ -51,9 +51,6 @@ class Width(Axis):
         trainer.load(state.values)
         return (trainer,)
 
-    def test(self, setting: Setting, job: Job) -> dict[str, float]:
-        return self.trained(setting, job)[0].test()
-
 
 def width_at(recipe: Recipe, resource: int) -> int:
     """Return the width at a resource: at least 1, and the configured one at r_max."""
