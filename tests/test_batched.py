@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -316,13 +317,13 @@ def swapped_masks(patch: pytest.MonkeyPatch) -> None:
 def test_the_comparison_would_notice(
     broken: Callable[[pytest.MonkeyPatch], None] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "_difference", lambda *_: "")  # which would notice the masks before
     config = perceptron(optimizer="sgd")
     config["optimizer"]["weight_decay"] = 0.05
     configs = trials(config, *LRS)
     if broken is None:
         assert_agree(configs, tmp_path, 1)
         return
+    expanded(configs, tmp_path)  # a probe, once for each kind of model: it would notice the masks before
     apart = alone(configs, tmp_path / "apart", 0, 1)
     broken(monkeypatch)
     with pytest.raises(AssertionError):
@@ -543,10 +544,20 @@ def test_an_objective_trains_neighbours_that_are_alike_together(
     study: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_default_dtype(torch.float32)
-    trained: list[int] = []
-    epoch = program.Program.epoch
-    monkeypatch.setattr(program.Program, "epoch", lambda p, e: (trained.append(len(p._trainers)), epoch(p, e))[1])
-    monkeypatch.setattr(choice, "_seconds", lambda *_: (1.0, 0.4))  # three take less time together, two do not
+    trained, clock = list[int](), [0.0]
+    epoch, gradients, mean_loss = program.Program.epoch, choice.Joint.gradients, choice.mean_loss
+
+    def slow(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: (clock.append(clock.pop() + seconds), work(*given))[1]
+
+    def counted(*given: Any) -> list[dict[str, float]]:
+        trained.append(len(metrics := epoch(*given)))
+        return metrics
+
+    monkeypatch.setattr(program.Program, "epoch", counted)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(choice.Joint, "gradients", slow(1.0, gradients))
+    monkeypatch.setattr(choice, "mean_loss", slow(0.4, mean_loss))  # three take less time together, two do not
     widths = [256, 256, 256, 16, 16, 8]
     jobs = [Job(trial, {"model.width": width}, 0, 2) for trial, width in enumerate(widths)]
     steps = list(ConfiguredObjective(study, tmp_path, 1)(jobs))
