@@ -28,12 +28,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 # does what a script begins as that; and a child that has one thread forks its workers, as if they had been spawned.
 # Figures are drawn only for those who look at them.
 _FORKS = """
-import atexit, gc, json, logging, multiprocessing.spawn, multiprocessing.util, os, re, runpy, signal, subprocess, sys
-import threading
+import atexit, functools, gc, json, logging, multiprocessing.spawn, multiprocessing.util, os, re, runpy, signal
+import subprocess, sys, threading, weakref
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
 import halving, halving.app.command_line, halving.data.scikit_digits, halving.data.torchvision_shim
 import halving.report.figures, halving.report.html, halving.sweep.sweeper
-import hydra, omegaconf, scipy.stats, sklearn.datasets, torch._dynamo
+import hydra, omegaconf, scipy.stats, sklearn.datasets, torch, torch._dynamo
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 Plugins.instance()
@@ -45,6 +45,14 @@ halving.report.html.report_html(drawn)
 sys.path.insert(0, sys.argv[1])
 import known
 del sys.path[0]
+halving.data.scikit_digits.load = functools.cache(halving.data.scikit_digits.load)
+threads = torch.get_num_threads()
+torch.set_num_threads(1)  # others would be lost to the children
+halving.data.scikit_digits.load()
+torch.set_num_threads(threads)
+for library in list(weakref.finalize._registry):  # torch's, which would take themselves apart at each child's end
+    library.atexit = False
+gc.set_threshold(100_000)
 gc.freeze()
 
 
