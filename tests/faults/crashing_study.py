@@ -21,8 +21,11 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import known  # noqa: F401
 import torch
 from hydra import compose, initialize_config_dir
 
@@ -93,7 +96,7 @@ def study(run_dir: Path, cfg: Any, own: bool, confirm: bool) -> None:
     before = replay(events)
     space = Space.from_config({"optimizer": {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.01, "b": 1.0}}})
     recorded = {trial.trial: trial.configuration for trial in before.trials.values()}
-    eta, r_max, n = (3, 3, 2) if own else (2, 2, 2) if confirm else (2, 4, 4)
+    eta, r_max, n = (3, 3, 2) if own else (2, 2, 2) if confirm else (2, 4, 2)
     scheduler = SuccessiveHalving(Recorded(RandomSearcher(space), recorded), eta=eta, r_max=r_max, n=n)
     objective = ConfiguredObjective(Request(cfg), run_dir, 1)
     executor = Serial(Leaving(Store(run_dir)) if own else objective)
@@ -217,6 +220,8 @@ def main() -> None:
         cfg = compose("config", OVERRIDES)
     ConfiguredObjective(Request(cfg), Path(), 1).prepare({})
     gc.freeze()
+    with TemporaryDirectory() as there:  # what is done for the first time is done before the forks
+        study(Path(there, "run"), cfg, False, False)
     for line in sys.stdin:
         ours, theirs = os.pipe()
         if (pid := os.fork()) == 0:
