@@ -301,9 +301,9 @@ def test_a_key_is_not_its_own_correction(mistake: str, fork: Callable) -> None:
     assert "foo" not in suggestion and "momentumm" not in suggestion
 
 
-def test_without_files_and_network_it_says_what_to_put_where(run: Callable, tmp_path: Path) -> None:
+def test_without_files_and_network_it_says_what_to_put_where(fork: Callable, tmp_path: Path) -> None:
     proxy = "http://127.0.0.1:9"  # where nobody listens: no network, wherever this runs
-    result = run("data=fashion_mnist", cwd=tmp_path, HALVING_DATA=str(tmp_path), HTTPS_PROXY=proxy, HTTP_PROXY=proxy)
+    result = fork("data=fashion_mnist", cwd=tmp_path, HALVING_DATA=str(tmp_path), HTTPS_PROXY=proxy, HTTP_PROXY=proxy)
     raw = tmp_path / "FashionMNIST" / "raw"
     assert_refused(result, f"is not in {tmp_path}", f"into {raw}", "train-images-idx3-ubyte", "data=digits")
 

@@ -58,10 +58,10 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def study(run: Callable, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def study(fork: Callable, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A study whose winner is not the first trial, and that has dropout, momentum and a schedule to get wrong."""
     run_dir = tmp_path_factory.mktemp("study") / "it's here"
-    result = run(
+    result = fork(
         *("scheduler=sha", "eta=3", "r_max=9", "data.train_samples=200", "tracker=[wandb,csv]"),
         *("model=mlp", "model.width=32", "model.dropout=0.5", "lr_schedule=cosine", "executor.threads=1"),
         *("optimizer.lr=0.001", "optimizer.momentum=0.5", f'hydra.run.dir="{run_dir}"'),
@@ -126,8 +126,8 @@ def test_every_trial_and_the_study_are_wandb_runs(study: Finished) -> None:
     assert f"upload: wandb sync {shlex.quote(str(study.run_dir / 'wandb'))}/offline-run-*\n" in study.stdout
 
 
-def test_best_yaml_retrains_the_winner_exactly_from_anywhere(study: Finished, run: Callable, tmp_path: Path) -> None:
-    again = studied(run("-cp", str(study.run_dir), "-cn", "best", cwd=tmp_path), tmp_path).summary
+def test_best_yaml_retrains_the_winner_exactly_from_anywhere(study: Finished, fork: Callable, tmp_path: Path) -> None:
+    again = studied(fork("-cp", str(study.run_dir), "-cn", "best", cwd=tmp_path), tmp_path).summary
     assert_same(again, study.summary)
 
 

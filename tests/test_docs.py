@@ -4,6 +4,7 @@ A fence with a title is a file, and a YAML file's first comment the command that
 page. `<!-- not run: why -->` after a command or a fence, or `<!-- commands not run: why -->` for a page, leaves it out.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -130,6 +131,11 @@ def _run(fork: Run, command: str, place: Path) -> None:
             done = fork(*arguments, *more, cwd=place)
         case ["python", program, *arguments] if program.endswith(".py"):
             done = fork(*arguments, cwd=place, program=str(place / program))
+        case ["halving", *arguments]:
+            done = fork(*arguments, cwd=place, program="src/halving/__main__.py")
+        case ["python", "-m", "halving.conformance", *arguments]:
+            paths = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
+            done = fork(*arguments, cwd=place, program="src/halving/conformance/__main__.py", PYTHONPATH=paths)
         case _:
             done = subprocess.run(words, cwd=place, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

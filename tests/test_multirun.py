@@ -32,9 +32,9 @@ def jobs(sweep: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_methods_and_seeds_side_by_side(run: Callable, tmp_path: Path) -> None:
+def test_methods_and_seeds_side_by_side(fork: Callable, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    result = run("-m", "scheduler=fifo,sha", "seed=0,1", *SMALL, f"hydra.sweep.dir={sweep}")
+    result = fork("-m", "scheduler=fifo,sha", "seed=0,1", *SMALL, f"hydra.sweep.dir={sweep}")
     assert result.returncode == 0, result.stderr
 
     summaries = [json.loads((sweep / str(job) / "summary.json").read_text("utf-8")) for job in range(4)]

@@ -308,7 +308,7 @@ def test_half_of_all_trials_failing_never_stops_a_study(caplog: pytest.LogCaptur
 
 @pytest.mark.slow
 def test_nor_does_it_with_processes(caplog: pytest.LogCaptureFixture) -> None:
-    for seed in range(170, 200):
+    for seed in range(170, 182):
         chaos(seed, Process(Chaotic(seed), 2), family(seed), caplog)
 
 

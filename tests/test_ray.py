@@ -229,7 +229,8 @@ def test_a_study_outlives_a_nodes_death_a_cut_link_and_a_restart_of_the_cluster(
             network.add(number)
             there.add(number)
         where = ["--head", "--port=6379", "--include-dashboard=false"] if number == 1 else ["--address=10.77.0.1:6379"]
-        options = ["--block", f"--node-ip-address=10.77.0.{number}", f"--object-store-memory={_STORE}", *where, *words]
+        options = ["--block", f"--node-ip-address=10.77.0.{number}", f"--object-store-memory={_STORE}"]
+        options += ["--include-log-monitor=false", *where, *words]  # which nobody reads
         network.begin(number, [sys.executable, "-m", "ray.scripts.scripts", "start", *options])
 
     join(1, "--num-cpus=0")

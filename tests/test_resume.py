@@ -64,12 +64,18 @@ def undisturbed(fork: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(root)
 
 
-@pytest.fixture
-def halted(fork: Forks, tmp_path: Path) -> Path:
-    """A study that its budget ended with 12 of 13 evaluations done: one trial is paused, and will be promoted."""
-    result = fork(*SHA, "budget.evaluations=12", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def ended(fork: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ended")
+    result = fork(*SHA, "budget.evaluations=12", cwd=root)
     assert result.returncode == 0, result.stderr
-    return only_run(tmp_path)
+    return only_run(root)
+
+
+@pytest.fixture
+def halted(ended: Path, tmp_path: Path) -> Path:
+    """A study that its budget ended with 12 of 13 evaluations done: one trial is paused, and will be promoted."""
+    return Path(shutil.copytree(ended, tmp_path / "halted"))
 
 
 def test_a_finished_study_is_left_alone(undisturbed: Path, fork: Forks, tmp_path: Path) -> None:
