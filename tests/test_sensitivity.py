@@ -219,7 +219,7 @@ def test_the_command_begins_goes_on_and_draws(fork: Forks, study: Path, tmp_path
         process.send_signal(number)
         out, _ = process.communicate()
         assert process.returncode == status and ("go on with: python train.py resume=" in out) == (status == 130)
-        assert trial < len(halving.load(killed).history.finished) < count
+        assert trial <= len(halving.load(killed).history.finished) < count
     assert fork("sensitivity", str(copy), **script).returncode == 0
     assert came_to(halving.load(killed)) == came_to(whole)
 
