@@ -32,9 +32,9 @@ from scipy.stats import binomtest
 import halving
 from halving.config.commands import escaped, override, program
 from halving.config.polite import command_line
-from halving.config.secrets import Secrets
 from halving.config.winner import best_yaml, command
 from halving.data import digits
+from halving.secrets import Secrets
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1")
 SUMMARY = {

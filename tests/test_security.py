@@ -23,13 +23,16 @@ from omegaconf import OmegaConf
 import halving
 from halving.checkpoints import inside
 from halving.checkpoints.store import State, Store
-from halving.config.secrets import REDACTED, RedactingFilter, Secrets, is_secret
+from halving.config.polite import RedactingFilter
 from halving.config.trust import typed
+from halving.config.yaml_files import redact_files
 from halving.errors import UserError
 from halving.history import Chosen, Confirmed, Ended, Event, Header, History, Ladder, Resumed
 from halving.journal import FILE, encode, read
 from halving.report.conclusion import conclusion
 from halving.report.html import report_html
+from halving.searchers import GridSearcher
+from halving.secrets import REDACTED, Secrets, is_secret
 from halving.tracking.progress import Progress
 from halving.tracking.terminal import Terminal, printable
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
@@ -247,7 +250,7 @@ def test_yaml_files_and_logs_lose_secrets(tmp_path: Path) -> None:
     (tmp_path / "link.yaml").symlink_to(tmp_path / "linked")
     (tmp_path / "linked").write_text(f"api_key: {KEY}\n")
     os.mkfifo(tmp_path / "pipe.yaml")
-    secrets.redact_files(*tmp_path.glob("*.yaml"))
+    redact_files(secrets, *tmp_path.glob("*.yaml"))
     assert KEY in (tmp_path / "linked").read_text()
     assert yaml.safe_load((tmp_path / "overrides.yaml").read_text()) == [f"+a.api_key={REDACTED}", "eta=3"]
     assert OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml")) == {
@@ -640,3 +643,30 @@ def test_secrets_do_not_reach_what_a_study_leaves(fork: Callable, tmp_path: Path
     for path in files:
         assert WORD.encode() not in path.read_bytes(), path
     assert WORD not in said
+
+
+def test_nor_what_a_study_of_a_function_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by name in its notes, by shape in what it raises, nor by value, which the environment holds."""
+    monkeypatch.setenv("DATABASE_PASSWORD", f"{WORD}{KEY}")
+
+    def error(configuration: dict[str, Any], resource: int) -> float:
+        if configuration["sort_key"] == "by error":
+            raise ValueError(f"no ftp://me:{WORD}@h by {os.environ['DATABASE_PASSWORD']}")
+        return 1.0
+
+    class Told:
+        def record(self, event: Event, history: History) -> None:
+            with (tmp_path / "told.txt").open("a") as file:
+                print(event, history.header, file=file)
+
+        def close(self, history: History) -> None: ...
+
+    space = {"sort_key": ["by error", "by time"]}
+    for notes in (f"token={WORD}", f"password: '{WORD}'"):  # the second time it goes on, whatever was taken out
+        options: dict[str, Any] = {"searcher": GridSearcher, "r_max": 1, "max_trials": 2, "trackers": [Told()]}
+        study = halving.tune(error, space, halving.FIFO, notes=notes, run_dir=tmp_path, resume=True, **options)
+    assert study.best.configuration == {"sort_key": "by time"}
+    assert f"ValueError: no ftp://me:{REDACTED}@h by {REDACTED}" in (tmp_path / FILE).read_text()
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert {FILE, "summary.json", "report.html", "told.txt"} <= left.keys()
+    assert not [name for name, content in left.items() if WORD.encode() in content or KEY.encode() in content]

@@ -17,7 +17,6 @@ from halving.app.runner import Runner
 from halving.config import commands, winner
 from halving.config.invocation import Invocation
 from halving.config.request import Request
-from halving.config.secrets import Secrets
 from halving.config.trust import trusted_packages
 from halving.confirming import Confirming
 from halving.environment import dated, environment
@@ -31,6 +30,7 @@ from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
 from halving.report.next_steps import nothing_left
 from halving.report.tables import first_failure
+from halving.secrets import Secrets
 from halving.targets import instantiate, locate, trusted_in_environment
 from halving.tracking.base import PATIENCE, Tracker
 from halving.tracking.progress import Progress

@@ -28,6 +28,7 @@ from halving.report.tables import first_failure
 from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.schedulers.base import plan_of
 from halving.searchers import RandomSearcher, Searcher
+from halving.secrets import Secrets
 from halving.space import Space
 from halving.study import Study
 from halving.targets import check_call, function_name
@@ -224,10 +225,13 @@ class Composed:
         root: Path | None,
         clean: Callable[[Event], Event] | None = None,
     ) -> Runner:
-        """Return what runs the study; with checkpoints, they lie below `root`; `clean` takes secrets out of events.
+        """Return what runs the study; with checkpoints, they lie below `root`.
+
+        `clean` takes secrets out of events: by default those that the study's settings and the environment hold.
 
         Raises UserError for a used run directory, a study there that is another one, and trackers that need one.
         """
+        clean = clean or Secrets.of(self.header.settings).redact_event
         try:
             for tracker in trackers:
                 if self.directory is None and isinstance(tracker, Csv | TensorBoard | Wandb):
@@ -235,7 +239,7 @@ class Composed:
                         f"trackers: {type(tracker).__name__} writes into the run directory; give run_dir=..."
                     )
             directory = self.directory
-            journal = _journal(directory, resume, self.header, self.scheduler) if directory is not None else None
+            journal = _journal(directory, resume, self.header, self.scheduler, clean) if directory is not None else None
         except BaseException:
             workers.shutdown(graceful=False)
             raise
@@ -304,7 +308,9 @@ class _Calls:
         return {}
 
 
-def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler) -> Journal:
+def _journal(
+    directory: Path, resume: bool, header: Header, scheduler: Scheduler, clean: Callable[[Event], Event]
+) -> Journal:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         journal = Journal(directory)
@@ -317,7 +323,9 @@ def _journal(directory: Path, resume: bool, header: Header, scheduler: Scheduler
     elif recorded is not None and recorded.provenance.by_command:
         problem = f"{directory} holds a study of the command line; go on with it by: "
         problem += shlex.join(["python", "-m", "halving", f"resume={directory}"])
-    elif recorded is not None and (differences := _differences(recorded, header, scheduler)):
+    elif recorded is not None and (
+        differences := _differences(cast(Header, clean(recorded)), cast(Header, clean(header)), scheduler)
+    ):
         problem = (
             "resume: this would be another study, and the journal does not follow from its configuration:\n  "
             + "\n  ".join(f"{name}: {old} in the study, {new} now" for name, (old, new) in differences.items())

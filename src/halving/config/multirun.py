@@ -38,7 +38,7 @@ from halving.config.resumption import (
     sweep_words,
     swept_by,
 )
-from halving.config.secrets import Secrets
+from halving.config.yaml_files import redact_files
 from halving.errors import UserError, noted
 from halving.history import History
 from halving.journal import FILE, read, replay
@@ -48,6 +48,7 @@ from halving.report.derived import replace
 from halving.report.jobs import Job
 from halving.report.summary import summary
 from halving.report.tables import own_error, uncertainty
+from halving.secrets import Secrets
 from halving.spreadsheet import table
 from halving.tracking.terminal import Terminal, printable
 from halving.tracking.wording import amount, count, digits, duration
@@ -246,7 +247,7 @@ def print_table() -> None:
     """Print the jobs of the multirun that has just ended, if there was one, and write them to jobs.csv beside them."""
     for sweep in _sweeps:
         assert sweep.sweep is not None
-        Secrets.of({}, sys.argv[1:]).redact_files(sweep.sweep / SWEEP)
+        redact_files(Secrets.of({}, sys.argv[1:]), sweep.sweep / SWEEP)
         if not (rows := sweep.rows()):
             continue
         jobs = (row | {"overrides": shlex.join(row["overrides"])} for row in rows)

@@ -29,11 +29,12 @@ from halving.checkpoints.links import refuse
 from halving.config import commands, multirun, once, schema, trust
 from halving.config.arguments import config_paths, directories, placed, read, remember
 from halving.config.resumption import register_resolvers, repeat
-from halving.config.secrets import RedactingFilter, Secrets
 from halving.config.suggestions import nearest, nearest_option
+from halving.config.yaml_files import redact_files
 from halving.environment import wait_passively
 from halving.errors import UserError, first_line
 from halving.journal import FILE
+from halving.secrets import Secrets
 from halving.tracking.terminal import coming, one_line, printable
 
 log = logging.getLogger(__name__)
@@ -156,6 +157,22 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     return run
 
 
+class RedactingFilter(logging.Filter):
+    """Takes known secrets and control characters out of what is logged, tracebacks too; for a handler."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        super().__init__()
+        self._secrets = secrets
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._secrets.redact(printable(record.getMessage())), ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = self._secrets.redact(printable(record.exc_text))
+        return True
+
+
 def _kept_out(cfg: DictConfig) -> Secrets:
     """Return the secrets of a job, which from now on are in none of its logs and in none of Hydra's own files."""
     from halving.config import trials  # with numpy, which a mere look at the config can do without
@@ -171,7 +188,7 @@ def _kept_out(cfg: DictConfig) -> Secrets:
     held = [OmegaConf.to_container(each) for each in (cfg, hydra)]  # what its files say, which take long to read
     if hydra.output_subdir is not None and secrets.redact(held) != held:
         own = Path(hydra.runtime.output_dir) / hydra.output_subdir
-        secrets.redact_files(*(own / f"{name}.yaml" for name in ("config", "hydra", "overrides")))
+        redact_files(secrets, *(own / f"{name}.yaml" for name in ("config", "hydra", "overrides")))
     return secrets
 
 

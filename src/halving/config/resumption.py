@@ -19,11 +19,11 @@ from halving.config import commands
 from halving.config.arguments import as_typed, config_paths, directories, placed
 from halving.config.commands import config_source, key_of, line, override, read
 from halving.config.schema import ROOT_KEYS, Config, order
-from halving.config.secrets import REDACTED, redacted_paths
 from halving.errors import UserError
 from halving.history import Header
 from halving.journal import FILE, decode
 from halving.provenance import Provenance
+from halving.secrets import REDACTED, redacted_paths
 
 SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
 _MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "confirm", "notes", "resume", "trusted_packages")

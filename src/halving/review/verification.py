@@ -7,13 +7,13 @@ from pathlib import Path
 from halving.checkpoints import confirmation, inside, is_kept
 from halving.checkpoints.links import strays
 from halving.checkpoints.store import Store
-from halving.config.secrets import REDACTED
 from halving.config.trials import config_of
 from halving.errors import UserError
 from halving.history import Header, History, Trial
 from halving.journal import FILE, decode, replay
 from halving.journal.lock import owner
 from halving.report.derived import TABLES
+from halving.secrets import REDACTED
 from halving.tracking.wording import count
 from halving.training.own import hashed
 

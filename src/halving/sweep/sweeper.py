@@ -20,14 +20,15 @@ from halving.app.planned import cost_of
 from halving.app.planning import fair
 from halving.app.tune import Composed, warn
 from halving.config.commands import key_of, override
-from halving.config.secrets import Secrets
 from halving.config.suggestions import nearest
+from halving.config.yaml_files import redact_files
 from halving.errors import UserError, did_you_mean, whole
 from halving.executors import Executor, Process
 from halving.history import Ended, History
 from halving.journal import FILE
 from halving.report.conclusion import conclusion
 from halving.report.tables import first_failure
+from halving.secrets import Secrets
 from halving.space import Space
 from halving.space.dimension import Choice
 from halving.sweep import options
@@ -89,7 +90,7 @@ def sweep(
             for stale in directory.glob(f"*/{DIRECTORY}"):
                 shutil.rmtree(stale)
         OmegaConf.save(config, directory / "multirun.yaml")
-        secrets.redact_files(directory / "multirun.yaml")
+        redact_files(secrets, directory / "multirun.yaml")
         if isinstance(executor, Launched):
             executor.begin(len(history.finished), interrupted)
         runner.run(lambda: _ended(app, arguments, history))

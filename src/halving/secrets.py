@@ -1,24 +1,16 @@
 """What no file, log or service may show: values whose key says that they are secret."""
 
 import json
-import logging
 import os
 import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf._utils import get_omega_conf_dumper
-
 from halving.fields import private
 from halving.history import Event
-from halving.report.derived import replace as replace_text
-from halving.tracking.terminal import printable
 
 REDACTED = "<redacted>"
 
@@ -46,7 +38,6 @@ _NESTED = re.compile(
 )
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*)?\.?\d*(e[+-]?\d+)?|null|true|false", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{[^,}]*\}")  # with a comma it may hold the secret as its default
-_BREAK = re.compile("[\x85\u2028\u2029]")
 _LEAST = 8  # shorter ones, such as 1 or yes, also occur for other reasons
 _CALL = 200  # characters of a line before an argument, among which its call begins
 _DIRECTORIES = ("PWD", "OLDPWD")  # as a shell's environment calls them
@@ -151,15 +142,6 @@ class Secrets:
         told = {name: value for name in private(type(event)) if (value := getattr(event, name))}
         return replace(event, **{name: self.redact(value) for name, value in told.items()}) if told else event
 
-    def redact_files(self, *paths: Path) -> None:
-        """Rewrite those of some YAML files, such as Hydra's own, that are there and hold secrets."""
-        for path in paths:
-            if path.is_symlink() or not path.is_file():
-                continue
-            content = OmegaConf.to_container(OmegaConf.load(path))
-            if (clean := self.redact(content)) != content:
-                replace_text(path, yaml_text(clean))
-
     def _text(self, text: str) -> str:
         """Return a text without the known values, however they overlap, and without what is assigned or has a shape."""
         done = [found.span() for found in re.finditer(REDACTED, text)]  # of which a value may be a part
@@ -179,37 +161,9 @@ class Secrets:
         return _without_assigned(*_ASSIGNED, _without_assigned(*_FLAG, _URL.sub(_without_password, text)))
 
 
-class RedactingFilter(logging.Filter):
-    """Takes known secrets and control characters out of what is logged, tracebacks too; for a handler."""
-
-    def __init__(self, secrets: Secrets) -> None:
-        super().__init__()
-        self._secrets = secrets
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self._secrets.redact(printable(record.getMessage())), ()
-        if record.exc_info and not record.exc_text:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = self._secrets.redact(printable(record.exc_text))
-        return True
-
-
 def is_secret(key: str) -> bool:
     """Say whether a key's last part names a secret: `db.Password`, `WANDB_API_KEY`, `authToken`; not `monkey`."""
     return _names(_SECRET, key)
-
-
-def yaml_text(content: Any) -> str:
-    """Return plain containers as YAML that OmegaConf reads as they are; what the standard calls a number is quoted."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-class _Dumper(get_omega_conf_dumper()):
-    """OmegaConf's own, which also keeps the line breaks of Unicode: only double quotes escape them."""
-
-    def represent_scalar(self, tag: str, value: str, style: str | None = None) -> yaml.ScalarNode:
-        return super().represent_scalar(tag, value, '"' if _BREAK.search(value) else style)
 
 
 def redacted_paths(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
