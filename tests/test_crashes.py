@@ -409,7 +409,7 @@ def test_confirmations_ended_at_any_write_go_on_to_the_same_choice(play: Play, t
     errors, chosen, left = confirmed(expected)
     assert len(set(errors.values())) == 4 and chosen is not None and len(chosen.tests) == 2 and chosen.ensemble
     assert len(left) == 3, "the incumbent's and both of the chosen trial's"
-    begun = [at for at, name in enumerate(points) if name == "rename .tmp"][3 + 2 * 2]  # half of the confirmations
+    begun = [at for at, name in enumerate(points) if name == "rename .tmp"][3 + 3 * 2]  # three of four confirmations
     for at, name in list(enumerate(points))[begun + 1 :]:
         deleting = name.startswith("delete")  # which no full disk refuses
         kinds = ("before", "interrupt" if deleting else ("torn", "full", "interrupt")[at // 2 % 3])

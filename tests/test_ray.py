@@ -164,7 +164,7 @@ def test_checkpoints_are_carried_from_where_the_run_directory_is_not(
 
 
 @needs_ray
-def test_a_study_on_ray_decides_as_in_one_process_and_goes_on_elsewhere(run: Run, fork: Run, tmp_path: Path) -> None:
+def test_a_study_on_ray_decides_as_in_one_process_and_goes_on_elsewhere(fork: Run, tmp_path: Path) -> None:
     """On a cluster of its own, which ends with it."""
     small = (
         "model=softmax",
@@ -180,7 +180,7 @@ def test_a_study_on_ray_decides_as_in_one_process_and_goes_on_elsewhere(run: Run
             return sorted(({**row, "seconds": ""} for row in csv.DictReader(file)), key=lambda row: sorted(row.items()))
 
     ray, alone = tmp_path / "ray", tmp_path / "alone"
-    begun = run(*small, "executor=ray", "budget.evaluations=3", f"hydra.run.dir={ray}")
+    begun = fork(*small, "executor=ray", "budget.evaluations=3", f"hydra.run.dir={ray}")
     assert begun.returncode == 0, begun.stderr
     ended = fork(f"resume={ray}", "executor=serial", "budget.evaluations=null")
     assert ended.returncode == 0, ended.stderr
