@@ -135,7 +135,7 @@ def test_what_cannot_be_imported_there_ends_the_study_in_a_line(
     cluster: Any, node: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node()
-    (tmp_path / "only_here.py").write_text("class ConfiguredObjective:\n    def __call__(self, jobs): ...\n")
+    (tmp_path / "only_here.py").write_text("class Objective:\n    def __call__(self, jobs): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     executor = Ray(__import__("only_here").Objective(), address=cluster.address)
     try:

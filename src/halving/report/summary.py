@@ -3,7 +3,6 @@
 from typing import Any
 
 from halving.history import History
-from halving.report.confirmation import summarised
 from halving.report.tables import finite, header_of, json_value, shown_error, status, test_names, whole, winner
 from halving.trial import AVERAGED
 
@@ -45,5 +44,7 @@ def summary(history: History) -> dict[str, Any]:
     }
     values |= {name: finite(test[name]) for name in (f"{AVERAGED}test_error",) if name in test}
     if history.confirmations:
+        from halving.report.confirmation import summarised  # whose scipy nobody else waits for
+
         values["confirmed"] = summarised(history)
     return json_value(values)
