@@ -34,7 +34,7 @@ from halving.config.commands import escaped, override, program
 from halving.config.polite import command_line
 from halving.config.winner import best_yaml, command
 from halving.data import digits
-from halving.secrets import Secrets
+from halving.redaction import Secrets
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1")
 SUMMARY = {

@@ -14,9 +14,9 @@ from test_tracking import header, play, runs, study
 import halving
 from halving.errors import UserError
 from halving.journal import read, replay
+from halving.redaction import Secrets
 from halving.report.wandb_report import Heading, Text, of_study
 from halving.review.rebuilding import rebuild
-from halving.secrets import Secrets
 from halving.tracking.wandb import Wandb
 
 SMALL = ("model=softmax", "data.train_samples=100", "r_max=3", "tracker=none", "executor.threads=1", "scheduler=sha")

@@ -29,10 +29,10 @@ from halving.config.yaml_files import redact_files
 from halving.errors import UserError
 from halving.history import Chosen, Confirmed, Ended, Event, Header, History, Ladder, Resumed
 from halving.journal import FILE, encode, read
+from halving.redaction import REDACTED, Secrets, is_secret
 from halving.report.conclusion import conclusion
 from halving.report.html import report_html
 from halving.searchers import GridSearcher
-from halving.secrets import REDACTED, Secrets, is_secret
 from halving.tracking.progress import Progress
 from halving.tracking.terminal import Terminal, printable
 from halving.trial import Epoch, Finished, Outcome, Restarted, Resume, Start, Verdict
@@ -168,7 +168,7 @@ def test_secrets_are_known_by_their_shape(text: str) -> None:
 
 def test_what_has_no_secrets_shape_stays(repo: Path) -> None:
     files = [path for folder in ("conf", "src") for path in (repo / folder).rglob("*.[yp][ay]*")]
-    texts = [path.read_text() for path in files if path.suffix in (".yaml", ".py") and path.name != "secrets.py"]
+    texts = [path.read_text() for path in files if path.suffix in (".yaml", ".py") and path.name != "redaction.py"]
     assert len(texts) > 200
     texts += [
         *("ssh://git@github.com/a/b", "git@github.com:a/b", "https://me@host/x", "http://host:8080/x@y", "s3://b/key"),

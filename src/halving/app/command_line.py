@@ -24,13 +24,13 @@ from halving.errors import UserError, noted, real
 from halving.history import Ended, Halted, Header, History, Resumed
 from halving.journal import FILE, Journal, replay
 from halving.provenance import Provenance
+from halving.redaction import Secrets
 from halving.report.conclusion import conclusion
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written, rebuilding, write_all
 from halving.report.derived import replace as replace_text
 from halving.report.next_steps import nothing_left
 from halving.report.tables import first_failure
-from halving.secrets import Secrets
 from halving.targets import instantiate, locate, trusted_in_environment
 from halving.tracking.base import PATIENCE, Tracker
 from halving.tracking.progress import Progress

@@ -21,6 +21,7 @@ from halving.errors import UserError, noted, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Event, Header, History
 from halving.journal import Journal, replay
+from halving.redaction import Secrets
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written
 from halving.report.next_steps import nothing_left
@@ -28,7 +29,6 @@ from halving.report.tables import first_failure
 from halving.schedulers import Scheduler, SuccessiveHalving
 from halving.schedulers.base import plan_of
 from halving.searchers import RandomSearcher, Searcher
-from halving.secrets import Secrets
 from halving.space import Space
 from halving.study import Study
 from halving.targets import check_call, function_name

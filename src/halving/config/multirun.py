@@ -44,11 +44,11 @@ from halving.history import History
 from halving.journal import FILE, read, replay
 from halving.journal.lock import owner
 from halving.journal.run_directories import by_number
+from halving.redaction import Secrets
 from halving.report.derived import replace
 from halving.report.jobs import Job
 from halving.report.summary import summary
 from halving.report.tables import own_error, uncertainty
-from halving.secrets import Secrets
 from halving.spreadsheet import table
 from halving.tracking.terminal import Terminal, printable
 from halving.tracking.wording import amount, count, digits, duration

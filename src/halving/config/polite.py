@@ -34,7 +34,7 @@ from halving.config.yaml_files import redact_files
 from halving.environment import wait_passively
 from halving.errors import UserError, first_line
 from halving.journal import FILE
-from halving.secrets import Secrets
+from halving.redaction import Secrets
 from halving.tracking.terminal import coming, one_line, printable
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from halving.config.arguments import place
 from halving.config.choices import Choices
 from halving.config.invocation import Invocation
 from halving.config.trust import check_cluster, trusted_packages
-from halving.secrets import Secrets
+from halving.redaction import Secrets
 from halving.space import Space
 from halving.targets import check_trusted
 from halving.trial import Configuration

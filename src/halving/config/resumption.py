@@ -23,7 +23,7 @@ from halving.errors import UserError
 from halving.history import Header
 from halving.journal import FILE, decode
 from halving.provenance import Provenance
-from halving.secrets import REDACTED, redacted_paths
+from halving.redaction import REDACTED, redacted_paths
 
 SWEEP = "multirun.yaml"  # Hydra leaves it where the jobs of a multirun lie
 _MAY_CHANGE = ("executor", "tracker", "device", "data_dir", "budget", "confirm", "notes", "resume", "trusted_packages")

@@ -10,7 +10,7 @@ from halving.config.schema import ROOT_KEYS
 from halving.config.trials import config_of
 from halving.errors import UserError
 from halving.history import Header
-from halving.secrets import REDACTED
+from halving.redaction import REDACTED
 from halving.study import Study
 from halving.tracking.wording import count, duration
 from halving.trial import Configuration

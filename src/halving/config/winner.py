@@ -14,7 +14,7 @@ from halving.config.arguments import place
 from halving.config.commands import key_of, line, override, search_path
 from halving.config.schema import ROOT_KEYS, order
 from halving.config.yaml_files import yaml_text
-from halving.secrets import Secrets
+from halving.redaction import Secrets
 from halving.trial import Value
 
 _STUDY_ONLY = (

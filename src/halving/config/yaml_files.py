@@ -8,8 +8,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
+from halving.redaction import Secrets
 from halving.report.derived import replace
-from halving.secrets import Secrets
 
 _BREAK = re.compile("[\x85\u2028\u2029]")
 

@@ -12,8 +12,8 @@ from halving.errors import UserError
 from halving.history import Header, History, Trial
 from halving.journal import FILE, decode, replay
 from halving.journal.lock import owner
+from halving.redaction import REDACTED
 from halving.report.derived import TABLES
-from halving.secrets import REDACTED
 from halving.tracking.wording import count
 from halving.training.own import hashed
 

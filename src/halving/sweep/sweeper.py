@@ -26,9 +26,9 @@ from halving.errors import UserError, did_you_mean, whole
 from halving.executors import Executor, Process
 from halving.history import Ended, History
 from halving.journal import FILE
+from halving.redaction import Secrets
 from halving.report.conclusion import conclusion
 from halving.report.tables import first_failure
-from halving.secrets import Secrets
 from halving.space import Space
 from halving.space.dimension import Choice
 from halving.sweep import options
