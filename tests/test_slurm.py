@@ -63,8 +63,11 @@ def state(job: str) -> str:
 
 
 def restart(cluster: Daemons) -> None:
-    """Kill Slurm's controller, and begin it with the state that it left."""
-    cluster["slurmctld"].kill()
+    """End Slurm's controller, and begin it with the state that it left.
+
+    Killed, it may forget the end of jobs that ended just then, and drain their nodes when it hears of them again.
+    """
+    cluster["slurmctld"].terminate()
     cluster["slurmctld"].wait()
     cluster["slurmctld"] = slurm.daemon("slurmctld", "-D", "-f", os.environ["SLURM_CONF"])
     slurm.wait_for(lambda: not subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode)
