@@ -16,6 +16,7 @@ from hydra import initialize_config_dir
 
 from halving.app.composition import compose
 from halving.app.simulation import idle_seconds, simulate
+from halving.app.tune import tune
 from halving.config.choices import Choices
 from halving.config.polite import register
 from halving.config.request import Request
@@ -405,6 +406,8 @@ def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_without_an_end_needs_a_budget() -> None:
+    with pytest.raises(UserError, match=r"tune: budget=600: give a halving.Budget, such as"):
+        tune(lambda c, r: c["x"], {"x": [1, 2]}, budget=600)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no end of its own"):
         simulate(random_table(), ASHA, r_max=27)
     assert simulate(random_table(), ASHA, r_max=27, budget=Budget(seconds=50.0)).seconds >= 50.0

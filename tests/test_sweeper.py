@@ -157,6 +157,7 @@ def test_a_space_of_ones_own_has_choices_and_conditions(fork: Forks, tmp_path: P
         (["returns=dict"], "returns a dict (error, accuracy); say which of them counts by hydra.sweeper.metric=error"),
         (["returns=dict", "hydra.sweeper.metric=eror"], "metric=eror: .* no such number; did you mean error?"),
         (["returns=exit"], "no trial survived; 3 failed, the first with: the app exited with status 2; see "),
+        (["trainer.max_epochs=3,9"], "trainer.max_epochs is set for each job; it cannot be searched, too"),
         (["hydra.sweeper.resource=trainer.max_epoch"], "config has no such key; did you mean trainer.max_epochs?"),
         (["hydra.sweeper.resume=['ckpt_pat=last']"], "hydra.sweeper.resume: Could not override 'ckpt_pat'.*ckpt_path?"),
         (["hydra.sweeper.resume=['ckpt_path={dir}']"], "there is no {dir}; there is directory, since, trial, until"),

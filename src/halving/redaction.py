@@ -7,7 +7,7 @@ from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from halving.fields import private
 from halving.history import Event
@@ -227,8 +227,9 @@ def _overlapping(value: str, text: str) -> Iterator[re.Match[str]]:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """Yield a secret as it may stand in a text: as it is, quoted by Python, JSON or a URL, and line by line."""
-    yield from (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""), *value.splitlines())
+    """Yield a secret as it may stand in a text: as it is, quoted by Python, JSON, a URL or a form, and line by line."""
+    yield from (value, repr(value)[1:-1], repr(value.encode())[2:-1], json.dumps(value)[1:-1])
+    yield from (quote(value, safe=""), quote(value), quote_plus(value), *value.splitlines())
 
 
 def _held(node: Any, secret: bool) -> Iterator[str]:

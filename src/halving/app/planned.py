@@ -58,7 +58,9 @@ def planned(header: Header, scheduler: Scheduler, cost: Callable[[int, int], flo
 
 
 def check_end(scheduler: Scheduler, budget: Budget | None, door: str) -> None:
-    """Raise UserError for a scheduler that would go on for ever."""
+    """Raise UserError for a scheduler that would go on for ever, and for a budget that is none."""
+    if budget is not None and not isinstance(budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UserError(f"{door}: budget={budget!r}: give a halving.Budget, such as halving.Budget(seconds=600)")
     if is_endless(scheduler) and budget is None:
         raise UserError(f"{door}: {type(scheduler).__name__} has no end of its own; give max_trials=... or a Budget")
 

@@ -185,7 +185,8 @@ def _read_arrays(file: Path, *needed: str, only: Sequence[str] | None = None) ->
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; give the .npz of a table of recorded curves") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: is no .npz of arrays, or damaged: {error}") from error
+        why = "" if isinstance(error, ValueError) else f": {error}"  # which may advise to unpickle it
+        raise UserError(f"{file}: is no .npz of arrays, or damaged{why}") from error
     if missing := [name for name in needed if name not in arrays]:
         raise UserError(
             f"{file}: has no array {' and no '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'none'}"

@@ -66,7 +66,9 @@ class Batching:
     def of(cls, objective: Objective, batch: int, patience: float) -> "Batching":
         """Return what an objective's jobs allow. Raises UserError for what is out of range."""
         whole("executor.batch", batch, most=_MOST)
-        real("executor.patience", patience, lambda x: 0 <= x < math.inf, "must be at least 0 seconds")
+        real(
+            "executor.patience", patience, lambda x: 0 <= x < math.inf, "must be a finite number of seconds, at least 0"
+        )
         alike: Alike | None = getattr(objective, "alike", None)
         if batch > 1 and alike is None:
             log.warning("executor.batch=%d has no effect: what is evaluated here is no training of many at once", batch)

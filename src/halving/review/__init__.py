@@ -1,1 +1,1 @@
-"""What people do with studies that are there: compare, check, rebuild and look into them."""
+"""What people do with studies that are there: look into them, check, rebuild, and ask what else might have come."""

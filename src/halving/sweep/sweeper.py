@@ -5,7 +5,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -84,7 +85,12 @@ def sweep(
     runner = composed.opened(executor, True, trackers, progress, None, secrets.redact_event)
     history = runner.tuner.history
     tuners.append(runner.tuner)
-    with runner:
+
+    def go_on() -> None:
+        resumed = override("hydra.sweeper.resume_from", str(directory))
+        print(f"\ninterrupted; go on with: {shlex.join([*_called(), '-m', *_kept(arguments), *arguments, resumed])}")
+
+    with _told(go_on), runner:
         (directory / PROBLEM).unlink(missing_ok=True)
         if runner.before.header is None:  # what lies here is another study's
             for stale in directory.glob(f"*/{DIRECTORY}"):
@@ -95,9 +101,7 @@ def sweep(
             executor.begin(len(history.finished), interrupted)
         runner.run(lambda: _ended(app, arguments, history))
     if runner.signals:
-        resumed = override("hydra.sweeper.resume_from", str(directory))
-        again = shlex.join([*_called(), "-m", *_kept(arguments), *arguments, resumed])
-        print(f"\ninterrupted; go on with: {again}")
+        go_on()
         runner.requeue()
         sys.exit(128 + runner.signals[0])
     warn(runner)
@@ -110,6 +114,16 @@ def sweep(
         if isinstance(mirror, TensorBoard) and (line := mirror.command(history)):
             print(f"curves: {line}")
     return composed.header.sign * best[1].error
+
+
+@contextmanager
+def _told(go_on: Callable[[], None]) -> Generator[None]:
+    """Say how to go on also where Ctrl-C ends it at once, or reaches it by way of a launcher's workers."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        go_on()
+        raise
 
 
 def _check_settings(settings: Settings) -> None:
@@ -172,6 +186,9 @@ def _app(
     for text in words.fixed:
         if (name := name_of(key_of(text))) in own:
             raise UserError(f"{text}: hydra.sweeper.space searches {name}; leave one of them out")
+    for text, where in ((resource, "resource"), *((key_of(each), "resume") for each in settings.resume)):
+        if name_of(text) in own:
+            raise UserError(f"hydra.sweeper.{where}: {name_of(text)} is set for each job; it cannot be searched, too")
     r_max = settings.r_max if settings.r_max is not None else OmegaConf.select(cfg, resource)
     if r_max is None:
         raise UserError(f"hydra.sweeper.r_max: say how far a trial goes at most, as {resource} has no value")
@@ -183,7 +200,7 @@ def _app(
         tuple(settings.resume),
         settings.metric,
         settings.inject,
-        whole("hydra.sweeper.r_max", r_max),
+        whole("hydra.sweeper.r_max" if settings.r_max is not None else resource, r_max),
     )
     _check(app, space, cfg, loader, config)
     chosen = {name_of(str(group)): str(option) for group, option in cfg.hydra.runtime.choices.items()}

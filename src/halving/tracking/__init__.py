@@ -1,1 +1,1 @@
-""""""
+"""Who watches a study: the terminal, tables, TensorBoard and W&B, all told by its events."""
