@@ -142,8 +142,8 @@ become(call["argv"], os.open(call["out"], os.O_RDWR), os.open(call["err"], os.O_
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that wait for clusters most of the time: the last would wait alone, on idle cores."""
-    items.sort(key=lambda item: item.path.stem not in ("test_slurm", "test_ray"))
+    """Begin with Slurm's, which wait most of the time: as the last file but a few they would wait on idle cores."""
+    items.sort(key=lambda item: item.path.stem != "test_slurm")
 
 
 @pytest.fixture(autouse=True, scope="module")

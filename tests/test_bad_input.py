@@ -138,7 +138,7 @@ SPACES = [
     ("+space.seed=3", "space.seed", "3 is not a distribution"),
     ("executor=process executor.workers=0", "executor.workers=0", "at least 1"),
     ("executor=batched executor.batch=0", "executor.batch=0", "at least 1"),
-    ("executor=batched executor.patience=-1", "executor.patience=-1", "at least 0 seconds"),
+    ("executor=batched executor.patience=-1", "executor.patience=-1", "at least 0"),
     ("executor=batched executor.program=vmap", "executor.program=vmap", "batched or single"),
     ("executor.threads=0", "executor.threads=0", "at least 1"),
     ("experiment=simulated executor.curves=none.npz", "none.npz", "no such file"),

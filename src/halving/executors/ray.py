@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _BEAT = 1.0  # seconds after which the cluster is looked at again
 _REACH = 10.0  # seconds for a cluster to answer
-_PARTING = 1.0  # seconds for workers to leave nothing behind
+_PARTING = 5.0  # seconds for workers to leave nothing behind: on a busy node a call takes its time
 _STORE = 80_000_000  # bytes of Ray's own on a machine that is not part of a cluster: nothing large goes there
 
 
