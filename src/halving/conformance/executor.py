@@ -91,6 +91,7 @@ class Misbehaving:
                 child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
                 (self.root / "started").write_text(str(child.pid))
                 child.wait()
+                time.sleep(3600)  # and starts no other, when that has been ended
             case Trial.FULL:
                 raise StorageError("cannot write: make room, on purpose")
             case _:
