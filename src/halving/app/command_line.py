@@ -86,10 +86,8 @@ def run(request: Request, begin: Callable[[Header], None] = lambda header: None)
         request = replace(request.but(**fitted), choices=parts.objective.request.choices)
         settings = secrets.redact(_settings(request, called, parts, before))
         _note(console, parts.notes)
-        seconds, within = (
-            request["tracker"].get("finish_seconds", PATIENCE),
-            "must be a number of seconds, 86400 at most",
-        )
+        seconds = request["tracker"].get("finish_seconds", PATIENCE)
+        within = "must be a number of seconds, 86400 at most"
         patience = real("tracker.finish_seconds", seconds, lambda x: 0 <= x <= 86400, within)
         mirrors = _mirrors(request, parts.objective, secrets)
         _note(console, [mirror.note for mirror in mirrors if isinstance(mirror, Wandb) and mirror.note])

@@ -31,7 +31,7 @@ class Trial(IntEnum):
 _PLAIN, _AGAIN, _PATIENT, _TOGETHER = (0, 1, 2), (3, 4), (12, 13), (14, Trial.SPOILS, 16, Trial.BREAKS, 18)
 _EPOCHS = 3
 _ENDLESS = 10**6
-_MORE = {"retries": 1, "trial_timeout": 2.0}
+_MORE = {"retries": 1, "trial_timeout": 4.0}
 _PATIENCE = 120.0  # seconds for all jobs of a scene
 
 
@@ -91,7 +91,6 @@ class Misbehaving:
                 child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
                 (self.root / "started").write_text(str(child.pid))
                 child.wait()
-                time.sleep(3600)  # and starts no other, when that has been ended
             case Trial.FULL:
                 raise StorageError("cannot write: make room, on purpose")
             case _:

@@ -267,5 +267,5 @@ def _follow_parent(mark: str) -> None:
     assert parent is not None
     while os.getppid() == parent.pid and not wait([parent.sentinel], 1.0):
         pass
-    tree.end({os.getpid(): mark})
+    tree.end_own(mark)
     os._exit(1)

@@ -236,7 +236,7 @@ class _Actor:
         wait_passively()  # before torch is imported
         self._mark = secrets.token_hex(8)
         tree.brand(self._mark)
-        self._asked, self._ended, self._worker, self._cause = False, False, None, ""
+        self._asked, self._worker, self._cause = False, None, ""
         try:
             self._worker = Carrier(pickle.loads(objective))
         except Exception as error:
@@ -251,15 +251,13 @@ class _Actor:
 
     def run(self, jobs: Sequence[Job]) -> Generator[Any]:
         assert self._worker is not None
-        if not self._ended:  # on a busy node it may come to them late
-            yield from self._worker.work(jobs, lambda: self._asked)
+        yield from self._worker.work(jobs, lambda: self._asked)
 
     def end(self) -> None:
         """Leave nothing behind."""
-        self._ended = True
         if self._worker is not None:
             self._worker.close()
-        tree.end({os.getpid(): self._mark})
+        tree.end_own(self._mark)
 
 
 def _joined(

@@ -186,7 +186,7 @@ def _app(
     for text in words.fixed:
         if (name := name_of(key_of(text))) in own:
             raise UserError(f"{text}: hydra.sweeper.space searches {name}; leave one of them out")
-    for text, where in ((resource, "resource"), *((key_of(each), "resume") for each in settings.resume)):
+    for text, where in ((resource.lstrip("+"), "resource"), *((key_of(each), "resume") for each in settings.resume)):
         if name_of(text) in own:
             raise UserError(f"hydra.sweeper.{where}: {name_of(text)} is set for each job; it cannot be searched, too")
     r_max = settings.r_max if settings.r_max is not None else OmegaConf.select(cfg, resource)
