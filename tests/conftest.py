@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from halving.environment import wait_passively
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the cores
 
-wait_passively()  # tests share the cores
-
-import known  # noqa: E402, F401
-import torch  # noqa: E402  (which reads what was set)
+import known  # noqa: F401
+import torch  # which reads what was set
 
 _THREADS = torch.get_num_threads()
 

@@ -33,13 +33,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from halving.environment import expanded, wait_briefly
+
+wait_briefly()  # as train.py does
+
 import torch
 from epoch import book_epoch, book_loader
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from halving.data import Data, fashion_mnist
-from halving.environment import expanded
 from halving.training.batched.allocation import keep_memory
 from halving.training.batched.program import Program
 from halving.training.dropout import Dropout

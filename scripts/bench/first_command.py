@@ -1,10 +1,10 @@
 """What a newcomer waits for: `python train.py scheduler=sha eta=3`, on a quiet machine and beside busy loops.
 
 `python scripts/bench/first_command.py --repeats 3` runs the command in turn as it is by default, with threads that
-spin while they wait (libgomp's own default) and with one thread, each without and with one busy loop per core. It
-prints the seconds from the key press to the plan, to the first trial's end, to the winner and to the end of the
-process, their medians, and how they relate to those of the default on the quiet machine. Overrides after the options
-change the study.
+spin long while they wait (libgomp's own default), with threads that sleep at once, and with one thread, each without
+and with one busy loop per core. It prints the seconds from the key press to the plan, to the first trial's end, to the
+winner and to the end of the process, their medians, and how they relate to those of the default on the quiet machine.
+Overrides after the options change the study.
 """
 
 import argparse
@@ -24,7 +24,12 @@ TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 STUDY = ("scheduler=sha", "eta=3", "hydra.run.dir=run")
 STAGES = ("plan", "first trial", "winner", "end")
 # GOMP_SPINCOUNT is libgomp's own default, where nothing is set.
-WAYS = {"default": ({}, ()), "spinning": ({"GOMP_SPINCOUNT": "300000"}, ()), "1 thread": ({}, ("executor.threads=1",))}
+WAYS = {
+    "default": ({}, ()),
+    "spinning": ({"GOMP_SPINCOUNT": "300000"}, ()),
+    "sleeping": ({"OMP_WAIT_POLICY": "PASSIVE"}, ()),
+    "1 thread": ({}, ("executor.threads=1",)),
+}
 _VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from halving.errors import UserError
 
+_SPINS = 5000  # a quarter of a millisecond: most pieces of a step follow sooner
 _MOST_THREADS = 4  # more do not pay for networks that a laptop trains in seconds
 _LONGEST_DIFF = 100_000  # characters: what is longer is known by its digest
 _PACKAGES = ("halving", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "hydra-core", "wandb")
@@ -46,14 +47,15 @@ def dated(text: str) -> dict[str, str]:
     return {"notes": text, **({"noted": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"} if text else {})}
 
 
-def wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait for each other, here and in child processes; a user's setting stays.
+def wait_briefly() -> None:
+    """Let OpenMP's threads spin but briefly while they wait for each other, then sleep; a user's setting stays.
 
-    Spinning, they take the cores from other programs and from each other: tens of times slower beside a busy loop. It
-    counts only for what loads OpenMP later, as torch does when it is first imported.
+    Spinning long, as libgomp's do by default, they take the cores from other programs and from each other: tens of
+    times slower beside a busy loop. Sleeping at once, they make a small network's step take twice as long. It counts
+    here and in child processes, for what loads OpenMP later, as torch does when it is first imported.
     """
     if not any(map(os.environ.get, ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(_SPINS)}
 
 
 def allow_files() -> None:

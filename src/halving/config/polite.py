@@ -31,7 +31,7 @@ from halving.config.arguments import config_paths, directories, placed, read, re
 from halving.config.resumption import register_resolvers, repeat
 from halving.config.suggestions import nearest, nearest_option
 from halving.config.yaml_files import redact_files
-from halving.environment import wait_passively
+from halving.environment import wait_briefly
 from halving.errors import UserError, first_line
 from halving.journal import FILE
 from halving.redaction import Secrets
@@ -67,7 +67,7 @@ def command_line(conf: Path, recorded: Sequence[str] = ()) -> Callable[[Callable
             before = os.environ.get(_FULL_ERROR)
             os.environ[_FULL_ERROR] = "1"
             trust.remember()
-            wait_passively()
+            wait_briefly()
             logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
             if not os.environ.get("HALVING_DATA"):  # set to nothing is not set
                 os.environ.pop("HALVING_DATA", None)

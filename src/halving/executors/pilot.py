@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from halving.environment import wait_passively
+from halving.environment import wait_briefly
 from halving.errors import UserError
 from halving.executors.base import Objective
 from halving.executors.letters import Letters
@@ -65,7 +65,7 @@ def main(invited: dict[str, Any], name: str, workers: str) -> None:
     asked: list[int] = []
     for number in _SIGNALS:
         signal.signal(number, lambda number, frame: asked.append(number))
-    wait_passively()
+    wait_briefly()
     try:
         channel = Letters(Path(invited["directory"])) if "directory" in invited else join(invited)
     except Exception as error:

@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pickle import PicklingError
 from secrets import token_hex
 
-from halving.environment import wait_passively
+from halving.environment import wait_briefly
 from halving.errors import UserError, whole
 from halving.executors import signals, tree
 from halving.executors.base import Objective
@@ -60,7 +60,7 @@ class Process(Pool):
     ) -> None:
         self.workers = whole("executor.workers", workers, most=_WORKERS)
         within, batching = limits(retries, trial_timeout), Batching.of(objective, batch, patience)
-        wait_passively()  # several workers' threads share the cores
+        wait_briefly()  # several workers' threads share the cores
         places = [devices[i % len(devices)] if devices else None for i in range(self.workers)]
         super().__init__(Processes(objective, places), *within, START, batching)
 

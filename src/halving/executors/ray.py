@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from halving.environment import cores, wait_passively
+from halving.environment import cores, wait_briefly
 from halving.errors import StudyError, UserError, last_line, real, whole
 from halving.executors import tree
 from halving.executors.base import Objective
@@ -233,7 +233,7 @@ class _Actor:
     """A worker. It has a thread besides, which hears that it is to stop."""
 
     def __init__(self, objective: bytes) -> None:
-        wait_passively()  # before torch is imported
+        wait_briefly()  # before torch is imported
         self._mark = secrets.token_hex(8)
         tree.brand(self._mark)
         self._asked, self._worker, self._cause = False, None, ""
