@@ -216,6 +216,8 @@ def main() -> None:
         arguments = parser.parse_args()
         if bool(arguments.paths) == bool(arguments.what_if):
             parser.error("give either run directories to compare, or --what-if FILE")
+        if arguments.what_if and arguments.out:
+            parser.error("--out is for what a comparison writes; --what-if only prints")
         if min(arguments.workers) < 1 or arguments.seeds < 1:
             parser.error("--workers and --seeds take numbers of at least 1")
         if arguments.what_if:

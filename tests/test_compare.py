@@ -591,6 +591,7 @@ def test_record_writes_a_table_that_what_if_replays(fork: Forks, studies: Path, 
         (["nowhere"], "error: nowhere: no journal.jsonl there or below"),
         ([], "give either run directories"),
         (["--what-if", "nowhere.npz"], "error: nowhere.npz: no such file"),
+        (["--what-if", "nowhere.npz", "--out", "there"], "--what-if only prints"),
     ],
 )
 def test_mistakes_are_one_message(fork: Forks, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -17,16 +17,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from halving.environment import expanded, wait_briefly
-
-wait_briefly()  # as train.py does
-
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from halving.data import Data, fashion_mnist
 from halving.data.torchvision_shim import allow_import
+from halving.environment import expanded
 from halving.training.loop import place, train_epoch
 from halving.training.models.lenet import LeNet
 

@@ -30,7 +30,10 @@ def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
 def begin(seed: int) -> None:
     """Let the global generators begin at `seed`."""
     if torch := sys.modules.get("torch"):
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:  # which, for GPUs that are not there, would format a traceback at each epoch
+            torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
