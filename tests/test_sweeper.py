@@ -262,8 +262,9 @@ def test_what_a_resource_counts_is_named_as_the_app_names_it() -> None:
 
 
 def test_the_plugin_imports_nothing_of_halving() -> None:
-    plugin = "hydra_plugins.hydra_halving_sweeper.halving_sweeper"
+    package = "hydra_plugins.hydra_halving_sweeper"
+    plugin = f"{package}.halving_sweeper"
     before = "import sys, hydra.plugins.sweeper, hydra.types; before = {*sys.modules}"
     code = f"{before}; import {plugin}; print(*{{*sys.modules}} - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
-    assert {*done.stdout.split()} <= {"hydra_plugins", "hydra_plugins.hydra_halving_sweeper", plugin}
+    assert {*done.stdout.split()} <= {"hydra_plugins", package, f"{package}.settings", plugin}

@@ -44,8 +44,7 @@ from halving.tracking.terminal import one_line
 from halving.tracking.wandb import Wandb
 from halving.trial import Configuration, Job, Value
 from halving.tuner import Budget, Tuner
-from hydra_plugins.hydra_halving_sweeper.halving_sweeper import BUDGET
-from hydra_plugins.hydra_halving_sweeper.halving_sweeper import HalvingSweeperConf as Settings
+from hydra_plugins.hydra_halving_sweeper.settings import BUDGET, Settings
 
 _DIRECTIONS, _LAUNCHES, _INJECTED = ("minimize", "maximize"), ("launcher", "subprocess"), ("lightning",)
 # What of a command line is not the winner's: how it was swept.
