@@ -562,6 +562,10 @@ def test_an_objective_trains_neighbours_that_are_alike_together(
     jobs = [Job(trial, {"model.width": width}, 0, 2) for trial, width in enumerate(widths)]
     steps = list(ConfiguredObjective(study, tmp_path, 1)(jobs))
     assert trained == [3, 3]
+    list(
+        ConfiguredObjective(study, tmp_path / "more", 1)([Job(trial, {"model.width": 256}, 0, 1) for trial in range(4)])
+    )
+    assert trained == [3, 3, 4]
     alone = [step for job in jobs for step in ConfiguredObjective(study, tmp_path / "alone", 1)([job])]
     for trial in range(len(jobs)):
         (own, own_end), (metrics, end) = told(alone, trial), told(steps, trial)

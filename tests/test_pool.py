@@ -251,10 +251,19 @@ def test_a_slot_gets_at_most_a_batch_of_what_is_alike_the_oldest_first() -> None
     assert given(pool, [job(4, 9), job(5, 9), job(6, 9)]) == [6] and backend.groups[-1] == (0, [1, 3, 4, 5])
 
 
+class Alike:
+    def __call__(self, jobs: Sequence[Job]) -> Iterator[Step]:
+        return (end(job.trial) for job in jobs)
+
+    def alike(self, job: Job) -> int:
+        return job.until
+
+
 def test_what_knows_nothing_of_being_alike_runs_one_by_one_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     executor = Batched(lambda jobs: (end(job.trial) for job in jobs), batch=4)
     assert given(executor, map(job, range(3))) == [1, 2] and executor.batch == 1
     assert list(executor.wait()) == [end(0)] and caplog.text.count("executor.batch=4 has no effect") == 1
+    assert given(Batched(Alike(), batch=4), map(job, range(5))) == [4]
 
 
 def test_what_is_alike_to_nobody_has_all_of_a_slot_at_once() -> None:
@@ -309,7 +318,9 @@ def test_of_one_slot_the_largest_group_goes_first_until_another_has_waited_too_l
         (None, "timeout: it took longer than executor.trial_timeout=10 s; 3 trials were trained together"),
     ],
 )
-def test_nobody_pays_for_what_becomes_of_a_group(said: Message | None, reason: str, clock: Clock) -> None:
+def test_nobody_pays_for_what_becomes_of_a_group(
+    said: Message | None, reason: str, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     backend = Scripted((0, Ready()))
     pool = batched(backend, retries=1, trial_timeout=10)
     given(pool, map(job, range(3)))
@@ -319,6 +330,7 @@ def test_nobody_pays_for_what_becomes_of_a_group(said: Message | None, reason: s
     clock.now += 1 if said is None else 0
     told = heard(pool, backend, *([(0, said)] if said is not None else []))
     assert [type(step) for step in told] == [Restarted, Restarted] and reason in str(told[0])
+    assert ("failed together between 0 and 3: traceback" in caplog.text) == isinstance(said, Raised)
     heard(pool, backend)
     alone = backend.groups[1:]
     assert [trials for _, trials in alone] == [[0], [2]][: 2 if isinstance(said, Raised) else 1]

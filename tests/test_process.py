@@ -201,6 +201,7 @@ def test_what_fails_at_one_place_shows_its_traceback_once(executor: Any, caplog:
         halving.tune(_raises, {"x": [1, 2, 3]}, r_max=3, executor=executor)
     assert caplog.text.count("Traceback") == 1 and caplog.text.count("in _raises") == 1
     assert caplog.text.count("where one failed before: ValueError: of ") == 2
+    assert caplog.text.count(" failed between 0 and ") == 3
 
 
 @pytest.mark.parametrize("executor", [Serial, partial(Process, workers=1)])
