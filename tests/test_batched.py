@@ -26,7 +26,7 @@ from halving.data import Data
 from halving.data.base import Split
 from halving.targets import locate
 from halving.training.batched import choice, program
-from halving.training.batched.joining import likeness
+from halving.training.batched.joining import Unlike, likeness, structure
 from halving.training.batched.joint import Joint
 from halving.training.batched.modules import JOINED, Masks
 from halving.training.batched.steps import Each, Vectors, stepping
@@ -74,7 +74,13 @@ def shaken(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def augmented(**settings: Any) -> Data:
-    return replace(doubled(**settings), augment=shaken, metrics={"first": lambda outputs, _: float(outputs[0, 0])})
+    return replace(
+        doubled(**settings), augment=shaken, metrics={"first": lambda outputs, _: float(outputs[0, 0] + torch.rand(()))}
+    )
+
+
+def drawing(**settings: Any) -> Data:
+    return replace(doubled(**settings), augment=lambda images, _: images.roll(int(torch.randint(14, ())), 3))
 
 
 def configuration(**groups: Any) -> Config:
@@ -191,10 +197,12 @@ class Squares(nn.Module):
 class Own(nn.Module):
     """Has a forward of its own, and may begin with layers that make shared images each trial's own."""
 
-    def __init__(self, shape: list[int], outputs: int, first: str) -> None:
+    def __init__(self, shape: list[int], outputs: int, first: str, dropout: float = 0.2) -> None:
         super().__init__()
-        self.first = {"norm": nn.BatchNorm2d(1), "dropout": Dropout(0.2), "squares": Squares()}[first]
-        self.conv = nn.Conv2d(2 if first == "squares" else 1, 12, 3, stride=2, padding=(1, 0))
+        firsts = {"norm": nn.BatchNorm2d(1), "dropout": Dropout(dropout), "squares": Squares()}
+        self.first, self.spare = firsts.get(first, nn.Identity()), nn.Linear(2, 2)
+        wide = {"dilation": 2, "padding": (2, 1)} if first == "dilated" else {"padding": (1, 0)}
+        self.conv = nn.Conv2d(2 if first == "squares" else 1, 12, 3, stride=2, **wide)
         self.deep = nn.Conv2d(12, 12, 3, padding="same", groups=2, bias=False)
         self.drop, self.out = Dropout(0.5), nn.Linear(108, 8)
         self.last = nn.Sequential(nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, outputs))
@@ -205,7 +213,7 @@ class Own(nn.Module):
         return self.last(self.out(self.drop(images.flatten(1))))
 
 
-@pytest.mark.parametrize("first", ["norm", "dropout", "squares"])
+@pytest.mark.parametrize("first", ["norm", "dropout", "squares", "dilated"])
 def test_a_model_of_ones_own_trains_with_others_as_alone(
     first: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,8 +221,32 @@ def test_a_model_of_ones_own_trains_with_others_as_alone(
     config["model"] |= {"_target_": "test_batched.Own", "first": first}
     with caplog.at_level("INFO"):
         assert_agree(trials(config, *LRS), tmp_path, 3)
-    assert "trials of Own are trained as one program: their losses and gradients agree" in caplog.messages
-    assert expanded(trials(config, *LRS), tmp_path) == (first != "squares")
+    assert "trials of Own are trained as one program: their losses, gradients and outputs agree" in caplog.messages
+    assert expanded(trials(config, *LRS), tmp_path) == (first in ("norm", "dropout"))
+
+
+def test_what_drops_nothing_in_most_trials_drops_in_the_others(tmp_path: Path) -> None:
+    config = configuration(model="softmax")
+    config["model"] |= {"_target_": "test_batched.Own", "first": "dropout"}
+    assert_agree(trials(config, *({"model.dropout": each} for each in (0.0, 0.0, 0.0, 0.3))), tmp_path, 3)
+
+
+class Capped(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).clamp(max=0.1)
+
+
+class Capping(nn.Sequential):
+    def __init__(self, shape: list[int], outputs: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(shape), 6), Capped(), nn.Linear(6, outputs))
+
+
+def test_an_activation_of_ones_own_stays_what_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = configuration(model="softmax")
+    config["model"]["_target_"] = "test_batched.Capping"
+    with caplog.at_level("INFO"):
+        assert_agree(trials(config, *LRS), tmp_path, 3)
+    assert "trials of Capping are trained as one program" in caplog.text
 
 
 def test_a_residual_network_trains_with_others_as_alone(tmp_path: Path) -> None:
@@ -253,6 +285,26 @@ def test_a_schedule_runs_with_others_as_alone(name: str, tmp_path: Path) -> None
     assert_agree(trials(config, *({**each, "lr_schedule.warmup": i} for i, each in enumerate(LRS))), tmp_path)
 
 
+def test_momentum_gathers_while_no_trial_moves(tmp_path: Path) -> None:
+    config = perceptron(lr_schedule="cosine_warmup")
+    config["optimizer"]["momentum"] = 0.9
+    config["lr_schedule"] |= {"warmup": 1, "warmup_start": 0.0}
+    assert_agree(trials(config, *LRS), tmp_path, 3)
+
+
+class Rebinding(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = parameter.data - 0.1 * parameter.grad
+
+
+def test_an_optimizer_that_makes_other_weights_is_refused_at_its_first_step(tmp_path: Path) -> None:
+    config = perceptron()
+    config["optimizer"]["_target_"] = "test_batched.Rebinding"
+    with pytest.raises(RuntimeError, match="Rebinding puts other tensors in the place of weights"):
+        together(trials(config, *LRS), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["ema", "swa"])
 def test_an_average_is_taken_with_others_as_alone(name: str, tmp_path: Path) -> None:
     config = configuration(model="cnn", averaging=name) | {"metric": "averaged_val_error"}
@@ -264,9 +316,12 @@ def test_numbers_and_augmented_images_are_trained_on_with_others_as_alone(tmp_pa
     config = configuration(data="airfoil", model="mlp", optimizer="sgd")
     config["data"] |= {"train_samples": 80, "batch_size": 8}
     assert_agree(trials(config, *LRS), tmp_path / "numbers")
+    assert not expanded(trials(config, *LRS), tmp_path)
     config = configuration(model="lenet_modern")
     config["data"]["_target_"] = "test_batched.augmented"
     assert_agree(trials(config, *LRS), tmp_path / "images")
+    config["data"]["_target_"] = "test_batched.drawing"
+    assert_agree(trials(config, *LRS), tmp_path / "drawn", 2)
 
 
 def test_trials_with_optimizers_schedules_and_dropout_of_their_own_train_together(tmp_path: Path) -> None:
@@ -473,10 +528,22 @@ class Mixing(nn.Module):
         super().__init__()
         self.flat, self.one, self.two = nn.Flatten(), nn.Linear(math.prod(shape), 6), nn.Linear(6, outputs)
         self.how, self.torchs = how, nn.Dropout(0.5)
+        self.plain, self.gate = nn.Sequential(self.one, nn.ReLU()), nn.Linear(6, 6)
+        if how == "zeros":
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.two.weight)
+        if how == "depth" and torch.rand(()) < 0.5:
+            self.plain.append(nn.Linear(6, 6))
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.one(self.flat(inputs))
         match self.how:
+            case "zeros":
+                hidden = self.plain[1](hidden) + self.gate(hidden)
+            case "depth":
+                hidden = self.plain(self.flat(inputs))
+            case "evaluates" if not self.training:
+                hidden = functional.normalize(hidden, dim=1)
             case "mean":
                 hidden = hidden - hidden.mean(0)
             case "halves":
@@ -486,7 +553,7 @@ class Mixing(nn.Module):
         return self.two(hidden)
 
 
-@pytest.mark.parametrize("how", ["mean", "halves", "draws"])
+@pytest.mark.parametrize("how", ["mean", "halves", "draws", "evaluates", "zeros", "depth"])
 def test_what_would_give_other_numbers_is_trained_one_after_the_other(
     how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -496,6 +563,59 @@ def test_what_would_give_other_numbers_is_trained_one_after_the_other(
         assert_agree(trials(config, *LRS), tmp_path, 2)
     said = [message for message in caplog.messages if "one after the other" in message]
     assert len(said) == 1 and ("random numbers" in said[0]) == (how == "draws")
+
+
+def clamped(model: nn.Module) -> nn.Module:
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+    return model
+
+
+class Counting(nn.Linear):
+    def get_extra_state(self) -> int:
+        return 3
+
+
+class Other(Dropout):
+    pass
+
+
+def tied() -> nn.Module:
+    one, two = nn.Linear(4, 4), nn.Linear(4, 4)
+    two.weight.data = one.weight.data
+    return nn.Sequential(one, two)
+
+
+def apart() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.weight = nn.Parameter(torch.zeros(4, 8)[:, :4])
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: clamped(nn.Linear(4, 4)), "hooks"),
+        (lambda: nn.BatchNorm1d(4, track_running_stats=False), "track_running_stats=False"),
+        (lambda: Counting(4, 4), "Counting"),
+        (Other, "test_batched.Other"),
+        (tied, "share memory"),
+        (apart, "lie apart"),
+    ],
+)
+def test_what_a_program_would_lose_is_refused(make: Callable[[], nn.Module], reason: str) -> None:
+    with pytest.raises(Unlike, match=reason):
+        structure(make())
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scaled = lambda inputs: scale * inputs
+
+
+def test_functions_are_alike_by_what_they_do_and_hold() -> None:
+    assert structure(Scaled(2.0)) == structure(Scaled(2.0)) != structure(Scaled(8.0))
 
 
 @pytest.fixture(scope="module")

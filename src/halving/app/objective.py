@@ -78,7 +78,7 @@ class ConfiguredObjective:
         except Unlike as reason:
             if str(reason) not in _said:
                 _said.add(str(reason))
-                log.info("%s trains one trial at a time, not many as one program", reason)
+                log.warning("%s trains one trial at a time, not many as one program", reason)
         except (Exception, SystemExit):  # a model may raise anything
             pass
         return None

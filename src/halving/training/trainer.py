@@ -172,6 +172,10 @@ class Trainer:
         averaged = {} if self._begun is None else {"averaged": self._begun.state()}
         return {"model": self.model.state_dict(), **averaged}
 
+    def evaluating(self, epoch: int) -> AbstractContextManager[None]:
+        """Let what draws random numbers draw what it does in the validation after `epoch`."""
+        return self._seeded(_EVALUATION, epoch)
+
     def load(self, weights: Mapping[str, Any]) -> None:
         """Go back to what `weights` returned."""
         self.model.load_state_dict(weights["model"])

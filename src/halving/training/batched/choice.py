@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from halving.checkpoints.content import digest
 from halving.data.base import Data
-from halving.training.batched.joining import structure
+from halving.training.batched.joining import Unlike, structure
 from halving.training.batched.joint import Joint
 from halving.training.dropout import Dropout
-from halving.training.loop import mean_loss
+from halving.training.loop import mean_loss, minibatches
 from halving.training.randomness import captured, seeded
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,8 @@ How = dict[str, bool]
 _COMPARED, _EXAMPLES = 3, 16  # trials and examples
 _TIMED, _REPEATS = 4, 3  # trials, and passes of which the first does not count
 
-_agreed: dict[Hashable, tuple[How | None, str]] = {}
+_agreed: dict[Hashable, How | None] = {}
+_differing: set[type[nn.Module]] = set()
 _chosen: dict[Hashable, How | None] = {}
 _enough: dict[Hashable, int] = {}  # trials that were faster together
 
@@ -31,19 +32,30 @@ _enough: dict[Hashable, int] = {}  # trials that were faster together
 def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
     """Return how `Joint` is to take these models, None where they are better trained one after the other.
 
-    A probe compares losses and gradients in float64 and, unless `forced`, times both ways: of more trials, what is
-    faster of few is so, too. The log says what came of it once for each kind of model.
+    A probe compares losses, gradients and outputs in float64 and, unless `forced`, times both ways: of more trials,
+    what is faster of few is so, too. The log says what came of it once for each kind of model.
     """
-    kind = structure(models[0]), data.mean.device, data.classification
+    why, structures = "their structures differ", set[Hashable]()
+    try:
+        structures = {structure(model) for model in models}
+    except Unlike as reason:
+        why = str(reason)
+    if len(structures) != 1:
+        if type(models[0]) not in _differing:
+            _differing.add(type(models[0]))
+            _warn(models, why)
+        return None
+    kind = structures.pop(), data.mean.device, data.classification, data.augment
     if kind not in _agreed:
         with seeded(0, str(data.mean.device)):
-            _agreed[kind] = _agreement(models, data)
-        _log(models, *_agreed[kind])
-    how, _ = _agreed[kind]
-    timed = *kind, torch.get_num_threads()
+            how, why = _agreement(models, data)
+        _agreed[kind] = how
+        _warn(models, why) if how is None else _log(models, how, why)
+    how = _agreed[kind]
+    timed = *kind, torch.get_num_threads(), data.batch_size
     if how is None or forced or len(models) >= _enough.get(timed, _TIMED + 1):
         return how
-    key = *timed, min(len(models), _TIMED), data.batch_size
+    key = *timed, min(len(models), _TIMED)
     if key not in _chosen:
         with seeded(0, str(data.mean.device)):
             took, alone = _seconds(models[:_TIMED], *next(data.batches(data.train)), how)
@@ -51,7 +63,8 @@ def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
         _chosen[key] = how if took < count * alone else None
         if _chosen[key] is not None:
             _enough[timed] = count
-        _log(models, _chosen[key], f"a step of {count} takes {took:.2g} s, of one alone {alone:.2g} s")
+        told = f"at batch size {data.batch_size}, a step of {count} takes {took:.2g} s, of one alone {alone:.2g} s"
+        _log(models, _chosen[key], told)
     return _chosen[key]
 
 
@@ -60,13 +73,22 @@ def _log(models: Sequence[nn.Module], how: How | None, why: str) -> None:
     log.info("trials of %s are trained %s: %s", type(models[0]).__name__, said, why)
 
 
+def _warn(models: Sequence[nn.Module], why: str) -> None:
+    """Say in a worker, too, whose log is its standard error, that trials are none of a program."""
+    log.warning("trials of %s are trained one after the other: %s", type(models[0]).__name__, why)
+
+
 def _agreement(models: Sequence[nn.Module], data: Data) -> tuple[How | None, str]:
     """Return how models give the same together as alone, None where they do not, and why."""
+    before = digest(captured())
+    next(minibatches(data, 1))
+    if digest(captured()) != before:
+        return None, "the data's augmentation draws random numbers of its own"
     few = next(data.batches(data.train, size=_EXAMPLES))
     why = ""
     for how in ({"expanded": False}, {"expanded": True}):
         if not (why := _difference(models[:_COMPARED], *few, how)):
-            return how, "their losses and gradients agree"
+            return how, "their losses, gradients and outputs agree"
     return None, why
 
 
@@ -75,22 +97,47 @@ def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, ho
     try:
         inputs = inputs.double()
         targets = targets.double() if targets.is_floating_point() else targets
-        alone, together = ([_copy(model).double().train() for model in models] for _ in range(2))
+        moved = [_moved(_copy(model).double(), 64 + 32 * i) for i, model in enumerate(models)]
+        alone, together = (deepcopy(moved) for _ in range(2))
         expected = [_alone(model, inputs, targets) for model in alone]
         before = digest(captured())
         joint = Joint(together, inputs.device, **how)
         joint.model.train()
         losses, _, gradients = joint.gradients(inputs, targets)
+        outputs = _evaluated(alone, joint, inputs)
     except Exception as error:
         return f"they cannot be compared ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
     if digest(captured()) != before:
         return "the model draws random numbers of its own"
+    if not all(loss.isfinite() for loss, _ in expected):
+        return "their losses are not finite"
     for i, (loss, own) in enumerate(expected):
         given = [None if each is None else each[i] for each in gradients]
         if not _close(loss, losses[i]) or not all(map(_close, own, given)):
             return "their losses or gradients would be others"
+    if not _close(*outputs):
+        return "their outputs in evaluation would be others"
     buffers = (zip(one.buffers(), many.buffers(), strict=True) for one, many in zip(alone, together, strict=True))
     return "" if all(_close(*pair) for pairs in buffers for pair in pairs) else "their statistics would be others"
+
+
+@torch.no_grad()
+def _moved(model: nn.Module, dropped: int) -> nn.Module:
+    """Return a model, in training, whose weights are none that hide something, as zeros do, and whose dropout drops."""
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    for dropout in model.modules():
+        if isinstance(dropout, Dropout):
+            dropout.dropped, dropout.scale = dropped, 256 / (256 - dropped)
+    return model.train()
+
+
+@torch.inference_mode()
+def _evaluated(alone: Sequence[nn.Module], joint: Joint, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the outputs of models in evaluation, and together, in smaller batches."""
+    joint.model.eval()
+    together = torch.cat([joint.outputs(each) for each in inputs.split(_EXAMPLES // 2)], 1)
+    return torch.stack([model.eval()(inputs) for model in alone]).view_as(together), together
 
 
 def _close(one: Tensor | None, other: Tensor | None) -> bool:

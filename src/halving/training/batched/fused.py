@@ -55,12 +55,10 @@ def fuse(model: nn.Module) -> None:
                 if not isinstance(chain[i - 1], (Linear, Conv2d, BatchNorm)):
                     continue
                 after = chain[i + 1] if i + 1 < len(chain) else None
-                match chain[i]:
-                    case nn.Sigmoid() if isinstance(after, AveragePool):
-                        chain[i], chain[i + 1] = SigmoidAveragePool(), nn.Identity()
-                    case nn.Sigmoid():
-                        chain[i] = Sigmoid()
-                    case nn.ReLU():
-                        chain[i] = nn.ReLU(inplace=True)
-                    case _:
-                        pass
+                kind = type(chain[i])  # of a subclass nobody knows what it does
+                if kind is nn.Sigmoid and type(after) is AveragePool:
+                    chain[i], chain[i + 1] = SigmoidAveragePool(), nn.Identity()
+                elif kind is nn.Sigmoid:
+                    chain[i] = Sigmoid()
+                elif kind is nn.ReLU:
+                    chain[i] = nn.ReLU(inplace=True)

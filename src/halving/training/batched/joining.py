@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Hashable, Mapping
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +42,10 @@ def structure(model: nn.Module) -> Hashable:
 
     Raises Unlike where no number of such models can be one.
     """
+    memory: dict[int, Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not is_lazy(tensor) and memory.setdefault(tensor.untyped_storage().data_ptr(), tensor) is not tensor:
+            raise Unlike("a model whose weights share memory")
     return tuple((name, type(module), _own(module)) for name, module in model.named_modules())
 
 
@@ -51,17 +56,49 @@ def _own(module: nn.Module) -> Hashable:
         raise Unlike("a model with lazy layers")
     if (tensors and kind not in JOINED) or any(isinstance(value, Tensor) for value in attributes.values()):
         raise Unlike(f"a model with {kind.__module__}.{kind.__name__}")
-    if any(value for name, value in vars(module).items() if name in _EVERY and name.endswith("_hooks")):
+    if any(value for name, value in vars(module).items() if name in _EVERY and name.endswith("_hooks")) or any(
+        getattr(tensor, hooks) for _, tensor in tensors for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks")
+    ):
         raise Unlike("a model with hooks")
+    if kind.get_extra_state is not nn.Module.get_extra_state:
+        raise Unlike("a model with extra state")
+    if not all(_dense(tensor) for _, tensor in tensors):
+        raise Unlike("a model whose weights lie apart in memory")
     match module:
+        case Dropout() if kind is not Dropout:
+            raise Unlike(f"a model with {kind.__module__}.{kind.__name__}")
         case Dropout():
             return ()
         case nn.Conv2d() if module.padding_mode != "zeros":
             raise Unlike(f"a model with padding_mode={module.padding_mode}")
-        case nn.BatchNorm1d() | nn.BatchNorm2d() if module.momentum is None:
-            raise Unlike("a model with batch norm of momentum=None")
+        case nn.BatchNorm1d() | nn.BatchNorm2d() if module.momentum is None or not module.track_running_stats:
+            raise Unlike("a model with batch norm of momentum=None or track_running_stats=False")
         case nn.Flatten() if (module.start_dim, module.end_dim) != (1, -1):
             raise Unlike("a model that flattens some dimensions only")
         case _:
             shapes = tuple((name, tensor.dtype, tuple(tensor.shape), tensor.requires_grad) for name, tensor in tensors)
-            return shapes, tuple((name, repr(value)) for name, value in attributes.items())
+            return shapes, tuple((name, _said(value)) for name, value in attributes.items())
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether a tensor's elements lie side by side, in whatever order."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _said(value: object) -> Hashable:
+    """Return what equal values have in common; of what is known by its address alone, the thing itself."""
+    match value:
+        case FunctionType():
+            closed = tuple(_said(cell.cell_contents) for cell in value.__closure__ or ())
+            return value.__module__, value.__qualname__, value.__code__, closed, repr(value.__defaults__)
+        case Hashable() if " at 0x" in repr(value):
+            return value
+        case _:
+            if " at 0x" in (text := repr(value)):
+                raise Unlike(f"a model with {text.partition(' at 0x')[0]}>, which may be another in each trial,")
+            return text

@@ -41,15 +41,15 @@ class Program:
                 average.take(after)
             totals += sums(losses, outputs, targets)
         means = (totals / len(self._data.train)).tolist()
-        seconds, measured = (time.perf_counter() - began) / trials, self.measure(self._data.validation)
+        seconds, measured = (time.perf_counter() - began) / trials, self.measure(self._data.validation, epoch)
         return [
             trainer.end(epoch, {"lr": rate, "train_loss": loss, "train_error": error}, seconds, last)
             for trainer, rate, (loss, error), last in zip(self._trainers, rates, means, measured, strict=True)
         ]
 
     @torch.inference_mode()
-    def measure(self, split: Split) -> list[dict[str, float]]:
-        """Return what `loop.measure` returns of each trial."""
+    def measure(self, split: Split, epoch: int) -> list[dict[str, float]]:
+        """Return what `loop.measure` returns of each trial after an epoch."""
         self._joint.model.eval()
         trials, data = len(self._trainers), self._data
         totals = torch.zeros(trials, 2, dtype=torch.float64, device=data.mean.device)
@@ -62,6 +62,7 @@ class Program:
         measured = [{"loss": loss, "error": error} for loss, error in (totals / len(split)).tolist()]
         if kept:
             everything, targets = torch.cat([each for each, _ in kept], 1), torch.cat([each for _, each in kept])
-            for each, outputs in zip(measured, everything, strict=True):
-                each |= {name: float(own(outputs, targets)) for name, own in data.metrics.items()}
+            for each, outputs, trainer in zip(measured, everything, self._trainers, strict=True):
+                with trainer.evaluating(epoch):
+                    each |= {name: float(own(outputs, targets)) for name, own in data.metrics.items()}
         return measured

@@ -33,6 +33,7 @@ class Each:
     def __init__(self, optimizers: Sequence[Optimizer], parameters: Parameters) -> None:
         self._optimizers, self._parameters = optimizers, parameters
         self._steps = [step_of(optimizer) for optimizer in optimizers]
+        self._places = [(own[-1], own[-1].data_ptr()) for _, own in parameters]
 
     def __call__(self, gradients: Gradients, rates: Sequence[float]) -> None:
         for (stacked, own), gradient in zip(self._parameters, gradients, strict=True):
@@ -43,6 +44,8 @@ class Each:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             step()
+        if any(weights.data_ptr() != place for weights, place in self._places):
+            raise RuntimeError(f"{type(self._optimizers[-1]).__name__} puts other tensors in the place of weights")
 
 
 class Vectors:
@@ -60,14 +63,15 @@ class Vectors:
             group["lr"] = rate
         lr = self._vector("lr")
         for i, (weights, gradient) in enumerate(zip(self._weights, gradients, strict=True)):
-            if gradient is None or lr is None:
+            if gradient is None:
                 continue
             shape = (-1, *(1,) * (weights.ndim - 1))
             if self._decay is not None:
                 gradient = torch.addcmul(gradient, weights, self._decay.view(shape))
             if self._momentum is not None:
                 gradient = self._buffers[i].mul_(self._momentum.view(shape)).add_(gradient)
-            weights.addcmul_(gradient, lr.view(shape), value=-1)
+            if lr is not None:
+                weights.addcmul_(gradient, lr.view(shape), value=-1)
 
     def _vector(self, name: str) -> Tensor | None:
         """Return a setting of all trials (k,), None where it is 0 in each."""
