@@ -103,9 +103,12 @@ def pilots(there: Path) -> set[int]:
 
 def nobody_left(there: Path) -> bool:
     deadline = time.monotonic() + 60
-    while pilots(there) and time.monotonic() < deadline:
+    while (left := pilots(there)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not pilots(there)
+    for pid in left:
+        words = ["ps", "--forest", "-o", "pid,ppid,etimes,stat,wchan:24,args", "-g", str(os.getsid(pid))]
+        print(subprocess.run(words, capture_output=True, text=True, check=False).stdout)
+    return not left
 
 
 class Nobody:
