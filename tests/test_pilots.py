@@ -29,7 +29,7 @@ from test_conformance import complaints
 
 from halving.conformance import conform
 from halving.errors import UserError
-from halving.executors import Serial
+from halving.executors import Serial, pilot
 from halving.executors.pilot import gpus, join, places
 from halving.executors.pilots import Pilots
 from halving.executors.signed import Signed
@@ -99,6 +99,12 @@ def pilots(there: Path) -> set[int]:
             if mine and (process / "comm").read_text().startswith("python"):
                 pids.add(int(process.name))
     return pids
+
+
+def test_a_pilot_gives_up_whoever_has_the_port_of_a_study_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pilot, "GREETING", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(OSError, match="temporarily unavailable"):
+        join({"host": "127.0.0.1", "port": silent.getsockname()[1], "key": "00" * 32})
 
 
 def nobody_left(there: Path) -> bool:

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ BEGIN = (
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _ANSWER = 30  # seconds for a machine to name its GPUs
 SILENCE = 60  # seconds after which the other side is given up
+GREETING = 60  # seconds for the other side to show that it is the study, whose port may be another's by now
 
 Order = tuple[Slot, tuple[Job, ...] | Stopped | None]  # to run, to stop, to be killed
 
@@ -203,7 +205,16 @@ def join(invited: dict[str, Any]) -> Signed:
     end.settimeout(None)
     connection = Connection(end.detach())
     tune(connection)
-    return Signed(connection, key, door=False)
+    _answered_within(connection, GREETING)
+    channel = Signed(connection, key, door=False)
+    _answered_within(connection, 0)
+    return channel
+
+
+def _answered_within(connection: Connection, seconds: int) -> None:
+    """Let a connection raise OSError where nothing is heard for so long; with 0 it waits."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
 
 
 def _hear(channel: Signed | Letters, orders: "SimpleQueue[Order | None]", ring: Connection) -> None:
