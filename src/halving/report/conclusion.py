@@ -38,7 +38,7 @@ def conclusion(history: History, run_dir: Path | None = None, again: str = "") -
     if ended is not None and ended.command and not single:
         lines.append(f"train it again: {ended.command}")
         if (header.provenance.config.get("executor") or {}).get("batch", 1) > 1:
-            lines.append("(it was trained together with others: alone its last digits are others, and may grow apart)")
+            lines.append("(if it was trained together with others, alone its last digits differ, and may grow apart)")
         lines += [text] if (text := in_full(history)) else []
     if run_dir is not None:
         lines.append(f"files: {run_dir}")

@@ -43,14 +43,14 @@ def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
     if len(structures) != 1:
         if type(models[0]) not in _differing:
             _differing.add(type(models[0]))
-            _warn(models, why)
+            _log(models, None, why, logging.WARNING)
         return None
     kind = structures.pop(), data.mean.device, data.classification, data.augment
     if kind not in _agreed:
         with seeded(0, str(data.mean.device)):
             how, why = _agreement(models, data)
         _agreed[kind] = how
-        _warn(models, why) if how is None else _log(models, how, why)
+        _log(models, how, why, logging.WARNING if how is None else logging.INFO)
     how = _agreed[kind]
     timed = *kind, torch.get_num_threads(), data.batch_size
     if how is None or forced or len(models) >= _enough.get(timed, _TIMED + 1):
@@ -68,14 +68,9 @@ def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
     return _chosen[key]
 
 
-def _log(models: Sequence[nn.Module], how: How | None, why: str) -> None:
+def _log(models: Sequence[nn.Module], how: How | None, why: str, level: int = logging.INFO) -> None:
     said = "one after the other" if how is None else "as one program"
-    log.info("trials of %s are trained %s: %s", type(models[0]).__name__, said, why)
-
-
-def _warn(models: Sequence[nn.Module], why: str) -> None:
-    """Say in a worker, too, whose log is its standard error, that trials are none of a program."""
-    log.warning("trials of %s are trained one after the other: %s", type(models[0]).__name__, why)
+    log.log(level, "trials of %s are trained %s: %s", type(models[0]).__name__, said, why)
 
 
 def _agreement(models: Sequence[nn.Module], data: Data) -> tuple[How | None, str]:

@@ -1,9 +1,10 @@
 """Which trials can be trained as one program."""
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -95,7 +96,14 @@ def _said(value: object) -> Hashable:
     match value:
         case FunctionType():
             closed = tuple(_said(cell.cell_contents) for cell in value.__closure__ or ())
-            return value.__module__, value.__qualname__, value.__code__, closed, repr(value.__defaults__)
+            given = _said(value.__defaults__), _said(value.__kwdefaults__)
+            return value.__module__, value.__qualname__, value.__code__, closed, given
+        case partial():
+            return _said(value.func), _said(value.args), _said(value.keywords)
+        case list() | tuple():
+            return type(value), *map(_said, cast(Sequence[object], value))
+        case dict():
+            return tuple((_said(key), _said(each)) for key, each in cast(dict[object, object], value).items())
         case Hashable() if " at 0x" in repr(value):
             return value
         case _:
