@@ -81,6 +81,18 @@ def test_a_step_is_the_optimizers_own(option: Path) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(ours.parameters(), network().parameters(), strict=True))
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adam])
+def test_a_step_that_torch_cannot_fuse_there_is_taken_unfused(kind: Any) -> None:
+    # As Adagrad's on a GPU before torch 2.13; complex weights are nowhere fused.
+    weights = [torch.nn.Parameter(torch.ones(2, dtype=torch.complex64)) for _ in range(2)]
+    for weight, fused in zip(weights, (True, False), strict=True):
+        optimizer = kind([weight], lr=0.1, fused=fused)
+        weight.grad = torch.full_like(weight, 0.5)
+        for _ in range(2):
+            step_of(optimizer)()
+    assert torch.equal(*weights) and not torch.equal(weights[0], torch.ones_like(weights[0]))
+
+
 def test_sgd_from_scratch_takes_the_step_of_the_formula() -> None:
     """mean over x in {1, 3} of (w x - 2 x)^2 / 2 has the gradient 5 (w - 2); lr 0.1 leads from 0 to 1, then 1.5."""
     w, untouched = torch.zeros((), requires_grad=True), torch.ones(2, requires_grad=True)

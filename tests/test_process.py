@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Forks
 from faults.objectives import Chaotic, FullDisk, Hanging, Hungry, Killed, Patient, Plain, Unlucky
 from hydra import compose, initialize_config_dir
 
@@ -230,6 +231,29 @@ def test_memory_of_the_device_is_not_asked_for_twice(tmp_path: Path, monkeypatch
     assert isinstance(finished, Finished) and finished.outcome.failed
     assert finished.cause.startswith("out of memory on cpu: a smaller data.batch_size")
     assert "Tried to allocate 2.00 GiB" in finished.cause and "second line" not in finished.cause
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 80 GiB. Process 7 has"),
+            "80 GiB)",
+        ),
+        (torch.AcceleratorError("CUDA error: out of memory\nSearch for"), "CUDA error: out of memory)"),
+    ],
+)
+def test_a_device_without_room_for_the_data_is_told_in_a_line(
+    error: Exception, said: str, fork: Forks, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"import torch\n\ndef full(**settings):\n    raise torch.{type(error).__name__}({str(error)!r})\n"
+    )
+    words = ["trusted_packages=[mine]", "data._target_=mine.full", "tracker=none"]
+    for more in ([], ["scheduler=sha"], ["scheduler=sha", "executor=process", "executor.workers=2"]):
+        result = fork(*words, *more, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+        assert result.returncode == 1 and result.stderr.startswith("error: out of memory on cpu: ")
+        assert result.stderr.endswith(f"{said}\n") and result.stderr.count("\n") == 1
 
 
 def test_a_full_disk_under_a_worker_ends_the_study() -> None:

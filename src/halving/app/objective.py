@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -85,17 +86,24 @@ class ConfiguredObjective:
 
     def _run(self, jobs: Sequence[Job]) -> Generator[Step]:
         fidelities, settings = zip(*map(self._prepared, jobs), strict=True)
-        try:
+        with self._memory():
             if len(jobs) == 1:
                 yield from fidelities[0].run(settings[0], jobs[0])
             else:
                 yield from fidelities[0].run_together(settings, jobs)
-        except torch.OutOfMemoryError as error:
-            raise DeviceFull(
-                f"out of memory on {self.request['device']}: a smaller data.batch_size or model needs less, and a "
-                f"lower executor.trials_per_gpu leaves more ({first_line(error)})"
-            ) from error
-        except RuntimeError as error:
+
+    @contextmanager
+    def _memory(self) -> Generator[None]:
+        """Raise DeviceFull where the device's memory is full, MemoryError where the machine's is."""
+        try:
+            yield
+        except RuntimeError as error:  # OutOfMemoryError is one, and AcceleratorError, where not even CUDA has room
+            if isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error):
+                said = ". ".join(first_line(error).split(". ")[:3])  # and not of each process what it has
+                raise DeviceFull(
+                    f"out of memory on {self.request['device']}: a smaller data.batch_size, model or executor.batch "
+                    f"needs less, and a lower executor.trials_per_gpu leaves more ({said})"
+                ) from error
             if "can't allocate memory" in str(error):
                 raise MemoryError(first_line(error)) from error
             raise
@@ -103,7 +111,8 @@ class ConfiguredObjective:
     def prepare(self, configuration: Configuration) -> Fidelity:
         """Return the fidelity, after building everything once. Raises UserError for what could not run."""
         fidelity, setting = self._prepared(Job(0, dict(configuration), 0, 0))
-        fidelity.prepare(setting)
+        with self._memory():
+            fidelity.prepare(setting)
         return fidelity
 
     def prepare_options(self, space: Space) -> None:
@@ -117,16 +126,19 @@ class ConfiguredObjective:
     def data(self) -> str | None:
         """Return the digest of what is trained on, None where a training brings data of its own."""
         fidelity, setting = self._prepared(Job(0, {}, 0, 0))
-        return setting.recipe().data.digest() if fidelity.loads else None
+        with self._memory():
+            return setting.recipe().data.digest() if fidelity.loads else None
 
     def test(self, job: Job) -> dict[str, float]:
         """Return the test metrics of a trial that has finished `job`."""
         fidelity, setting = self._prepared(job)
-        return fidelity.test(setting, job)
+        with self._memory():
+            return fidelity.test(setting, job)
 
     def ensemble(self, jobs: Sequence[Job]) -> dict[str, float]:
         """Return the test metrics of the mean prediction of what finished jobs trained, if that is our own loop."""
-        return ensemble.test(chain.from_iterable(self._trained(job) for job in jobs))
+        with self._memory():
+            return ensemble.test(chain.from_iterable(self._trained(job) for job in jobs))
 
     def _trained(self, job: Job) -> Iterable[Trainer]:
         fidelity, setting = self._prepared(job)

@@ -82,17 +82,21 @@ class Runner:
         self._study = study
         self._journal = journal
         self._conclude = conclude
-        self._begun = self._over = False
+        self._begun = self._over = self._dismissed = False
         self._handlers: dict[int, Any] = {}
 
     def run(self, last: Callable[[], Ended], confirm: Callable[[], None] | None = None) -> None:
-        """Run to the end, and `confirm` its best; `last` says what it came to, unless a signal ended it."""
+        """Run to the end, and `confirm` its best; `last` says what it came to, unless a signal ended it.
+
+        By then no worker is left, so that none holds memory of a GPU on which the winner is to be tested.
+        """
         self.begin()
         with _back_here():
             self.tuner.run()
             if confirm is not None and not self.signals:
                 confirm()
         if not self.signals:
+            self._dismiss()
             self.tuner.record(last())
 
     def confirm(self, confirming: Confirming, seed: int, until: int, objective: Tested) -> None:
@@ -140,13 +144,19 @@ class Runner:
             stack.callback(lambda: None if self._at_once(kind) else self._write())
             if self._journal is not None:
                 stack.callback(self._close, self._journal, error)
-            stack.enter_context(noted("the workers could not be ended", self.problems))
-            stack.callback(self._study.executor.shutdown, graceful=False)
+            stack.callback(self._dismiss)
 
     def requeue(self) -> None:
         """End the process as a queue wants it that asked for the end: it is going to begin the job again."""
         if (number := self.signals[0]) not in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number](number, None)
+
+    def _dismiss(self) -> None:
+        """End the workers, once."""
+        if not self._dismissed:
+            with noted("the workers could not be ended", self.problems):
+                self._study.executor.shutdown(graceful=False)
+            self._dismissed = True
 
     def _at_once(self, kind: type[BaseException] | None) -> bool:
         return len(self.signals) > 1 or (kind is not None and not issubclass(kind, Exception))

@@ -22,9 +22,16 @@ def step_of(optimizer: Optimizer) -> Callable[[], Any]:
     kind = type(optimizer)
     if not kind.__module__.startswith("torch.optim."):
         return optimizer.step
-    return partial(_stepped, partial(unwrap(kind.step), optimizer), bool(optimizer.defaults.get("differentiable")))
+    return partial(_stepped, optimizer, unwrap(kind.step), bool(optimizer.defaults.get("differentiable")))
 
 
-def _stepped(step: Callable[[], Any], differentiable: bool) -> None:
+def _stepped(optimizer: Optimizer, step: Callable[[Optimizer], Any], differentiable: bool) -> None:
     with torch.set_grad_enabled(differentiable):
-        step()
+        try:
+            step(optimizer)
+        except RuntimeError as error:  # Adagrad is fused on CPUs alone before torch 2.13
+            if "`fused=True` requires" not in str(error):
+                raise
+            for group in optimizer.param_groups:
+                group["fused"] = False
+            step(optimizer)

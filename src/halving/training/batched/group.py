@@ -51,6 +51,7 @@ def train(
     finally:
         for steps in left:
             steps.close()
+        group.close()
 
 
 def _steps(begin: Any, store: Store, job: Job, course: Course) -> Generator[Step | None]:
@@ -77,6 +78,13 @@ class Group:
         """Let a trial train with the others no more."""
         if member in self._members:
             self._members.remove(member)
+        if member in self._program[0]:
+            self._program = ([], None)
+
+    def close(self) -> None:
+        """Let go of all trials, and with them of the device's memory, some of which may never have begun."""
+        self._members.clear()
+        self._program = ([], None)
 
     def train(self, member: "Member", epoch: int) -> None:
         """Train `epoch` of a member, and of all others for which it is the next."""
