@@ -1,14 +1,17 @@
 """Trials trained as one program: in float64 the same numbers as alone, whatever becomes of their neighbours."""
 
+import gc
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from weakref import ReferenceType, ref
 
 import pytest
 import torch
@@ -29,6 +32,7 @@ from halving.training.batched import choice, program
 from halving.training.batched.joining import Unlike, likeness, structure
 from halving.training.batched.joint import Joint
 from halving.training.batched.modules import JOINED, Masks
+from halving.training.batched.recorded import Recorded
 from halving.training.batched.steps import Each, Vectors, stepping
 from halving.training.dropout import Dropout
 from halving.training.fidelities.epochs import Epochs
@@ -70,7 +74,7 @@ def _doubled(of: str, described: str) -> Data:
 
 
 def shaken(images: Tensor, generator: torch.Generator) -> Tensor:
-    return images.roll(int(torch.randint(14, (), generator=generator)), 3)
+    return images.roll(int(torch.randint(14, (), generator=generator, device=generator.device)), 3)
 
 
 def augmented(**settings: Any) -> Data:
@@ -167,14 +171,19 @@ def assert_agree(configs: Sequence[Config], tmp_path: Path, until: int = EPOCHS)
         assert_same(*states)
 
 
-def expanded(configs: Sequence[Config], tmp_path: Path) -> bool:
-    """Whether each trial is given inputs of its own, as what differs on shared ones is."""
+def chosen(configs: Sequence[Config], tmp_path: Path) -> dict[str, bool]:
     recipes = [built(config, tmp_path)[1].recipe() for config in configs]
     how = choice.choice([Trainer(recipe).model for recipe in recipes], recipes[0].data, forced=True)
     assert how is not None
-    return how["expanded"]
+    return how
 
 
+def expanded(configs: Sequence[Config], tmp_path: Path) -> bool:
+    """Whether each trial is given inputs of its own, as what differs on shared ones is."""
+    return chosen(configs, tmp_path)["expanded"]
+
+
+WAYS = ["norm", "dropout", "squares", "dilated"]  # in which a model of one's own may begin
 LRS = [{"optimizer.lr": 0.02}, {"optimizer.lr": 0.05}, {"optimizer.lr": 0.01}]
 SMALL = {"cnn": {"width": 4}, "mlp": {"width": 16, "dropout": 0.3}, "dropout_mlp": {"width_1": 16, "width_2": 16}}
 
@@ -213,7 +222,7 @@ class Own(nn.Module):
         return self.last(self.out(self.drop(images.flatten(1))))
 
 
-@pytest.mark.parametrize("first", ["norm", "dropout", "squares", "dilated"])
+@pytest.mark.parametrize("first", WAYS)
 def test_a_model_of_ones_own_trains_with_others_as_alone(
     first: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,6 +238,104 @@ def test_what_drops_nothing_in_most_trials_drops_in_the_others(tmp_path: Path) -
     config = configuration(model="softmax")
     config["model"] |= {"_target_": "test_batched.Own", "first": "dropout"}
     assert_agree(trials(config, *({"model.dropout": each} for each in (0.0, 0.0, 0.0, 0.3))), tmp_path, 3)
+
+
+class Twice(nn.Sequential):
+    """Draws two masks of one size in a pass."""
+
+    def __init__(self, shape: list[int], outputs: int) -> None:
+        drop = Dropout(0.3)
+        super().__init__(
+            nn.Flatten(), nn.Linear(math.prod(shape), 8), drop, nn.Linear(8, 8), drop, nn.Linear(8, outputs)
+        )
+
+
+class Waiting(nn.Module):
+    """Looks at its values, for which Python waits."""
+
+    def __init__(self, shape: list[int], outputs: int) -> None:
+        super().__init__()
+        self.flat, self.out = nn.Flatten(), nn.Linear(math.prod(shape), outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        vectors = self.flat(images)
+        return self.out(vectors if vectors.sum().item() < 1e9 else vectors.relu())
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+
+
+def on_gpu(model: str) -> list[Config]:
+    """Trials of an option of `model`, or of a class of this module and what its `first` is, on the first GPU."""
+    own, _, first = model.partition("-")
+    config = configuration(model=model if model in MODELS else "softmax")
+    if model not in MODELS:
+        config["model"] |= {"_target_": f"test_batched.{own}"} | ({"first": first} if first else {})
+    config["model"] |= SMALL.get(model, {})
+    config["device"] = config["data"]["device"] = "cuda:0"
+    return trials(config, *LRS)
+
+
+@GPU
+@pytest.mark.parametrize("model", [*(name for name in MODELS if name != "resnet18"), *(f"Own-{way}" for way in WAYS)])
+def test_on_a_gpu_a_model_trains_with_others_as_alone_and_is_recorded(model: str, tmp_path: Path) -> None:
+    configs = on_gpu(model)
+    assert_agree(configs, tmp_path, 3)
+    assert chosen(configs, tmp_path)["recorded"]
+
+
+@GPU
+@pytest.mark.parametrize("model", ["Twice", "Waiting"])
+def test_on_a_gpu_what_cannot_be_recorded_is_trained_as_it_is(model: str, tmp_path: Path) -> None:
+    configs = on_gpu(model)
+    assert_agree(configs, tmp_path, 3)
+    assert not chosen(configs, tmp_path)["recorded"]
+    assert chosen(on_gpu("dropout_mlp"), tmp_path)["recorded"]
+
+
+@GPU
+def test_on_a_gpu_a_recording_that_fails_leaves_generators_as_they_were() -> None:
+    def waits(inputs: Tensor, targets: Tensor) -> Tensor:
+        torch.cuda.synchronize()
+        return inputs + targets
+
+    passed, (one, two) = Recorded(waits, []), torch.ones(2, 4, device="cuda").unbind()
+    passed(one, two)
+    with pytest.raises(RuntimeError):
+        passed(one, two)
+    generator = torch.Generator("cuda").manual_seed(3)
+    torch.cuda.manual_seed(3)
+    assert torch.equal(torch.rand(5, device="cuda"), torch.rand(5, device="cuda", generator=generator))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_group_lets_its_memory_go_at_once(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[ReferenceType[Trainer | Joint]] = []
+
+    def watch(kind: type[Trainer | Joint]) -> None:
+        def begin(self: Trainer | Joint, *arguments: Any, **options: Any) -> None:
+            plain(self, *arguments, **options)
+            alive.append(ref(self))
+
+        plain = kind.__init__
+        monkeypatch.setattr(kind, "__init__", begin)
+
+    def full(self: program.Program, epoch: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    watch(Trainer)
+    watch(Joint)
+    if fails:
+        monkeypatch.setattr(program.Program, "epoch", full)
+    configs = trials(perceptron(), *LRS)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(torch.OutOfMemoryError):
+            together(configs, tmp_path, 0, 2)
+        assert len(alive) >= 4 and not any(each() for each in alive)
+    finally:
+        gc.enable()
 
 
 class Capped(nn.ReLU):
@@ -335,13 +442,9 @@ def test_trials_with_optimizers_schedules_and_dropout_of_their_own_train_togethe
     assert_agree(configs, tmp_path)
 
 
-def backwards(step: Any, gradients: Any, rates: Sequence[float]) -> None:
-    step(gradients, rates[::-1])
-
-
 def wrong_rate(patch: pytest.MonkeyPatch) -> None:
-    stepping = program.stepping
-    patch.setattr(program, "stepping", lambda *parts: partial(backwards, stepping(*parts)))
+    at = Vectors.at
+    patch.setattr(Vectors, "at", lambda step, rates: at(step, rates[::-1]))
 
 
 def shifted_batch(patch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ from halving.data import Data, fashion_mnist
 from halving.training.batched.allocation import keep_memory
 from halving.training.batched.program import Program
 from halving.training.dropout import Dropout
-from halving.training.loop import mean_loss, place
+from halving.training.loop import mean_loss
 from halving.training.lr_schedules import Constant
 from halving.training.models.lenet import LeNet
 from halving.training.models.softmax import Softmax
@@ -198,7 +198,7 @@ class Bench:
         if halves is not None:
             ways["halves"] = halves
         if self._given.vmap:
-            ways["vmap"] = partial(self.mapped, row, data)
+            ways["vmap"] = self.mapped(row, data)
         found: dict[str, list[float]] = {name: [] for name in ways}
         for epoch in range(1, self._given.repeats + 2):
             for name, way in ways.items():
@@ -207,11 +207,11 @@ class Bench:
                     found[name].append(took)
         return found
 
-    def mapped(self, row: Row, data: Data, epoch: int) -> float:
-        """Return a trial's share of an epoch of plain SGD on models that torch.func.vmap maps over."""
+    def mapped(self, row: Row, data: Data) -> Callable[[int], float]:
+        """Return what takes a trial's share of an epoch of plain SGD, on models that torch.func.vmap maps over."""
         from torch.func import functional_call, grad, stack_module_state, vmap
 
-        models = [place(row.model().eval(), data.mean.device) for _ in range(row.trials)]
+        models = [row.model().eval().to(data.mean.device) for _ in range(row.trials)]
         weights, buffers = stack_module_state(models)
 
         def loss(weights: Any, buffers: Any, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -219,12 +219,13 @@ class Bench:
 
         gradients = vmap(grad(loss), in_dims=(0, 0, None, None))
 
-        def train() -> None:
+        def train(epoch: int) -> None:
             for inputs, targets in data.batches(data.train, data.order(epoch)):
-                for name, gradient in gradients(weights, buffers, inputs, targets).items():
+                images = inputs.clone(memory_format=torch.contiguous_format)  # it knows no channels_last
+                for name, gradient in gradients(weights, buffers, images, targets).items():
                     weights[name].data.sub_(gradient, alpha=0.01)
 
-        return seconds(train) / row.trials
+        return lambda epoch: seconds(partial(train, epoch)) / row.trials
 
     def weighed(self, row: Row, trials: int) -> float:
         """Return the MB that so many trials take at their peak."""

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from copy import deepcopy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from halving.checkpoints.content import digest
 from halving.data.base import Data
 from halving.training.batched.joining import Unlike, structure
 from halving.training.batched.joint import Joint
+from halving.training.batched.recorded import Recorded, without_waiting
 from halving.training.dropout import Dropout
 from halving.training.loop import mean_loss, minibatches
 from halving.training.randomness import captured, seeded
@@ -30,10 +32,11 @@ _enough: dict[Hashable, int] = {}  # trials that were faster together
 
 
 def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
-    """Return how `Joint` is to take these models, None where they are better trained one after the other.
+    """Return how `Program` is to take these models, None where they are better trained one after the other.
 
     A probe compares losses, gradients and outputs in float64 and, unless `forced`, times both ways: of more trials,
-    what is faster of few is so, too. The log says what came of it once for each kind of model.
+    what is faster of few is so, too. On a GPU it also tries whether a pass can be recorded. The log says what came of
+    it once for each kind of model.
     """
     why, structures = "their structures differ", set[Hashable]()
     try:
@@ -49,6 +52,9 @@ def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
     if kind not in _agreed:
         with seeded(0, str(data.mean.device)):
             how, why = _agreement(models, data)
+            if how is not None and data.mean.device.type == "cuda":
+                how["recorded"] = _recordable(models, data, how)
+                why += ", and a CUDA graph replays them" if how["recorded"] else ""
         _agreed[kind] = how
         _log(models, how, why, logging.WARNING if how is None else logging.INFO)
     how = _agreed[kind]
@@ -90,8 +96,7 @@ def _agreement(models: Sequence[nn.Module], data: Data) -> tuple[How | None, str
 def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: How) -> str:
     """Say in what trials trained together differ from the same alone, or nothing."""
     try:
-        inputs = inputs.double()
-        targets = targets.double() if targets.is_floating_point() else targets
+        inputs, targets = _doubled(inputs, targets)
         moved = [_moved(_copy(model).double(), 64 + 32 * i) for i, model in enumerate(models)]
         alone, together = (deepcopy(moved) for _ in range(2))
         expected = [_alone(model, inputs, targets) for model in alone]
@@ -112,8 +117,7 @@ def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, ho
             return "their losses or gradients would be others"
     if not _close(*outputs):
         return "their outputs in evaluation would be others"
-    buffers = (zip(one.buffers(), many.buffers(), strict=True) for one, many in zip(alone, together, strict=True))
-    return "" if all(_close(*pair) for pairs in buffers for pair in pairs) else "their statistics would be others"
+    return "" if _same_buffers(alone, together) else "their statistics would be others"
 
 
 @torch.no_grad()
@@ -135,6 +139,36 @@ def _evaluated(alone: Sequence[nn.Module], joint: Joint, inputs: Tensor) -> tupl
     return torch.stack([model.eval()(inputs) for model in alone]).view_as(together), together
 
 
+def _recordable(models: Sequence[nn.Module], data: Data, how: How) -> bool:
+    """Whether a pass that is recorded as a CUDA graph gives what it gives else, of other minibatches, too."""
+    batches = [_doubled(*batch) for batch in islice(data.batches(data.train, size=_EXAMPLES), 3)]
+    moved = [_moved(_copy(model).double(), 64 + 32 * i) for i, model in enumerate(models[:_COMPARED])]
+    plain, replayed = (deepcopy(moved) for _ in range(2))
+    joint = Joint(plain, data.mean.device, how["expanded"])
+    other = Joint(replayed, data.mean.device, how["expanded"])
+    recorded = Recorded(other.gradients, other.masks)
+    try:
+        for inputs, targets in (batches[0], *batches):
+            with without_waiting():
+                losses, _, gradients = joint.gradients(inputs, targets)
+            given, _, own = recorded(inputs, targets)
+            if not (_close(losses, given) and all(map(_close, gradients, own)) and _same_buffers(plain, replayed)):
+                return False
+    except RuntimeError as error:
+        log.info("a pass of %s is no CUDA graph: %s", type(models[0]).__name__, (str(error).splitlines() or [""])[0])
+        return False
+    return True
+
+
+def _doubled(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return inputs.double(), targets.double() if targets.is_floating_point() else targets
+
+
+def _same_buffers(some: Sequence[nn.Module], others: Sequence[nn.Module]) -> bool:
+    buffers = (zip(one.buffers(), other.buffers(), strict=True) for one, other in zip(some, others, strict=True))
+    return all(_close(*pair) for pairs in buffers for pair in pairs)
+
+
 def _close(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None:
         return one is other
@@ -145,9 +179,10 @@ def _seconds(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, how: 
     """Return what a forward and backward pass of all trials takes, and one of the first alone."""
     copies = [_copy(model).train() for model in models]
     alone = _copy(models[0]).train()
-    joint = Joint(copies, inputs.device, **how)
+    joint = Joint(copies, inputs.device, how["expanded"])
     joint.model.train()
-    return _least(lambda: joint.gradients(inputs, targets)), _least(lambda: _alone(alone, inputs, targets))
+    passed = Recorded(joint.gradients, joint.masks) if how.get("recorded") else joint.gradients
+    return _least(lambda: passed(inputs, targets)), _least(lambda: _alone(alone, inputs, targets))
 
 
 def _least(work: Callable[[], Any]) -> float:

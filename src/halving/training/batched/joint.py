@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from halving.training.batched.fused import fuse
-from halving.training.batched.modules import JOINED, as_vectors
+from halving.training.batched.modules import JOINED, Masks, as_vectors
 from halving.training.batched.stacking import Stack
 
 
@@ -29,6 +29,7 @@ class Joint:
                 replaced[id(module)] = JOINED[type(module)]([each[name] for each in named], self.stack)
         self.model: nn.Module = deepcopy(models[0], replaced)
         fuse(self.model)
+        self.masks = [module for module in self.model.modules() if isinstance(module, Masks)]
         self._parameters = [stacked for stacked, _ in self.stack.parameters]
 
     def gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:

@@ -133,6 +133,8 @@ class Masks(nn.Module):
         self._layers = layers
         self._active = any(layer.dropped for layer in layers)
         device = stack.device
+        self._drawn: dict[int, Tensor] = {}  # by how many words a mask takes
+        self._recorded: list[int] = []
         self._dropped = torch.tensor([layer.dropped for layer in layers], dtype=torch.uint8, device=device)[:, None]
         self._scale = torch.tensor([layer.scale for layer in layers], dtype=torch.float64, device=device)[:, None]
 
@@ -140,17 +142,33 @@ class Masks(nn.Module):
         if not (self.training and self._active):
             return inputs
         trials, each = len(self._layers), inputs.numel() // len(self._layers)
-        drawn = torch.empty(trials, words(each), dtype=torch.int64, device=inputs.device)
-        for layer, row in zip(self._layers, drawn, strict=True):
-            if layer.dropped:
-                layer.draw(row)
-        kept = drawn.view(torch.uint8)[:, :each] >= self._dropped
+        count = words(each)
+        if inputs.is_cuda and torch.cuda.is_current_stream_capturing():
+            if count in self._recorded:
+                raise RuntimeError("a dropout that draws two masks of a size in one pass")
+            self._recorded.append(count)
+        else:
+            self._draw(count)
+        kept = self._drawn[count].view(torch.uint8)[:, :each] >= self._dropped
         masks = kept.to(inputs.dtype).mul_(self._scale.to(inputs.dtype))
         if inputs.ndim == 3:
             return inputs * masks.view(inputs.shape)
         batch, width, *sides = inputs.shape
         masks = masks.view(trials, batch, width // trials, *sides).transpose(0, 1)
         return inputs * masks.reshape(inputs.shape)
+
+    def draw(self) -> None:
+        """Draw the masks of the next pass where the pass that was recorded as a CUDA graph reads them."""
+        for count in self._recorded:
+            self._draw(count)
+
+    def _draw(self, count: int) -> None:
+        if count not in self._drawn:
+            shape = len(self._layers), count
+            self._drawn[count] = torch.empty(shape, dtype=torch.int64, device=self._dropped.device)
+        for layer, row in zip(self._layers, self._drawn[count], strict=True):
+            if layer.dropped:
+                layer.draw(row)
 
 
 class Flatten(nn.Module):

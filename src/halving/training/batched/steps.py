@@ -1,7 +1,7 @@
 """A step of many trials' optimizers."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,29 @@ from torch.optim import SGD, Optimizer
 from halving.training.eager import step_of
 
 Gradients = Sequence[Tensor | None]
-Step = Callable[[Gradients, Sequence[float]], None]
 Parameters = Sequence[tuple[nn.Parameter, Sequence[Tensor]]]
+
+
+class Step(Protocol):
+    """What takes a step of all, at the rates that it was told before; `recordable` where it is of the device alone."""
+
+    recordable: bool
+
+    def at(self, rates: Sequence[float]) -> None:
+        """Take the next step at these learning rates."""
+        ...
+
+    def __call__(self, gradients: Gradients) -> None:
+        """Take a step by the gradients of stacked parameters."""
+        ...
+
 
 # Weights of a trial that stay in the cache, where several passes over those of all cost less than one call for each.
 LIGHT = 20_000
 
 
 def stepping(optimizers: Sequence[Optimizer], parameters: Parameters) -> Step:
-    """Return what takes a step of all, by the gradients of stacked parameters and each learning rate."""
+    """Return what takes a step of all optimizers."""
     if all(_plain(optimizer, parameters) for optimizer in optimizers):
         moves = any(_value(optimizer, "momentum") or _value(optimizer, "weight_decay") for optimizer in optimizers)
         size = sum(stacked[0].numel() for stacked, _ in parameters)
@@ -30,19 +44,24 @@ def stepping(optimizers: Sequence[Optimizer], parameters: Parameters) -> Step:
 class Each:
     """Lets each optimizer take its own step, on its trial's slices."""
 
+    recordable = False
+
     def __init__(self, optimizers: Sequence[Optimizer], parameters: Parameters) -> None:
         self._optimizers, self._parameters = optimizers, parameters
         self._steps = [step_of(optimizer) for optimizer in optimizers]
         self._places = [(own[-1], own[-1].data_ptr()) for _, own in parameters]
 
-    def __call__(self, gradients: Gradients, rates: Sequence[float]) -> None:
+    def at(self, rates: Sequence[float]) -> None:
+        for optimizer, rate in zip(self._optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def __call__(self, gradients: Gradients) -> None:
         for (stacked, own), gradient in zip(self._parameters, gradients, strict=True):
             slices = [None] * len(own) if gradient is None else laid_out_as(stacked, gradient).unbind()
             for parameter, each in zip(own, slices, strict=True):
                 parameter.grad = each
-        for optimizer, step, rate in zip(self._optimizers, self._steps, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        for step in self._steps:
             step()
         if any(weights.data_ptr() != place for weights, place in self._places):
             raise RuntimeError(f"{type(self._optimizers[-1]).__name__} puts other tensors in the place of weights")
@@ -51,17 +70,22 @@ class Each:
 class Vectors:
     """Takes the steps of all trials' stochastic gradient descent at once; their optimizers hold the momentum."""
 
+    recordable = True
+
     def __init__(self, optimizers: Sequence[Optimizer], parameters: Parameters) -> None:
         self._groups = [optimizer.param_groups[0] for optimizer in optimizers]
         self._weights = [stacked for stacked, _ in parameters]
-        self._decay, self._momentum = (self._vector(name) for name in ("weight_decay", "momentum"))
+        self._lr = self._vector("lr").to(self._weights[0].device)
+        self._decay, self._momentum = (self._moving(name) for name in ("weight_decay", "momentum"))
         self._buffers = [] if self._momentum is None else [_buffer(optimizers, *each) for each in parameters]
 
-    @torch.no_grad()
-    def __call__(self, gradients: Gradients, rates: Sequence[float]) -> None:
+    def at(self, rates: Sequence[float]) -> None:
         for group, rate in zip(self._groups, rates, strict=True):
             group["lr"] = rate
-        lr = self._vector("lr")
+        self._lr.copy_(self._vector("lr"), non_blocking=True)
+
+    @torch.no_grad()
+    def __call__(self, gradients: Gradients) -> None:
         for i, (weights, gradient) in enumerate(zip(self._weights, gradients, strict=True)):
             if gradient is None:
                 continue
@@ -70,17 +94,17 @@ class Vectors:
                 gradient = torch.addcmul(gradient, weights, self._decay.view(shape))
             if self._momentum is not None:
                 gradient = self._buffers[i].mul_(self._momentum.view(shape)).add_(gradient)
-            if lr is not None:
-                weights.addcmul_(gradient, lr.view(shape), value=-1)
+            weights.addcmul_(gradient, self._lr.view(shape), value=-1)
 
-    def _vector(self, name: str) -> Tensor | None:
+    def _moving(self, name: str) -> Tensor | None:
         """Return a setting of all trials (k,), None where it is 0 in each."""
-        values = [group[name] for group in self._groups]
-        if not any(values):
-            return None
+        vector = self._vector(name)
+        return vector.to(self._weights[0].device) if vector.any() else None
+
+    def _vector(self, name: str) -> Tensor:
+        """Return a setting of all trials (k,), on the CPU."""
         weights = self._weights[0]
-        vector = torch.tensor(values, dtype=weights.dtype, pin_memory=weights.is_cuda)
-        return vector.to(weights.device, non_blocking=True)
+        return torch.tensor([group[name] for group in self._groups], dtype=weights.dtype, pin_memory=weights.is_cuda)
 
 
 def laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
