@@ -27,6 +27,7 @@ from halving.config.polite import register
 from halving.config.request import Request
 from halving.data import Data
 from halving.data.base import Split
+from halving.errors import UserError
 from halving.targets import locate
 from halving.training.batched import choice, program
 from halving.training.batched.joining import Unlike, likeness, structure
@@ -412,6 +413,15 @@ def test_an_optimizer_that_makes_other_weights_is_refused_at_its_first_step(tmp_
         together(trials(config, *LRS), tmp_path)
 
 
+@pytest.mark.parametrize("program", ["batched", None])
+def test_batch_norm_on_single_examples_is_refused_in_words(program: str | None, tmp_path: Path) -> None:
+    config = configuration(model="softmax", data={"batch_size": 1})
+    config["model"] |= {"_target_": "test_batched.Own", "first": "squares"}
+    config["executor"]["program"] = program
+    with pytest.raises(UserError, match=r"batch norm cannot train on a batch of one example: data.batch_size=1 of a"):
+        together(trials(config, *LRS), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["ema", "swa"])
 def test_an_average_is_taken_with_others_as_alone(name: str, tmp_path: Path) -> None:
     config = configuration(model="cnn", averaging=name) | {"metric": "averaged_val_error"}
@@ -735,9 +745,9 @@ def study() -> Request:
 def test_jobs_that_differ_in_what_a_program_can_take_are_alike(study: Request, tmp_path: Path) -> None:
     objective = ConfiguredObjective(study, tmp_path, 1)
 
-    def alike(since: int = 0, until: int = 2, **configuration: Any) -> Any:
+    def alike(**configuration: Any) -> Any:
         own = {name.replace("__", "."): value for name, value in configuration.items()}
-        return objective.alike(Job(1, own, since, until))
+        return objective.alike(Job(1, own, 0, 2))
 
     same = alike()
     assert same is not None
@@ -745,7 +755,7 @@ def test_jobs_that_differ_in_what_a_program_can_take_are_alike(study: Request, t
     assert same == objective.alike(Job(-1, {}, 0, 2, streams={"trial": 77}))
     others = [
         *(alike(model__width=8), alike(model__dropout=0.0), alike(model__activation="tanh")),
-        *(alike(data__batch_size=8), alike(until=3), alike(since=1), alike(seed=3), alike(order_seed=3)),
+        *(alike(data__batch_size=8), alike(seed=3), alike(order_seed=3)),
     ]
     assert None not in others and len({same, *others}) == 1 + len(others)
 

@@ -131,3 +131,23 @@ def test_a_worker_that_dies_costs_none_of_its_trials_a_retry(whole: Path, fork: 
     restarts = [event for event in events if isinstance(event, Restarted)]
     assert restarts and all("trained together, and go on one by one" in event.reason for event in restarts)
     assert not any(event.outcome.failed for event in events if isinstance(event, Finished))
+
+
+NORM = """
+from math import prod
+
+from torch import nn
+
+
+def norm(shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.LayerNorm(prod(shape)), nn.Linear(prod(shape), outputs))
+"""
+
+
+def test_whoever_asks_for_programs_is_told_that_there_are_none(fork: Forks, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(NORM)
+    words = ["trusted_packages=[mine]", "model=softmax", "model._target_=mine.norm", "scheduler=sha", "r_max=3"]
+    result = fork(*words, "executor=batched", "tracker=none", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0
+    (told,) = [line for line in result.stdout.splitlines() if "one trial at a time" in line]
+    assert told.startswith("note: a model with torch.nn.modules.normalization.LayerNorm trains one trial")

@@ -211,7 +211,7 @@ def test_no_trials_fault_is_raised_and_the_slot_is_free() -> None:
 
 def batched(backend: Scripted, batch: int = 8, patience: float = 0.0, **policy: Any) -> Pool:
     """A pool whose trials from 100 on are alike to nobody; the others are alike that go equally far."""
-    alike = Batching(batch, patience, lambda job: None if job.trial >= 100 else job.until)
+    alike = Batching(batch, patience, lambda job: None if job.trial >= 100 else 0)
     return Pool(backend, batching=alike, **policy)
 
 
@@ -256,7 +256,7 @@ class Alike:
         return (end(job.trial) for job in jobs)
 
     def alike(self, job: Job) -> int:
-        return job.until
+        return 0
 
 
 def test_what_knows_nothing_of_being_alike_runs_one_by_one_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -374,6 +374,19 @@ def test_a_group_that_takes_too_much_memory_goes_on_in_halves_from_then_on() -> 
     (failed,) = heard(pool, backend, (0, Began(5, 3)), (0, Raised(5, 3, "out of memory", "", memory=True)))
     assert isinstance(failed, Finished) and failed.outcome.failed and not heard(pool, backend)
     assert backend.groups[5:] == [(0, [6])]
+
+
+def test_what_was_too_many_for_the_memory_is_so_at_the_next_rung() -> None:
+    backend = Scripted((0, Ready()))
+    pool = batched(backend, 8)
+    given(pool, map(job, range(8)))
+    heard(pool, backend, (0, Began(0, 3)), (0, Raised(0, 3, "out of memory", "", memory=True)))
+    heard(pool, backend)
+    heard(pool, backend, *at_work(0, 0, 1, 2, 3))
+    heard(pool, backend, *at_work(0, 4, 5, 6, 7))
+    given(pool, (job(trial, 9, 3) for trial in range(8)))
+    heard(pool, backend)
+    assert [len(trials) for _, trials in backend.groups] == [8, 4, 4, 4]
 
 
 @pytest.mark.parametrize(

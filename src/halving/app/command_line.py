@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def run(request: Request, begin: Callable[[Header], None] = lambda header: None)
             conclude=conclude,
         )
         opened.pop_all()  # the runner sees to them from here on
-        with runner:
+        with _verdicts(tell), runner:
             runner.run(
                 lambda: _ended(request, called, secrets, header.provenance, runner.tuner.history, parts),
                 lambda: runner.confirm(
@@ -152,6 +152,21 @@ def run(request: Request, begin: Callable[[Header], None] = lambda header: None)
         runner.requeue()
         sys.exit(128 + runner.signals[0])
     _refuse_failures(history, run_dir, runner.problems)
+
+
+@contextmanager
+def _verdicts(tell: Callable[[str], None]) -> Generator[None]:
+    """Tell what the log warns of where trials that were to be trained together are not, or not at first."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: tell(record.getMessage())
+    loggers = [logging.getLogger(name) for name in ("halving.training.batched", "halving.app.objective")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def _journal(run_dir: Path, resume: str | None, queued: str) -> Journal:

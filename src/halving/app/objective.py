@@ -60,12 +60,12 @@ class ConfiguredObjective:
         if len(jobs) == 1:
             yield from self._run(jobs)
             return
-        for likeness, group in groupby(jobs, self.alike):
+        for (likeness, *_), group in groupby(jobs, lambda job: (self.alike(job), job.since, job.until)):
             for together in (tuple(group),) if likeness is not None else ((job,) for job in group):
                 yield from self._run(together)
 
     def alike(self, job: Job) -> Hashable | None:
-        """Return a key that is equal for jobs which can be trained as one program, None for one that cannot be.
+        """Return what is equal for jobs which can be one program between the same rungs, None for one that cannot be.
 
         The log says once why. What is wrong with a configuration, the job itself is to say.
         """
@@ -75,7 +75,7 @@ class ConfiguredObjective:
                 raise Unlike(f"fidelity={type(fidelity).__name__.lower()}")
             if setting.config["executor"].get("program") == "single":
                 return None
-            return fidelity.alike(setting), job.since, job.until
+            return fidelity.alike(setting)
         except Unlike as reason:
             if str(reason) not in _said:
                 _said.add(str(reason))

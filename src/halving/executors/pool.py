@@ -55,7 +55,7 @@ def limits(retries: int, trial_timeout: float | None) -> tuple[int, float | None
 class Batching:
     """Which jobs a slot gets together: up to `batch` that are `alike`; smaller groups wait `patience` seconds for more.
 
-    Jobs are alike whose keys are equal; one without a key is always alone.
+    Jobs with the same two rungs are alike whose likeness is equal; one without any is always alone.
     """
 
     batch: int = 1
@@ -80,9 +80,14 @@ class _Task:
     """A job that waits or runs: what makes it alike to others, since when it waits, and how often it lost a worker."""
 
     job: Job
-    key: Hashable | None
+    like: Hashable | None
     asked: float
     failures: int = 0
+
+    @property
+    def group(self) -> Hashable:
+        """What is equal for jobs that may go to a slot together."""
+        return self if self.like is None else (self.like, self.job.since, self.job.until)
 
 
 @dataclass
@@ -127,7 +132,7 @@ class Pool:
         self._timeout = math.inf if trial_timeout is None else trial_timeout
         self._start = start
         self._batching = batching or Batching()
-        self._most: dict[Hashable, int] = {}  # by key, where `batch` was too many for the memory
+        self._most: dict[Hashable, int] = {}  # by likeness, where `batch` was too many for the memory
         self._free: dict[Slot, frozenset[int]] = {}  # with the trials that each had last
         self._busy: dict[Slot, _Group] = {}
         self._gone: set[Slot] = set()
@@ -161,7 +166,7 @@ class Pool:
 
     def has_room(self) -> bool:
         places = len(self._free) or (0 if self._busy else 1)
-        return sum(1 if task.key is not None else self.batch for task in self._queue) < places * self.batch
+        return sum(1 if task.like is not None else self.batch for task in self._queue) < places * self.batch
 
     def idle(self) -> bool:
         return not (self._busy or self._queue)
@@ -230,10 +235,10 @@ class Pool:
         groups: dict[Hashable, list[_Task]] = {}
         open_ = more and self.has_room()
         for task in self._queue:
-            if task.key is None or not open_:
-                groups.setdefault(task if task.key is None else task.key, []).append(task)
+            if task.like is None or not open_:
+                groups.setdefault(task.group, []).append(task)
         groups = {key: groups[key] for key in self._ripe(groups)}
-        shares = {key: math.ceil(len(tasks) / self._limit(key)) for key, tasks in groups.items()}
+        shares = {key: math.ceil(len(tasks) / self._limit(tasks[0].like)) for key, tasks in groups.items()}
         while groups and sum(shares.values()) < len(self._free):
             largest = max(groups, key=lambda key: len(groups[key]) / shares[key])
             if shares[largest] == len(groups[largest]):
@@ -247,7 +252,11 @@ class Pool:
     def _ripe(self, groups: dict[Hashable, list[_Task]]) -> list[Hashable]:
         """Return which groups go now, in order. While nothing is busy none can grow, and the largest goes first."""
         now = time.monotonic()
-        ripe = [key for key, tasks in groups.items() if len(tasks) >= self._limit(key) or self._bored(tasks) <= now]
+        ripe = [
+            key
+            for key, tasks in groups.items()
+            if len(tasks) >= self._limit(tasks[0].like) or self._bored(tasks) <= now
+        ]
         rest = () if self._busy else sorted(groups.keys() - ripe, key=lambda key: -len(groups[key]))
         return [*ripe, *rest]
 
@@ -255,8 +264,8 @@ class Pool:
         """Return when the first of these will have waited long enough for company."""
         return min(task.asked for task in tasks) + self._batching.patience
 
-    def _limit(self, key: Hashable) -> int:
-        return 1 if isinstance(key, _Task) else self._most.get(key, self.batch)
+    def _limit(self, like: Hashable | None) -> int:
+        return 1 if like is None else self._most.get(like, self.batch)
 
     def _hand_over(self, tasks: list[_Task], size: int) -> None:
         """Take so many of the tasks and give them to the slot that is best for them."""
@@ -310,7 +319,7 @@ class Pool:
                 if others:
                     yield from self._ended(group, reason, end.memory)
                     return
-                task.failures, task.key = task.failures + 1, None
+                task.failures, task.like = task.failures + 1, None
                 if task.failures > self._retries:
                     also = f", also after executor.retries={self._retries}" if self._retries else ""
                     yield from self._ended(group, f"{reason}{also}")
@@ -323,12 +332,12 @@ class Pool:
         if len(group.tasks) == 1:
             yield failure(group.tasks[0].job, cause, time.monotonic() - group.since)
             return
-        size, key = len(group.tasks), group.tasks[0].key
+        size, like = len(group.tasks), group.tasks[0].like
         if memory:
-            self._most[key] = min(size // 2, self._limit(key))
+            self._most[like] = min(size // 2, self._limit(like))
         else:
             for task in group.tasks:
-                task.key = None
+                task.like = None
         fewer = f"at most {size // 2} together" if memory and size > 3 else "one by one"
         yield from self._requeued(group, f"{cause}; {size} trials were trained together, and go on {fewer}")
 

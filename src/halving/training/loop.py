@@ -62,6 +62,20 @@ def meeting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Generator[None
         ) from error
 
 
+@contextmanager
+def enough_examples(data: Data) -> Generator[None]:
+    """Raise UserError where batch norm meets a batch of one example."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"model: batch norm cannot train on a batch of one example: data.batch_size={data.batch_size} of a "
+            f"training set of {len(data.train)}; give 2 or more of both"
+        ) from error
+
+
 def kind_of(tensor: Tensor) -> str:
     """Say type and shape of a tensor."""
     return f"{tensor.dtype} {list(tensor.shape)}"

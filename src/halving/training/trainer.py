@@ -17,7 +17,7 @@ from halving.errors import UserError
 from halving.targets import lacking
 from halving.training.averaging import Average
 from halving.training.dropout import Dropout
-from halving.training.loop import EVALUATION_BATCH, materialise, measure, place, train_epoch
+from halving.training.loop import EVALUATION_BATCH, enough_examples, materialise, measure, place, train_epoch
 from halving.training.lr_schedules import Plateau
 from halving.training.randomness import seeded
 from halving.training.recipe import ACCURACIES, Recipe
@@ -86,16 +86,9 @@ class Trainer:
         began = time.perf_counter()
         with self._seeded(_EPOCH, epoch):
             self.begin(epoch)
-            try:
-                take = None if self.average is None else self.average.take
+            take = None if self.average is None else self.average.take
+            with enough_examples(data):
                 metrics = train_epoch(self.model, self.optimizer, data, epoch, self.rate, take)
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise UserError(
-                    f"model: batch norm cannot train on a batch of one example: data.batch_size={data.batch_size} of a "
-                    f"training set of {len(data.train)}; give 2 or more of both"
-                ) from error
         return self.end(epoch, metrics, time.perf_counter() - began)
 
     def begin(self, epoch: int) -> None:

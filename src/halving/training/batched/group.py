@@ -11,6 +11,7 @@ from halving.checkpoints.store import State, Store
 from halving.training.batched.allocation import keep_memory
 from halving.training.batched.choice import choice
 from halving.training.batched.program import Program
+from halving.training.loop import enough_examples
 from halving.training.pausing import Course, opened
 from halving.training.recipe import Recipe
 from halving.training.trainer import Trainer
@@ -89,12 +90,13 @@ class Group:
     def train(self, member: "Member", epoch: int) -> None:
         """Train `epoch` of a member, and of all others for which it is the next."""
         peers = [each for each in self._members if each is member or (each.next == epoch and each.goes_on)]
-        if len(peers) > 1 and (program := self._of(peers)) is not None:
-            self.broken = True  # while weights are those of no whole epoch
-            trained = program.epoch(epoch)
-            self.broken = False
-        else:
-            peers, trained = [member], [member.trainer.epoch(epoch)]
+        with enough_examples(member.trainer.data):
+            if len(peers) > 1 and (program := self._of(peers)) is not None:
+                self.broken = True  # while weights are those of no whole epoch
+                trained = program.epoch(epoch)
+                self.broken = False
+            else:
+                peers, trained = [member], [member.trainer.epoch(epoch)]
         for each, metrics in zip(peers, trained, strict=True):
             each.take(epoch, metrics)
 
