@@ -45,7 +45,7 @@ from halving.report.methods import (
 from halving.review.what_if import Agreement, Judged, Result, agreements, deadline, judged, middle, settings
 from halving.spreadsheet import line
 from halving.tracking.terminal import one_line, printable
-from halving.tracking.wording import count, digits, number
+from halving.tracking.wording import amount, count, digits, number
 
 BANDS = ("mean", "standard_error", "median", "lower_quartile", "upper_quartile")
 CURVES = ("task", "axis", "spent", "method", "seeds", *BANDS)
@@ -66,10 +66,6 @@ def compare(paths: Sequence[Path], out: Path) -> None:
     runs = labelled(histories, tables(histories.values()))
     tested = pairs(runs)
     overall = across(tested)
-    for task, of_task in by_task(runs).items():
-        print_task(task, of_task, [pair for pair in tested if pair.task == task])
-    if len(by_task(runs)) > 1:
-        print_across(runs, overall)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_curves(runs, out / "comparison.csv")
@@ -77,6 +73,10 @@ def compare(paths: Sequence[Path], out: Path) -> None:
         files = (out / "comparison.csv", out / "tests.csv", *drawing("comparison").comparison_figure(runs, out))
     except OSError as error:
         raise UserError(f"cannot write into {out} ({error}); name another directory by --out") from error
+    for task, of_task in by_task(runs).items():  # at last, as a reader may leave before the end
+        print_task(task, of_task, [pair for pair in tested if pair.task == task])
+    if len(by_task(runs)) > 1:
+        print_across(runs, overall)
     for file in files:
         print(file)
 
@@ -190,7 +190,8 @@ def print_settings(found: Judged, tried: int, resource: float, workers: int, cur
     print(f"\nWhat a sample alone would have chosen comes to {interval(found.chosen)} on the rows that it left out,")
     print(f"and to {number(float(found.apparent.mean()))} on its own.")
     others = f", or as good, as far as such tables tell: {'; '.join(str(each.setting) for each in equal[1:])}"
-    print(f"\nRecommended: {best.setting.overrides} r_max={curves.resource[-1]}{others if equal[1:] else ''}\n")
+    typed = f"{best.setting.overrides} r_max={curves.resource[-1]} budget.resource={amount(resource)}"
+    print(f"\nRecommended: {typed}{others if equal[1:] else ''}\n")
 
 
 def interval(values: Array) -> str:

@@ -413,6 +413,63 @@ def test_an_optimizer_that_makes_other_weights_is_refused_at_its_first_step(tmp_
         together(trials(config, *LRS), tmp_path)
 
 
+def clipped(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(list(parameters), lr=lr)
+
+    def clip(own: torch.optim.Optimizer, *rest: Any) -> None:
+        nn.utils.clip_grad_norm_(own.param_groups[0]["params"], 1e-3)
+
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
+
+
+class Noisy(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad.add_(torch.randn_like(parameter))
+        super().step()
+
+
+class Keeping(torch.optim.SGD):
+    """Steps by the gradient of the step before, which it keeps as it was given."""
+
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["last"], last = parameter.grad, self.state[parameter].get("last")
+            parameter.grad = parameter.grad if last is None else last
+        super().step()
+
+
+@pytest.mark.parametrize("name", ["clipped", "Noisy", "Keeping"])
+def test_an_optimizer_of_ones_own_steps_with_others_as_alone(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = perceptron()
+    config["optimizer"] = {"_target_": f"test_batched.{name}", "_partial_": True, "lr": 0.1}
+    choice.forget()
+    with caplog.at_level("INFO"):
+        assert_agree(trials(config, *LRS), tmp_path, 2)
+    said = "trials of MLP are trained one after the other: Noisy draws random numbers of its own"
+    assert (said in caplog.messages) == (name == "Noisy")
+
+
+class Tied(nn.Sequential):
+    def __init__(self, shape: list[int], outputs: int, tied: bool) -> None:
+        one, two = nn.Linear(8, 8), nn.Linear(8, 8)
+        if tied:
+            two.weight = one.weight
+        super().__init__(nn.Flatten(), nn.Linear(math.prod(shape), 8), one, nn.Tanh(), two, nn.Linear(8, outputs))
+
+
+def test_trials_whose_weights_are_tied_in_other_ways_are_not_alike(tmp_path: Path) -> None:
+    config = configuration(model="softmax")
+    config["model"] |= {"_target_": "test_batched.Tied", "tied": False}
+    configs = trials(config, *LRS, LRS[0])
+    configs[3]["model"]["tied"] = True
+    assert likeness(configs[0]) == likeness(configs[2]) != likeness(configs[3])
+    assert_agree([config | {"model": configs[3]["model"]} for config in configs], tmp_path, 2)
+
+
 @pytest.mark.parametrize("program", ["batched", None])
 def test_batch_norm_on_single_examples_is_refused_in_words(program: str | None, tmp_path: Path) -> None:
     config = configuration(model="softmax", data={"batch_size": 1})

@@ -166,6 +166,15 @@ def test_swapping_the_methods_flips_the_effect_and_keeps_p(errors: list[tuple[in
     assert there.p == pytest.approx(back.p) and (there.wins, there.losses) == (back.losses, back.wins)
 
 
+@given(numbers)
+@hypothesis_settings(max_examples=50, deadline=None)
+def test_equal_differences_of_rates_are_ties(errors: list[tuple[int, int]]) -> None:
+    first, second = np.array(errors, dtype=float).T
+    exact, rates = paired(first, second), paired(first / 360, second / 360)
+    assert (rates.p, rates.effect) == (exact.p, exact.effect)
+    assert (rates.wins, rates.losses) == (exact.wins, exact.losses)
+
+
 def test_holm_by_hand_and_only_within_a_task() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
@@ -429,7 +438,7 @@ def test_rows_that_chose_a_setting_do_not_judge_it() -> None:
     for tables in pairs_of_tables:
         inside, outside = ({row["x"] for row in table.configurations} for table in tables)
         assert not inside & outside and inside - {4} and outside - {4} and [*map(len, tables)] == [5, 5]
-    fifo, sha = Setting("fifo"), Setting("sha", (("eta", 3), ("r_min", 1), ("n", 5)))
+    fifo, sha = Setting("fifo"), Setting("sha_repeated", (("eta", 3), ("r_min", 1), ("n", 5)))
     found = judged(curves, [fifo, sha], 2, 15.0, processes=1, draws=8)
     assert [result.setting for result in found.best] == [fifo, sha]
     spread = [np.ptp(outside.final) for _, outside in pairs_of_tables]
@@ -444,7 +453,11 @@ def test_rows_that_chose_a_setting_do_not_judge_it() -> None:
 
 
 def test_what_if_prefers_halving_where_early_errors_tell_and_full_training_where_they_mislead() -> None:
-    tried = [Setting("fifo"), Setting("sha", (("eta", 3), ("r_min", 1), ("n", 9))), Setting("hyperband", (("eta", 3),))]
+    tried = [
+        Setting("fifo"),
+        Setting("sha_repeated", (("eta", 3), ("r_min", 1), ("n", 9))),
+        Setting("hyperband_repeated", (("eta", 3),)),
+    ]
     for misleading in (False, True):
         curves = ordered(misleading)
         fifo, sha, _ = regrets([curves], tried, range(12), 60.0, processes=1)
@@ -456,7 +469,7 @@ def test_settings_stay_within_the_table_and_processes_change_nothing() -> None:
     curves = ordered(misleading=False)
     tried = settings(curves, etas=(3,), workers=4)
     assert {dict(s.options).get("r_min") for s in tried} == {None, 1, 3}
-    assert tried[1].overrides == "scheduler=sha eta=3 r_min=3 scheduler.n=3"
+    assert tried[1].overrides == "scheduler=sha_repeated eta=3 r_min=3 scheduler.n=3"
     tables = [curves, ordered(misleading=True)]
     one, two = (regrets(tables, tried, range(3), 40.0, processes=p) for p in (1, 2))
     np.testing.assert_array_equal([result.regret for result in one], [result.regret for result in two])
@@ -582,7 +595,22 @@ def test_record_writes_a_table_that_what_if_replays(fork: Forks, studies: Path, 
     assert curves.resource.tolist() == [9] and len(curves) == 6 * 3 + 6 and set(curves.columns) == {"x"}
     what = script(fork, "compare.py", "--what-if", tmp_path / "mine.npz", "--seeds", 1, "--processes", 1)
     assert what.returncode == 0, what.stderr
-    assert "Recommended: scheduler=" in what.stdout
+    (recommended,) = re.findall(r"^Recommended: (scheduler=.*? budget.resource=180)\b", what.stdout, re.M)
+    table, out = f"executor.curves={tmp_path / 'mine.npz'}", f"hydra.run.dir={tmp_path / 'as_typed'}"
+    typed = fork("experiment=simulated", table, out, *recommended.split())
+    assert typed.returncode == 0, typed.stderr
+
+
+def test_the_setting_that_is_recommended_goes_on_to_its_resource_as_it_was_judged(fork: Forks, tmp_path: Path) -> None:
+    curves = ordered(misleading=False)
+    save(curves, tmp_path / "table.npz")
+    resource = 20 * int(curves.resource[-1])
+    for i, setting in enumerate(settings(curves, etas=(3,), depth=1)):
+        words = [f"executor.curves={tmp_path / 'table.npz'}", *setting.overrides.split()]
+        words += [f"r_max={curves.resource[-1]}", f"budget.resource={resource}", "seed=0"]
+        assert fork("experiment=simulated", *words, f"hydra.run.dir={tmp_path / str(i)}").returncode == 0
+        history = halving.load(tmp_path / str(i)).history
+        assert history.spent == pytest.approx(resource, rel=0.1), setting
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +183,33 @@ class Mute(ASHA):
                 return other
 
 
+class Silent(ASHA):
+    def __init__(self, searcher: Any, **options: Any) -> None:
+        super().__init__(searcher, **options)
+        self._searcher = Unheard(searcher)
+
+
+@dataclass
+class Unheard:
+    searcher: Any
+
+    def propose(self, trial: int) -> Any:
+        return self.searcher.propose(trial)
+
+    def observe(self, *told: Any) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("broken", "options", "checks", "story"),
     [
         (LosesATrial, {}, {"leaves_nobody_behind"}, "are left paused, as trial"),
         (ExceedsRMax, {"r_max": 9}, {"resource_grows_up_to_r_max"}, "r_max is 9; trial 0: start to 10"),
-        (WaitsForever, {}, {"comes_to_an_end"}, "waits although nothing runs"),
+        (
+            WaitsForever,
+            {},
+            {"comes_to_an_end", "tells_the_searcher_of_each_outcome"},
+            "waits although nothing runs",
+        ),
         (MutatesOnWait, {}, {"wait_and_done_change_nothing", "replay_gives_the_same_state"}, "Wait() changed it"),
         (Unseeded, {}, {"replay_gives_the_same_state", "decides_the_same_in_another_process"}, "in the replay Start"),
         (
@@ -198,6 +220,7 @@ class Mute(ASHA):
         ),
         (Crashes, {}, {"comes_to_an_end"}, "raised ZeroDivisionError: no epoch was trained"),
         (Mute, {}, {"reasons_say_something"}, "has no reason"),
+        (Silent, {}, {"tells_the_searcher_of_each_outcome"}, "it was told nothing"),
     ],
 )
 def test_suite_names_what_a_broken_scheduler_does_wrong(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from halving.errors import UserError
 from halving.targets import instantiate
@@ -79,6 +80,37 @@ def test_a_step_is_the_optimizers_own(option: Path) -> None:
             stepped(optimizer)()
     assert all(torch.equal(a, b) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(ours.parameters(), network().parameters(), strict=True))
+
+
+def test_hooks_on_steps_and_a_step_of_an_optimizers_own_are_heeded() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+
+    def moved(optimizer: torch.optim.Optimizer) -> float:
+        before = weight.item()
+        weight.grad = torch.ones(1)
+        step_of(optimizer)()
+        return before - weight.item()
+
+    def halved(optimizer: Any, *rest: Any) -> None:
+        weight.grad = torch.full((1,), 0.5)
+
+    def back(optimizer: Any, *rest: Any) -> None:
+        weight.data.add_(10.0)
+
+    def make() -> torch.optim.Optimizer:
+        return torch.optim.SGD([weight], lr=1.0)
+
+    assert moved(make()) == 1.0
+    (hooked := make()).register_step_pre_hook(halved)
+    assert moved(hooked) == 0.5
+    (hooked := make()).register_step_post_hook(back)
+    assert moved(hooked) == -9.0
+    handle = register_optimizer_step_pre_hook(halved)
+    assert moved(make()) == 0.5
+    handle.remove()
+    own = make()
+    own.step = lambda: back(own)  # pyright: ignore
+    assert moved(own) == -10.0
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adam])

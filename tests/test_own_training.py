@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,14 @@ def curves(study: halving.Study) -> dict[int, list[tuple[float, ...]]]:
 @pytest.fixture(scope="module", params=TRAININGS, ids=lambda each: each.__name__)
 def training(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+@pytest.mark.parametrize("function", [keeping, reporting], ids=lambda each: each.__name__)
+def test_two_studies_in_threads_come_to_what_each_does_alone(function: Any) -> None:
+    alone = curves(tune(function, r_max=3))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: curves(tune(function, r_max=3)), range(2)))
+    assert both == [alone, alone]
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,16 @@ def test_rebuild_writes_the_same_files_from_the_journal_alone(fork: Callable, ru
     assert {name: (run_dir / name).read_bytes() for name in names} == before
 
 
+def test_rebuild_from_an_empty_journal_leaves_what_there_is(fork: Callable, run_dir: Path, tmp_path: Path) -> None:
+    at = tmp_path / "copy"
+    shutil.copytree(run_dir, at)
+    (at / "journal.jsonl").write_bytes(b"")
+    before = {path.name: path.read_bytes() for path in at.iterdir() if path.is_file()}
+    result = fork("rebuild", str(at), program="scripts/study.py")
+    assert result.returncode == 1 and "no header" in result.stderr
+    assert {path.name: path.read_bytes() for path in at.iterdir() if path.is_file()} == before
+
+
 @pytest.fixture(scope="module")
 def finished(fork: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with checkpoints and W&B runs; it is copied before anything is changed in it."""

@@ -350,3 +350,18 @@ def test_it_lies_beside_a_study_and_beside_a_whole_multirun(tmp_path: Path) -> N
     (tmp_path / "sweep" / "multirun.yaml").touch()
     assert directory(tmp_path / "sweep" / "a" / "0") == tmp_path / "sweep-sensitivity" / "a" / "0"
     assert directory(tmp_path / "alone") == tmp_path / "alone-sensitivity"
+
+
+def test_a_sensitivity_may_train_shorter_and_a_resumed_study_has_its_last_executor(
+    study: Path, fork: Forks, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    begun = ("executor=process", "executor.workers=1", "budget.evaluations=1", f"hydra.run.dir={run_dir}")
+    own = [word for word in SMALL if not word.startswith("executor.")]
+    assert fork(*own, *begun).returncode == 0
+    assert (done := fork(f"resume={run_dir}", "executor=serial", "budget.evaluations=9")).returncode == 0, done.stderr
+    words = ("sensitivity", str(run_dir), "--points", "1", "--seeds", "2", "r_max=1")
+    done = fork(*words, program="scripts/study.py")
+    assert done.returncode == 0, done.stderr
+    header = halving.load(tmp_path / "run-sensitivity").history.header
+    assert header is not None and header.r_max == header.provenance.config["fidelity"]["epochs"] == 1

@@ -257,6 +257,15 @@ def test_a_job_whose_worker_always_fails_fails_after_its_retries() -> None:
     assert finished.outcome.failed and "executor.retries=2" in finished.cause
 
 
+def test_a_job_that_fails_for_good_has_no_epochs_beyond() -> None:
+    curves = random_table(n=20)
+    broken = {"seconds_to_failure": 2.0, "retries": 1}
+    study = simulate(curves, SuccessiveHalving, workers=2, seed=1, eta=3, r_max=27, n=20, executor=broken)
+    failed = [each for trial in study.trials.values() for each in trial.evaluations if each.finished]
+    failed = [each for each in failed if each.finished and each.finished.outcome.failed]
+    assert failed and not any(epoch.epoch > each.since for each in failed for epoch in each.epochs)
+
+
 def test_what_happens_at_one_instant_is_known_before_the_next_decision() -> None:
     executor = Simulated(Table(table([[0.5, 0.4]] * 3), epochs_too=True), workers=3)
     for trial, until in ((0, 2), (1, 1), (2, 1)):
@@ -372,9 +381,26 @@ def test_a_table_survives_being_written_and_read(tmp_path: Path) -> None:
     assert back.resource.tolist() == [1, 3] and not back.dense
 
 
+def test_a_table_keeps_its_name_and_what_single_precision_cannot_hold(tmp_path: Path) -> None:
+    curves = Curves(np.array([[0.5, 1e200]]), np.array([1, 3]), None, [{"a": "3_3"}])
+    for name in ("mine_0.1", "mine_0.2.npz"):
+        save(curves, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"mine_0.{i}.{ending}" for i in (1, 2) for ending in ("csv", "npz")
+    ]
+    back = load(tmp_path / "mine_0.1.npz")
+    assert back.error.tolist() == curves.error.tolist() and back.configurations == [{"a": "3_3"}]
+    marked = (tmp_path / "mine_0.1.csv").read_text().encode("utf-8-sig")
+    (tmp_path / "mine_0.1.csv").write_bytes(marked)
+    assert load(tmp_path / "mine_0.1.npz").columns == back.columns
+
+
 @pytest.mark.parametrize(
     ("arrays", "csv", "message"),
     [
+        ({"error": [[0.5, 0.4]], "resource": [1, 2]}, "trial;x\n0;1\n", "commas must part them"),
+        ({"error": [[0.5, 0.4]], "resource": [1, 2], "meta": "[1]"}, "trial,x\n0,1\n", "meta: must be a JSON object"),
+        ({"error": [[0.5, 0.4]], "resource": [1, 2], "meta": "{"}, "trial,x\n0,1\n", "meta: is no JSON"),
         ({"error": [[0.5, 0.4]]}, "trial,x\n0,1\n", "no array resource"),
         ({"error": [0.5], "resource": [1]}, "trial,x\n0,1\n", "shape"),
         ({"error": [[0.5, 0.4]], "resource": [1, 1]}, "trial,x\n0,1\n", "ascending"),

@@ -404,11 +404,25 @@ def test_a_study_without_a_number_says_what_it_came_to(come_to: list[Any], maxim
         ({"searcher": "random"}, "tune: searcher='random': give a class of halving.searchers, not its name"),
         ({"space": [1, 2]}, r"tune: space=\[1, 2\]: give a mapping of names"),
         ({"space": {"lr": rv_discrete}}, r"_target_ \(from Python also as loguniform"),
+        *(
+            ({"metric": each}, "give its name")
+            for each in (None, 3, "", "MAX:acc", " max:acc", "maximize:a", "max:max:a")
+        ),
+        ({"initial": [1]}, "a mapping of the space's names"),
+        ({"initial": {"lx": 0.1}}, "initial: the space has no lx; there is lr"),
+        ({"initial": {}}, "initial: it says nothing of lr"),
+        ({"run_dir": ""}, "give a path"),
+        ({"run_dir": 3}, "give a path"),
+        ({"executor": "process"}, "give halving.Process"),
+        ({"executor": halving.Process}, "missing a required argument: 'workers'"),
+        *(({"trackers": each}, "tune: trackers") for each in ("wandb", 3, ["wandb"])),
+        ({"test": 3}, "give a function of a trial"),
+        ({"function": None}, "None is no function"),
     ],
 )
 def test_what_is_no_class_or_space_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(halving.UserError, match=message):
-        halving.tune(bowl, **({"space": LR} | arguments))
+        halving.tune(**({"function": bowl, "space": LR} | arguments))
 
 
 def test_what_a_notebook_shows_is_for_reading(tmp_path: Path) -> None:

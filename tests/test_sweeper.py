@@ -235,6 +235,61 @@ def test_what_is_no_dimension_is_said_so(text: str) -> None:
         typed([text], Groups())  # type: ignore[arg-type]
 
 
+STRUCTURED = """
+import enum
+from dataclasses import dataclass
+
+import hydra
+from hydra.core.config_store import ConfigStore
+
+
+class Act(enum.Enum):
+    relu = 1
+    tanh = 2
+
+
+@dataclass
+class Config:
+    lr: float = 0.1
+    act: Act = Act.relu
+    epochs: int = 3
+
+
+ConfigStore.instance().store("config", Config)
+
+
+@hydra.main(version_base=None, config_name="config")
+def main(cfg):
+    if cfg.lr > 0.5:
+        raise ValueError("a line\\nand the real reason")
+    return cfg.lr + (cfg.act is Act.tanh)
+
+
+main()
+"""
+
+
+def structured(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "app.py").write_text(STRUCTURED)
+    own = ("-m", "hydra/sweeper=halving", "hydra.sweeper.resource=epochs", "hydra.sweep.dir=sweep")
+    command = [sys.executable, "app.py", *own, *words]
+    return subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+
+
+def test_a_value_that_the_app_cannot_take_is_refused_before_the_first_job(tmp_path: Path) -> None:
+    done = structured(tmp_path, "lr=choice(0.1,0.2,0.3,0.4,big)")
+    assert done.returncode == 1 and "lr=big" in done.stderr and "could not be converted to Float" in done.stderr
+    assert not list(tmp_path.rglob("journal.jsonl"))
+
+
+def test_an_apps_own_configuration_is_the_first_and_what_it_raises_is_shown(tmp_path: Path) -> None:
+    done = structured(tmp_path, "lr=0.1,0.9", "act=tanh,relu", "hydra.sweeper.scheduler=fifo")
+    assert done.returncode == 0, done.stderr
+    study = halving.load(tmp_path / "sweep")
+    assert study.trials[0].configuration == {"lr": 0.1, "act": "relu"}
+    assert study.trials[1].state == "failed" and "and the real reason" in done.stderr + done.stdout
+
+
 def test_what_an_app_left_is_put_back_and_ours_stays(tmp_path: Path) -> None:
     left, ours = tmp_path / "weights/last.pt", tmp_path / ".halving/3.json"
     for path, text in ((left, "at 1"), (ours.with_name("1.json"), "{}")):

@@ -116,6 +116,8 @@ def main() -> None:
     trainings = sorted(arguments.trainings)
     if trainings[0] < 1:
         parser.error("--trainings: at least 1")
+    if arguments.seeds < 1:
+        parser.error("--seeds: at least 1")
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     shares: dict[str, list[np.ndarray]] = {}
     try:

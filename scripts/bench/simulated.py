@@ -52,6 +52,8 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
 
+    if arguments.studies < 1:
+        parser.error("--studies: at least 1")
     parts = [range(i, arguments.studies, 100) for i in range(100)]
     began = time.perf_counter()
     with ProcessPoolExecutor(arguments.processes) as pool:

@@ -2,9 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 from halving.checkpoints import discard, named, sweep
 from halving.errors import UserError, real, whole
@@ -228,6 +229,8 @@ class Tuner:
                 case Wait():
                     return False
                 case assignment:
+                    if wrong := self._wrong(assignment):
+                        raise self._mistake(wrong)
                     self.record(assignment)
                     self.sync()
                     self._running[assignment.trial] = assignment
@@ -247,6 +250,23 @@ class Tuner:
             case Finished():
                 self._finish(event)
 
+    def _wrong(self, answer: Any) -> str:
+        """Say why a scheduler's answer cannot be carried out, or nothing."""
+        if not isinstance(answer, Start | Resume):
+            return f"suggests {answer!r}"
+        if answer.trial in self._running:
+            return f"suggests trial {answer.trial}, which is running"
+        if isinstance(answer, Start) == (answer.trial in self.history.trials):
+            return f"{'starts' if isinstance(answer, Start) else 'resumes'} trial {answer.trial}, which has " + (
+                "been started" if isinstance(answer, Start) else "not been started"
+            )
+        return ""
+
+    def _mistake(self, what: str) -> UserError:
+        kind = type(self._scheduler)
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        return UserError(f"the scheduler {kind.__name__} {what}; python -m halving.conformance {name} tries it")
+
     def _finish(self, event: Finished) -> None:
         outcome = event.outcome
         if self._sign < 0:
@@ -260,6 +280,8 @@ class Tuner:
         self.record(replace(event, outcome=outcome, cost=self._cost(since, reached)))
         self._obsolete[outcome.trial] = named(self.history.trials[outcome.trial])
         verdicts = self._scheduler.update(outcome)
+        if not isinstance(cast(object, verdicts), Sequence):
+            raise self._mistake(f"answers {verdicts!r} to an outcome, where a list of verdicts is due")
         for verdict in verdicts:
             self.record(verdict)
         ended = {verdict.trial for verdict in verdicts if verdict.state != "paused"}

@@ -17,6 +17,7 @@ from halving.app.runner import Runner
 from halving.config import commands, winner
 from halving.config.invocation import Invocation
 from halving.config.request import Request
+from halving.config.resumption import unreplaced
 from halving.config.trust import trusted_packages
 from halving.confirming import Confirming
 from halving.environment import dated, environment
@@ -38,6 +39,7 @@ from halving.tracking.tensorboard import TensorBoard
 from halving.tracking.terminal import Terminal
 from halving.tracking.wandb import Wandb
 from halving.tracking.wording import cut
+from halving.training.batched.choice import forget
 from halving.trial import Job
 
 log = logging.getLogger(__name__)
@@ -133,7 +135,7 @@ def run(request: Request, begin: Callable[[Header], None] = lambda header: None)
             conclude=conclude,
         )
         opened.pop_all()  # the runner sees to them from here on
-        with _verdicts(tell), runner:
+        with _warnings(tell), runner:
             runner.run(
                 lambda: _ended(request, called, secrets, header.provenance, runner.tuner.history, parts),
                 lambda: runner.confirm(
@@ -155,11 +157,15 @@ def run(request: Request, begin: Callable[[Header], None] = lambda header: None)
 
 
 @contextmanager
-def _verdicts(tell: Callable[[str], None]) -> Generator[None]:
-    """Tell what the log warns of where trials that were to be trained together are not, or not at first."""
+def _warnings(tell: Callable[[str], None]) -> Generator[None]:
+    """Tell what the log warns of where trials that were to be trained together are not, and W&B cannot log in."""
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: tell(record.getMessage())
-    loggers = [logging.getLogger(name) for name in ("halving.training.batched", "halving.app.objective")]
+    forget()
+    loggers = [
+        logging.getLogger(name)
+        for name in ("halving.training.batched", "halving.app.objective", "halving.tracking.wandb")
+    ]
     for logger in loggers:
         logger.addHandler(handler)
     try:
@@ -197,14 +203,13 @@ def _settings(request: Request, called: Invocation, parts: Parts, before: Histor
     now = [request.settled(item) for item in called.overrides if not item.startswith("resume=")]
     here = Provenance(source=called.source, run_dir=str(called.run_dir), tags=called.tags)
     begun = before.header.provenance if before.header is not None else here
-    keys = set(map(commands.key_of, now))
     unresolved = request.unresolved
     began = Path(begun.run_dir)  # which names its W&B runs, whatever link it is resumed by
     return {
         "unresolved": unresolved,
         "choices": asdict(request.choices),
         "config_hash": hashlib.sha256(json.dumps({**unresolved, "notes": ""}, sort_keys=True).encode()).hexdigest(),
-        "overrides": [item for item in begun.overrides if commands.key_of(item) not in keys] + now,
+        "overrides": unreplaced(begun.overrides, now) + now,
         "source": begun.source,
         "run_dir": str(began if began.exists() and began.samefile(called.run_dir) else called.run_dir),
         "initial": parts.initial,

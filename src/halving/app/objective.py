@@ -32,7 +32,6 @@ _NONE: Mapping[str, int] = MappingProxyType({})
 # What no job builds; the study's parent has checked it, and to import it here would cost a worker a second.
 _OF_THE_PARENT = ("space", "searcher", "scheduler", "executor", "tracker")
 _KNOWN = 256  # configs of trials
-_said: set[str] = set()  # of why trials are not trained together
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class ConfiguredObjective:
     threads: int
     store: Store = field(init=False, compare=False)
     _known: dict[str, dict[str, Any]] = field(default_factory=dict[str, Any], init=False, compare=False, repr=False)
+    _said: set[str] = field(default_factory=set[str], init=False, compare=False, repr=False)  # of what is not together
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "store", Store(self.run_dir))
@@ -77,8 +77,8 @@ class ConfiguredObjective:
                 return None
             return fidelity.alike(setting)
         except Unlike as reason:
-            if str(reason) not in _said:
-                _said.add(str(reason))
+            if str(reason) not in self._said:
+                self._said.add(str(reason))
                 log.warning("%s trains one trial at a time, not many as one program", reason)
         except (Exception, SystemExit):  # a model may raise anything
             pass

@@ -17,7 +17,7 @@ from halving.checkpoints.store import Store
 from halving.confirming import Confirming
 from halving.data.keys import key
 from halving.environment import dated, expanded
-from halving.errors import UserError, noted, whole
+from halving.errors import UserError, did_you_mean, noted, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Event, Header, History
 from halving.journal import Journal, replay
@@ -44,6 +44,8 @@ from halving.trial import Configuration, Job, Step, Value, plain
 from halving.tuner import Budget
 
 log = logging.getLogger(__name__)
+
+_PREFIXES = ("max", "min", "maximize", "minimize", "maximise", "minimise")
 
 
 def tune(
@@ -91,6 +93,7 @@ def tune(
     """
     if not isinstance(confirm, Confirming | None):
         raise UserError(f"confirm={confirm!r}: give halving.Confirming(top=3), or None")
+    _refuse(function, executor, trackers, test)
     training = is_training(function)
     name = getattr(function, "__name__", type(function).__name__)
     composed = Composed.of(
@@ -129,7 +132,8 @@ def tune(
     if before.ended is not None and idle and budget is not None:
         log.warning(nothing_left(tuner.history, composed.scheduler, composed.options))
     if tuner.history.incumbent is None:
-        raise UserError(f"no trial survived; {first_failure(tuner.history)}")
+        again = "" if before.ended is None else f"; nothing was left to do: delete {composed.directory} to begin anew"
+        raise UserError(f"no trial survived; {first_failure(tuner.history)}{again}")
     return Study(tuner.history, composed.directory)
 
 
@@ -176,9 +180,16 @@ class Composed:
         for part, given in (("scheduler", scheduler), ("searcher", searcher)):
             if isinstance(cast(object, given), str):
                 raise UserError(f"{door}: {part}={given!r}: give a class of halving.{part}s, not its name")
+        if not isinstance(cast(object, metric), str) or not metric.removeprefix("max:").strip():
+            raise UserError(f"{door}: metric={metric!r}: give its name, as 'error', or 'max:accuracy' to maximise it")
+        prefix, colon, _ = metric.removeprefix("max:").partition(":")
+        if metric != metric.strip() or (colon and prefix.strip().lower() in _PREFIXES):
+            raise UserError(f"{door}: metric={metric!r}: give its name alone, or 'max:' and its name to maximise it")
+        if run_dir is not None and (not isinstance(cast(object, run_dir), str | Path) or not str(run_dir)):
+            raise UserError(f"{door}: run_dir={run_dir!r}: give a path")
         cube = space if isinstance(space, Space) else Space.from_config(space)
         if initial is not None:
-            initial = {name: plain(value) for name, value in initial.items()}
+            initial = _initial(initial, cube, door)
         given = {"seed": seed, "initial": initial}
         proposer = searcher(cube, **given)
         options = {name: plain(value) for name, value in options.items()}
@@ -291,6 +302,35 @@ def ended(history: History, objective: Trainings | None = None) -> Ended:
     return Ended(trial.trial, measured, failure="; ".join(problems))
 
 
+def _initial(initial: Configuration, space: Space, door: str) -> Configuration:
+    """Return the first configuration as plain values. Raises UserError where its names are not the space's."""
+    if not isinstance(cast(object, initial), Mapping):
+        raise UserError(f"{door}: initial={initial!r}: give a mapping of the space's names to values")
+    for name in initial:
+        if name not in space.names:
+            raise UserError(f"{door}: initial: the space has no {name}{did_you_mean(str(name), space.names)}")
+    values = {name: plain(value) for name, value in initial.items()}
+    if lacking := [each.name for each in space.existing(values) if each.name not in values]:
+        raise UserError(f"{door}: initial: it says nothing of {', '.join(lacking)}")
+    return values
+
+
+def _refuse(function: object, executor: object, trackers: object, test: object) -> None:
+    """Raise UserError for parts that are none."""
+    if not callable(function):
+        raise UserError(f"tune: {function!r} is no function: give one of a trial, or of a configuration and a resource")
+    if isinstance(executor, str) or not callable(executor):
+        raise UserError(f"tune: executor={executor!r}: give halving.Process, as partial(Process, workers=4), or such")
+    if isinstance(executor, type):
+        check_call(executor, [None], {}, False, "tune: executor, such as partial(Process, workers=4)")
+    if isinstance(trackers, str) or not isinstance(trackers, Sequence):
+        raise UserError(f"tune: trackers={trackers!r}: give a list of trackers, as [halving.Csv()]")
+    if wrong := [each for each in cast(Sequence[object], trackers) if not hasattr(each, "record")]:
+        raise UserError(f"tune: trackers: {wrong[0]!r} is none; give objects of halving.tracking, as halving.Csv()")
+    if test is not None and not callable(test):
+        raise UserError(f"tune: test={test!r}: give a function of a trial")
+
+
 @dataclass(frozen=True)
 class _Calls:
     function: Callable[[Configuration, int], float]
@@ -331,6 +371,8 @@ def _journal(
             + "\n  ".join(f"{name}: {old} in the study, {new} now" for name, (old, new) in differences.items())
             + f"\nonly the budget and the executor may change{f', and {grows} may grow' if grows else ''}"
         )
+    if problem and replay(journal.events).incumbent is None:
+        problem += f"; no trial has come to anything there: delete {directory} to begin anew"
     if problem:
         journal.close()
         raise UserError(problem)

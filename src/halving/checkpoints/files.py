@@ -14,6 +14,7 @@ from halving.errors import StorageError, StudyError, UserError
 
 _CHUNK = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_PLACE = (errno.ENOTDIR, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 def copy(source: Path, target: Path, sync: bool = False) -> None:
@@ -112,12 +113,15 @@ def _digests(root: Path, directory: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def room(path: Callable[[], Path]) -> Iterator[None]:
-    """Let a disk without room for what is done at `path` end the study, as that is no trial's fault."""
+def room(path: Callable[[], Path], place: bool = False) -> Iterator[None]:
+    """Let a disk without room for what is done at `path` end the study, as that is no trial's fault.
+
+    So does, with `place`, one on which nothing can be there.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in _NO_ROOM or (place and error.errno in _NO_PLACE):
             raise refused(path(), error) from error
         raise
 

@@ -121,7 +121,7 @@ class Store:
         Raises StorageError if the disk refuses.
         """
         directory = inside(self.run_dir, f"{DIRECTORY}/{trial}") / f"{WORKING}{token_hex(8)}"
-        with room(lambda: directory):
+        with room(lambda: directory, place=True):
             try:
                 make(directory.parent)
                 directory.mkdir() if files is None else copy(files, directory)

@@ -32,7 +32,7 @@ from halving.config.resumption import register_resolvers, repeat
 from halving.config.suggestions import nearest, nearest_option
 from halving.config.yaml_files import redact_files
 from halving.environment import wait_briefly
-from halving.errors import UserError, first_line
+from halving.errors import UserError, first_line, last_line
 from halving.journal import FILE
 from halving.redaction import Secrets
 from halving.tracking.terminal import coming, one_line, printable
@@ -262,8 +262,13 @@ def _explained(error: Exception) -> str:
         case MarkedYAMLError() if error.problem_mark is not None:
             return f"{where}{error.problem} in line {error.problem_mark.line + 1}"
         case _:
-            why = f": {first_line(error.__cause__)}" if isinstance(error.__cause__, ValueError) else ""
-            return f"{where}{first_line(error).rstrip('.')}{why}"
+            why = f": {first_line(error.__cause__)}" if isinstance(error.__cause__, ValueError | OSError) else ""
+            told = first_line(error).rstrip(".")
+            if told.startswith("Ambiguous value"):
+                told += ": several values are for a multirun, with -m; a list is written key=[a,b]"
+            if told == "Primary config directory not found":
+                told = last_line(error).rstrip(".")
+            return f"{where}{told}{why}"
 
 
 def _config_file(error: BaseException) -> str | None:

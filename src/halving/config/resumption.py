@@ -53,9 +53,7 @@ def repeat(arguments: list[str]) -> list[str]:
         return arguments
     refuse(placed(named[-1]), written=False)
     begun = _recorded(placed(named[-1]) / FILE)
-    keys = {key_of(item) for item in arguments}
-    replaced = tuple(keys) + tuple(f"{group}." for group in keys.intersection(_MAY_CHANGE))
-    recorded = [item for item in begun.overrides if not _named(key_of(item), replaced) and REDACTED not in item]
+    recorded = [item for item in unreplaced(begun.overrides, arguments) if REDACTED not in item]
     _repeated[:] = recorded
     options = {"-cp", "-cn", "-cd", "--config-path", "--config-name", "--config-dir"}
     elsewhere = options.intersection(item.partition("=")[0] for item in arguments)
@@ -64,6 +62,13 @@ def repeat(arguments: list[str]) -> list[str]:
         if Path(place.removeprefix("file://")).resolve().is_relative_to(placed(named[-1]).resolve()):
             raise UserError(f"resume: the study's config files would lie in it, at {place}, where no study has them")
     return [*source, *recorded, *arguments]
+
+
+def unreplaced(begun: Iterable[str], now: Iterable[str]) -> list[str]:
+    """Return what a study was begun with but for what a command says `now`: with another executor, all of the last."""
+    keys = {key_of(item) for item in now}
+    replaced = tuple(keys) + tuple(f"{group}." for group in keys.intersection(_MAY_CHANGE))
+    return [item for item in begun if not _named(key_of(item), replaced)]
 
 
 def typed(overrides: Iterable[str]) -> list[str]:

@@ -138,7 +138,7 @@ def _insist(study: Study, now: Header, typed: Sequence[str]) -> None:
         for config in (config_of(header, best.configuration, 0), now.provenance.config)
     )
     anew = [key_of(item) for item in typed]
-    anew += ["epochs", "lr_schedule", "averaging"] * ("r_max" in anew)  # they follow it
+    anew += ["epochs", "fidelity.epochs", "lr_schedule", "averaging"] * ("r_max" in anew)  # they follow it
     for path, value in then.items():
         typed_anew = "experiment" in anew or any(_within(path, key) for key in anew)
         if typed_anew or path in _PLACES or REDACTED in str(value):

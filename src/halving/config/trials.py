@@ -132,7 +132,9 @@ def _check_dimension(cfg: DictConfig, path: str, kind: str, suffix: str) -> None
             f"space.{path}: a real distribution, but {path} is an integer; use scipy.stats.randint, or a list"
         )
     if kind in ("continuous", "integer") and isinstance(value, str | bool):
-        raise UserError(f"space.{path}: a distribution of numbers for {path}={value}, which is none; use a list")
+        raise UserError(
+            f"space.{path}: a distribution of numbers for {path}={value}, which is none; give {path} one, or use a list"
+        )
 
 
 def _wants_integer(cfg: DictConfig, path: str) -> bool:

@@ -36,6 +36,7 @@ class Schedule:
     skew: float
     count: int | None
     curves: bool
+    heard: "Heard" = field(default_factory=lambda: Heard(), compare=False, repr=False)
 
     @classmethod
     def draw(cls, seed: int) -> "Schedule":
@@ -51,6 +52,7 @@ class Schedule:
     def observe(self, trial: int, configuration: Configuration, resource: int, error: float) -> None:
         if configuration != {"x": trial} or not (math.isfinite(error) or error == math.inf):
             raise ValueError(f"the searcher was told of trial {trial}: {configuration}, error {error}")
+        self.heard.append((trial, resource))
 
     def outcome(self, assignment: Assignment) -> Outcome:
         """What an assignment comes to: coarse errors, so that ties are common; a good one's curve may hold a NaN."""
@@ -84,6 +86,13 @@ class Told:
     verdicts: tuple[Verdict, ...]
 
 
+class Heard(list[tuple[int, int]]):
+    """What the searcher was told last, trials and resources: no part of a scheduler's state, in which it is empty."""
+
+    def __reduce__(self) -> tuple[type["Heard"], tuple[()]]:
+        return Heard, ()
+
+
 @dataclass
 class Story:
     """All that a scheduler decided under one schedule, and how it ended: `fault` says what is wrong with that.
@@ -98,6 +107,7 @@ class Story:
     fault: str = ""
     finished: bool = False
     changed: str = ""
+    unheard: str = ""
     state: bytes = b""
 
     @property
@@ -165,7 +175,11 @@ def _play(scheduler: Scheduler, story: Story) -> None:
             story.fault = "" if done or given >= most else "waits although nothing runs"
             return
         outcome = schedule.outcome(running.pop(int(len(running) * rng.random() ** schedule.skew)))
+        schedule.heard.clear()
         story.decisions.append(Told(outcome, scheduler.update(outcome)))
+        if schedule.heard != [(outcome.trial, outcome.resource)]:
+            told = ", ".join(f"trial {trial} at {resource}" for trial, resource in schedule.heard) or "nothing"
+            story.unheard = story.unheard or f"of trial {outcome.trial} at {outcome.resource} it was told {told}"
 
 
 def _suggestion(scheduler: Scheduler, story: Story) -> Assignment | Wait | Done:
@@ -189,12 +203,17 @@ def _state(thing: object) -> bytes:
     try:
         return pickle.dumps(pickle.loads(pickle.dumps(thing)))
     except Exception:
-        return re.sub(r"0x[0-9a-f]+", "", repr(vars(thing))).encode()
+        return re.sub(r"0x[0-9a-f]+", "", repr(getattr(thing, "__dict__", thing))).encode()
 
 
 def comes_to_an_end(story: Story) -> str:
     """It ends under any arrival order, with 1 to 50 workers, with failures and NaN; once Done, always Done."""
     return story.fault
+
+
+def tells_the_searcher_of_each_outcome(story: Story) -> str:
+    """The searcher hears of each outcome once, by `observe` with its resource: without that it learns nothing."""
+    return story.unheard
 
 
 def numbers_trials_as_they_start(story: Story) -> str:
@@ -303,6 +322,7 @@ def replay_gives_the_same_state(story: Story) -> str:
 
 CHECKS: tuple[Callable[[Story], str], ...] = (
     comes_to_an_end,
+    tells_the_searcher_of_each_outcome,
     numbers_trials_as_they_start,
     promotes_nobody_twice,
     resource_grows_up_to_r_max,

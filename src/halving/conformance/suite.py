@@ -106,9 +106,17 @@ def _play(
 
     if hasattr(locate(target), "propose"):
         return [searcher.Proposals(make_searcher, seed) for seed in range(schedules)], searcher.CHECKS
-    default = parameters["r_max"].default if "r_max" in parameters else math.inf
+    default = _default(locate(target), "r_max")
     r_max = {"r_max": default, **supplied(target, options), **options}["r_max"]
     return [scheduler.play(make, r_max, seed) for seed in range(schedules)], scheduler.CHECKS
+
+
+def _default(subject: Any, name: str) -> Any:
+    """Return the default of a parameter that a class, or the nearest above it that names it, has; inf without any."""
+    for each in inspect.getmro(subject) if inspect.isclass(subject) else (subject,):
+        if each is not object and name in (parameters := inspect.signature(each).parameters):
+            return parameters[name].default
+    return math.inf
 
 
 def _result(check: Callable[[Any], str], stories: Sequence[Story | executor.Told]) -> Result:

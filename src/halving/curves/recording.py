@@ -43,7 +43,7 @@ def record(
     if any(ROW in header.dimensions for header in headers):
         raise UserError("a simulated study trained nothing: its table is the one that it was simulated on")
     curves = [_curve(trial) for history in histories for trial in history.trials.values() if trial.evaluations]
-    top = until or max((max(curve.errors, default=0) for curve in curves), default=0)
+    top = until if until is not None else max((max(curve.errors, default=0) for curve in curves), default=0)
     complete = [curve for curve in curves if top in curve.errors]
     if not complete:
         raise UserError(f"no trial reached {top}: train some in full (scheduler=fifo), or give a lower --until")

@@ -1,5 +1,6 @@
 """Tables of recorded learning curves: what simulated studies look up."""
 
+import csv
 import json
 import math
 import zipfile
@@ -128,7 +129,7 @@ def load(path: str | Path) -> Curves:
     arrays = _read_arrays(file, "error", "resource")
     configurations = _read_configurations(file.with_suffix(".csv"))
     try:
-        meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+        meta = _meta(str(arrays["meta"])) if "meta" in arrays else {}
         error, seconds = (_as_written(arrays[name]) if name in arrays else None for name in ("error", "seconds"))
         assert error is not None
         return Curves(error, arrays["resource"], seconds, configurations, meta)
@@ -138,10 +139,11 @@ def load(path: str | Path) -> Curves:
 
 def save(curves: Curves, path: str | Path) -> None:
     """Write a table as `load` reads it: the .npz at `path`, the CSV beside it."""
-    file = expanded(path).with_suffix(".npz")
-    arrays: dict[str, Any] = {"error": curves.error.astype(np.float32), "resource": curves.resource}
+    file = expanded(path)
+    file = file if file.suffix == ".npz" else file.with_name(f"{file.name}.npz")
+    arrays: dict[str, Any] = {"error": _single(curves.error), "resource": curves.resource}
     if curves.seconds is not None:
-        arrays["seconds"] = curves.seconds.astype(np.float32)
+        arrays["seconds"] = _single(curves.seconds)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, **arrays, meta=np.array(json.dumps(dict(curves.meta))))
     rows = (
@@ -149,6 +151,13 @@ def save(curves: Curves, path: str | Path) -> None:
         for i, each in enumerate(curves.configurations)
     )
     file.with_suffix(".csv").write_text(table(("trial", *curves.columns), rows), encoding="utf-8", newline="")
+
+
+def _single(array: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers in single precision, where it has room for all of them."""
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    return single if np.array_equal(np.isinf(single), np.isinf(array)) else array
 
 
 def first_level(path: str) -> int:
@@ -194,6 +203,16 @@ def _read_arrays(file: Path, *needed: str, only: Sequence[str] | None = None) ->
     return arrays
 
 
+def _meta(text: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"meta: is no JSON: {error}") from error
+    if not isinstance(meta, dict):
+        raise UserError(f"meta: must be a JSON object, and is {text[:40]}")
+    return cast(dict[str, Any], meta)
+
+
 def _as_written(array: NDArray[Any]) -> NDArray[Any]:
     """Return single precision as the decimals that it was written from: 0.3446, not 0.34460002183914185."""
     return array.astype(str).astype(np.float64) if array.dtype == np.float32 else array
@@ -201,12 +220,14 @@ def _as_written(array: NDArray[Any]) -> NDArray[Any]:
 
 def _read_configurations(file: Path) -> list[Configuration]:
     try:
-        rows = list(read(file.read_bytes().decode()))
-    except (OSError, UnicodeDecodeError) as error:
+        rows = list(read(file.read_bytes().decode("utf-8-sig")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: a table needs its configurations there, one row each: {error}") from error
     if not rows:
         raise UserError(f"{file}: is empty; its first row names the columns")
     names, numbered = rows[0], rows[0][:1] == ["trial"]
+    if len(names) == 1 and any(separator in names[0] for separator in ";\t"):
+        raise UserError(f"{file}: its cells are parted by {';' if ';' in names[0] else 'tabs'}; commas must part them")
     if ROW in names or len(set(names)) < len(names):
         raise UserError(f"{file}: its columns {', '.join(names)} must be different, and none may be {ROW!r}")
     if (bad := next((i for i, row in enumerate(rows) if len(row) != len(names)), None)) is not None:
@@ -218,6 +239,8 @@ def _read_configurations(file: Path) -> list[Configuration]:
 def _value(cell: str) -> Value:
     if cell in _WORDS:
         return _WORDS[cell]
+    if "_" in cell:  # which Python takes for a part of a number
+        return cell
     for kind in (int, float):
         try:
             value = kind(cell)

@@ -8,7 +8,7 @@ import numpy as np
 
 from halving.errors import real, whole
 from halving.executors.base import Objective, failure
-from halving.trial import Finished, Job, Restarted, Step
+from halving.trial import Epoch, Finished, Job, Restarted, Step
 
 
 class Simulated:
@@ -67,6 +67,8 @@ class Simulated:
         seconds = finished.seconds + self._pause_seconds + (self._resume_seconds if job.since else 0.0)
         if self._stragglers or self._seconds_to_failure is not None:
             seconds, finished = self._disturbed(job, seconds, finished)
+            reached = finished.outcome.resource
+            steps = [step for step in steps if not (isinstance(step, Epoch) and step.epoch > reached)]
         elif seconds != finished.seconds:
             finished = _lasting(finished, seconds)
         for step in (*steps, finished):

@@ -179,6 +179,7 @@ def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, 
     if len(tasks) > 1:
         table = ranks_table(runs)
         best, value = table.rows[0] if table.rows else ("", "")
+        equal = [method for method, rank in table.rows if rank == value]
         what, where = f"mean rank over {count(len(tasks), 'tasks')}", ""
     else:
         known = by_regret(runs)
@@ -187,6 +188,7 @@ def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, 
             for method, own in methods.items()
         }
         best = min(errors, key=lambda method: (math.isnan(errors[method]), errors[method]))
+        equal = [method for method, error in errors.items() if math.isclose(error, errors[best], rel_tol=1e-9)]
         value = next(row[-1 if known else 2] for row in methods_table(runs).rows if row[0] == best)
         what = "mean regret" if known else f"mean {label}"
         where = " at the end" if known else f" after {count(end, runs[0].unit)}"
@@ -194,7 +196,7 @@ def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, 
     ahead = {pair.second: pair for pair in tested if pair.first == best and pair.effect > 0}
     ahead |= {pair.first: pair for pair in tested if pair.second == best and pair.effect < 0}
     beaten = [method for method, pair in ahead.items() if pair.p_holm < 0.05] if tested else None
-    return {"best": best, "value": value, "what": what, "where": where, "beaten": beaten}
+    return {"best": best, "value": value, "what": what, "where": where, "beaten": beaten, "equal": equal}
 
 
 def _notes(jobs: Sequence[Job]) -> list[tuple[str, str]]:

@@ -85,7 +85,6 @@ def replace(path: Path, content: str | bytes) -> None:
             file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # of the other nobody knows
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # of the other nobody knows
     finally:
         temporary.unlink(missing_ok=True)

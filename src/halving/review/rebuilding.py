@@ -36,13 +36,14 @@ def rebuild(run_dir: Path) -> list[str]:
     events = read(run_dir)
     refuse_running(run_dir)
     history = replay(events)
+    header = header_of(history)  # before anything is replaced by what an empty journal says
     problems = write_all(history, run_dir)
     written = ["results.csv", "curves.csv", "summary.json", "report.html"]
-    if _options(header_of(history), TensorBoard) is not None or (run_dir / FOLDER).is_dir():
+    if _options(header, TensorBoard) is not None or (run_dir / FOLDER).is_dir():
         with noted("TensorBoard's files could not be written", problems):
             _rebuild_tensorboard(run_dir.resolve(), events)
             written.append("TensorBoard's files")
-    if (options := _options(header_of(history), Wandb)) is not None and options.get("mode") != "disabled":
+    if (options := _options(header, Wandb)) is not None and options.get("mode") != "disabled":
         with noted("the offline W&B runs could not be written", problems):
             written.append(count(_rebuild_runs(run_dir, events, options), "offline W&B runs"))
     if problems:

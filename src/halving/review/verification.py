@@ -57,7 +57,7 @@ def verify(run_dir: Path) -> Iterator[Finding]:
     yield from _checkpoints(run_dir, history)
     yield from _tables(run_dir, history)
     yield _present(run_dir, "report.html", "rebuild writes it")
-    if history.ended is not None and history.ended.best is not None and history.header.provenance.by_command:
+    if history.ended is not None and history.ended.command and history.header.provenance.by_command:
         yield _present(run_dir, "best.yaml", "resuming the study writes it")
 
 

@@ -22,10 +22,10 @@ from halving.tuner import Budget
 
 _SCHEDULERS = {
     "fifo": FIFO,
-    "sha": SuccessiveHalving,
+    "sha_repeated": SuccessiveHalving,
     "asha": ASHA,
     "concordant_asha": ConcordantASHA,
-    "hyperband": Hyperband,
+    "hyperband_repeated": Hyperband,
     "async_hyperband": AsyncHyperband,
 }
 _TRUSTED = 0.5
@@ -33,7 +33,7 @@ _TRUSTED = 0.5
 
 @dataclass(frozen=True)
 class Setting:
-    """A scheduler's option with its own settings, and how many workers there are."""
+    """A scheduler's option with its own settings, and how many workers there are; one that goes on to the deadline."""
 
     scheduler: str
     options: tuple[tuple[str, int], ...] = ()
@@ -118,8 +118,8 @@ def settings(curves: Curves, etas: Sequence[int] = (2, 3, 4), workers: int = 1, 
             options = (("eta", eta), ("r_min", r_min))
             fills = eta ** (len(ladder(eta, r_min, last)) - 1)
             for n in (fills, max(1, fills // 2)):
-                found.append(Setting("sha", (*options, ("n", n)), workers))
-            for scheduler in ("asha", "concordant_asha", "hyperband", "async_hyperband"):
+                found.append(Setting("sha_repeated", (*options, ("n", n)), workers))
+            for scheduler in ("asha", "concordant_asha", "hyperband_repeated", "async_hyperband"):
                 found.append(Setting(scheduler, options, workers))
     return found
 

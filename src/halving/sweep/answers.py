@@ -143,6 +143,7 @@ class Answering:
             leave({}, f"the app exited with status {error.code}")
             raise RuntimeError(f"the app exited with status {error.code}") from error  # which ends no batch
         except Exception as error:
+            log.exception("the app failed between %d and %d", rung.since, rung.until)
             leave({}, first_line(f"{type(error).__name__}: {error}"))
             raise
         leave(metrics)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from halving.app.tune import Composed, warn
 from halving.config.commands import key_of, override
 from halving.config.suggestions import nearest
 from halving.config.yaml_files import redact_files
-from halving.errors import UserError, did_you_mean, whole
+from halving.errors import UserError, did_you_mean, first_line, whole
 from halving.executors import Executor, Process
 from halving.history import Ended, History
 from halving.journal import FILE
@@ -31,7 +32,7 @@ from halving.redaction import Secrets
 from halving.report.conclusion import conclusion
 from halving.report.tables import first_failure
 from halving.space import Space
-from halving.space.dimension import Choice
+from halving.space.dimension import Choice, Dimension
 from halving.sweep import options
 from halving.sweep.answers import DIRECTORY, PROBLEM, VALUE, VARIABLE, Answering
 from halving.sweep.jobs import App, Programs, main_module, program
@@ -50,6 +51,7 @@ _DIRECTIONS, _LAUNCHES, _INJECTED = ("minimize", "maximize"), ("launcher", "subp
 # What of a command line is not the winner's: how it was swept.
 _OF_THE_SWEEP = ("hydra.sweep.", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.mode")
 _MULTIRUN = ("-m", "--multirun")
+_LISTED = 32  # values of a list that are tried before the first job
 _UNKNOWN = re.compile(r"Could not override '([^']*)'")
 
 
@@ -209,7 +211,7 @@ def _app(
 
 
 def _check(app: App, space: Space, cfg: DictConfig, loader: ConfigLoader, config: DictConfig) -> None:
-    """Compose a job that goes on with every option of every choice.
+    """Compose jobs that go on with every option of every choice, and every value of lists that are not long.
 
     Raises UserError where that cannot be.
     """
@@ -218,13 +220,21 @@ def _check(app: App, space: Space, cfg: DictConfig, loader: ConfigLoader, config
         if seen and seen.issuperset(chosen.items()):
             continue
         seen.update(chosen.items())
-        values: Configuration = {each.name: each.decode(0.5) for each in space.possible(chosen)}
-        job = Job(0, {**values, **chosen}, 0, app.r_max)
-        try:
-            _composed_config(loader, config, app.task(replace(job, since=1)), cfg, "hydra.sweeper.resume")
-        except UserError:
-            _composed_config(loader, config, app.task(job), cfg)  # it may not be the resume's fault
-            raise
+        possible = space.possible(chosen)
+        longest = max((len(each.values) for each in possible if isinstance(each, Choice)), default=1)
+        for i in range(min(longest, _LISTED)):
+            values: Configuration = {each.name: _ith(each, i) for each in possible}
+            job = Job(0, {**values, **chosen}, 0, app.r_max)
+            try:
+                _composed_config(loader, config, app.task(replace(job, since=1)), cfg, "hydra.sweeper.resume")
+            except UserError:
+                _composed_config(loader, config, app.task(job), cfg)  # it may not be the resume's fault
+                raise
+
+
+def _ith(dimension: Dimension, i: int) -> Value:
+    """Return a value of a list, each of which comes in its turn, or one of a distribution."""
+    return dimension.values[i % len(dimension.values)] if isinstance(dimension, Choice) else dimension.decode(0.5)
 
 
 def _composed_config(
@@ -242,7 +252,8 @@ def _composed_config(
         said = " ".join(line.strip() for line in told if line.strip())
         key = _UNKNOWN.search(said)
         near = _near(key[1], known) if key is not None and known is not None else ""
-        raise UserError(f"{where}: {said}{near}") from error
+        why = "" if error.__cause__ is None else f" ({first_line(error.__cause__)})"
+        raise UserError(f"{where}: {said}{why}{near}") from error
 
 
 def _near(key: str, cfg: DictConfig) -> str:
@@ -269,6 +280,8 @@ def _scalars(cfg: DictConfig, path: str = "") -> Iterator[tuple[str, Value]]:
             yield from _scalars(value, f"{name}.")
         elif isinstance(value, Value):
             yield name, value
+        elif isinstance(value, Enum | Path):  # as they are typed
+            yield name, value.name if isinstance(value, Enum) else str(value)
 
 
 def _root(settings: Settings, r_max: int, name: str) -> dict[str, Any]:

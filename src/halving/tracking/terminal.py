@@ -4,6 +4,7 @@ import io
 import os
 import re
 import select
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,7 +44,7 @@ def one_line(*mistakes: type[Exception]) -> Iterator[None]:
     except BrokenPipeError:
         if not _unread():
             raise
-        sys.exit(1)
+        sys.exit(128 + signal.SIGPIPE)  # as what that ends, and no verdict
     except SystemExit:
         if refused := _refused():
             sys.exit(refused)

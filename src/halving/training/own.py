@@ -210,17 +210,18 @@ class Own:
         """Let the global generators and torch's modes be as this training left them, and then as they were."""
         from halving.training import modes
 
-        outside, left = randomness.captured(), list[Any]()
-        try:
-            with modes.switched(self._modes or modes.initial()) as left:
-                if self._random is None:
-                    randomness.begin(self._running.seed)
-                else:
-                    randomness.restore(self._random)
-                yield
-        finally:
-            self._random, (self._modes,) = randomness.captured(), left
-            randomness.restore(outside)
+        with randomness.alone():
+            outside, left = randomness.captured(), list[Any]()
+            try:
+                with modes.switched(self._modes or modes.initial()) as left:
+                    if self._random is None:
+                        randomness.begin(self._running.seed)
+                    else:
+                        randomness.restore(self._random)
+                    yield
+            finally:
+                self._random, (self._modes,) = randomness.captured(), left
+                randomness.restore(outside)
 
 
 def is_training(function: Callable[..., Any]) -> bool:

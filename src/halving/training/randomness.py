@@ -4,9 +4,28 @@ import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from threading import Lock
 from typing import Any
 
 import numpy as np
+
+_one = Lock()
+_within: ContextVar[bool] = ContextVar("halving_randomness", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let no other thread of a study meanwhile: the generators are the process's. One within another is no other."""
+    if _within.get():
+        yield
+        return
+    with _one:
+        token = _within.set(True)
+        try:
+            yield
+        finally:
+            _within.reset(token)
 
 
 @contextmanager
@@ -16,8 +35,9 @@ def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
     An objective may do without torch: then it is not imported here.
     """
     torch: Any = sys.modules.get("torch")
-    python, numpy = random.getstate(), np.random.get_state()
     with ExitStack() as restored:
+        restored.enter_context(alone())
+        python, numpy = random.getstate(), np.random.get_state()
         restored.callback(random.setstate, python)
         restored.callback(np.random.set_state, numpy)
         if torch is not None:

@@ -4,6 +4,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from types import FrameType
 from typing import Any
 
@@ -27,7 +28,7 @@ class Rendezvous:
         self._go_on: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._parted = False
-        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="training", daemon=True)
 
     def __iter__(self) -> Iterator[Any]:
         return self

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from halving.checkpoints.store import State
 from halving.data.base import Data, Split
@@ -53,6 +54,10 @@ class Trainer:
             self.average = None if recipe.averaging is None else Average(self.model, recipe.averaging)
         self._lr: float = self.optimizer.param_groups[0]["lr"]
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]
+
+    def optimizer_of(self, model: nn.Module) -> Optimizer:
+        """Return an optimizer like its own for another model."""
+        return self._recipe.optimizer(model.parameters())
 
     def train(self, trial: int, epochs: range, shift: int = 0) -> Generator[Epoch, None, tuple[list[float], str]]:
         """Train `epochs` (from 1); yield each as an event of `trial`, numbered `shift` higher.

@@ -9,15 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from halving.checkpoints.content import digest
 from halving.data.base import Data
+from halving.errors import first_line
 from halving.training.batched.joining import Unlike, structure
 from halving.training.batched.joint import Joint
 from halving.training.batched.recorded import Recorded, without_waiting
 from halving.training.dropout import Dropout
+from halving.training.eager import is_torchs
 from halving.training.loop import mean_loss, minibatches
 from halving.training.randomness import captured, seeded
+from halving.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ _agreed: dict[Hashable, How | None] = {}
 _differing: set[type[nn.Module]] = set()
 _chosen: dict[Hashable, How | None] = {}
 _enough: dict[Hashable, int] = {}  # trials that were faster together
+_drawing: set[type[Optimizer]] = set()
 
 
 def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
@@ -72,6 +77,38 @@ def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
         told = f"at batch size {data.batch_size}, a step of {count} takes {took:.2g} s, of one alone {alone:.2g} s"
         _log(models, _chosen[key], told)
     return _chosen[key]
+
+
+def steady(trainer: Trainer) -> bool:
+    """Whether an optimizer draws no random numbers of those that all trials would share; the log says once of which.
+
+    One of one's own takes two steps for that, on a copy of the model.
+    """
+    kind = type(trainer.optimizer)
+    if is_torchs(trainer.optimizer) or kind.__module__.startswith("halving."):
+        return True
+    with seeded(0, str(trainer.data.mean.device)):
+        copy, before = _copy(trainer.model), digest(captured())
+        try:
+            optimizer = trainer.optimizer_of(copy)
+            for _ in range(2):
+                for parameter in copy.parameters():
+                    parameter.grad = torch.ones_like(parameter)
+                optimizer.step()
+        except Exception as error:
+            why = f"its optimizer {kind.__name__} cannot be tried ({type(error).__name__}: {first_line(error)})"
+        else:
+            why = "" if digest(captured()) == before else f"{kind.__name__} draws random numbers of its own"
+    if why and kind not in _drawing:
+        _drawing.add(kind)
+        _log([trainer.model], None, why, logging.WARNING)
+    return not why
+
+
+def forget() -> None:
+    """Let the next study have verdicts of its own, and its log say them."""
+    for known in (_agreed, _differing, _chosen, _enough, _drawing):
+        known.clear()
 
 
 def _log(models: Sequence[nn.Module], how: How | None, why: str, level: int = logging.INFO) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from halving.checkpoints.store import State, Store
 from halving.training.batched.allocation import keep_memory
-from halving.training.batched.choice import choice
+from halving.training.batched.choice import choice, steady
 from halving.training.batched.program import Program
 from halving.training.loop import enough_examples
 from halving.training.pausing import Course, opened
@@ -103,7 +103,10 @@ class Group:
     def _of(self, peers: "list[Member]") -> Program | None:
         if self._program[0] != peers and not self._apart:
             trainers = [each.trainer for each in peers]
+            self._program = ([], None)  # whose memory the next one may need
             how = choice([trainer.model for trainer in trainers], trainers[0].data, self._forced)
+            if how is not None and not all(map(steady, trainers)):
+                how = None
             self._apart = how is None
             if how is not None and trainers[0].data.mean.device.type == "cpu":
                 keep_memory()

@@ -47,7 +47,10 @@ def structure(model: nn.Module) -> Hashable:
     for tensor in (*model.parameters(), *model.buffers()):
         if not is_lazy(tensor) and memory.setdefault(tensor.untyped_storage().data_ptr(), tensor) is not tensor:
             raise Unlike("a model whose weights share memory")
-    return tuple((name, type(module), _own(module)) for name, module in model.named_modules())
+    ties: dict[int, str] = {}
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    tied = tuple((name, ties[id(tensor)]) for name, tensor in tensors if ties.setdefault(id(tensor), name) != name)
+    return tied, *((name, type(module), _own(module)) for name, module in model.named_modules())
 
 
 def _own(module: nn.Module) -> Hashable:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from halving.training.eager import step_of
+from halving.training.eager import is_torchs, step_of
 
 Gradients = Sequence[Tensor | None]
 Parameters = Sequence[tuple[nn.Parameter, Sequence[Tensor]]]
@@ -49,6 +49,7 @@ class Each:
     def __init__(self, optimizers: Sequence[Optimizer], parameters: Parameters) -> None:
         self._optimizers, self._parameters = optimizers, parameters
         self._steps = [step_of(optimizer) for optimizer in optimizers]
+        self._keeps = [not is_torchs(optimizer) for optimizer in optimizers]  # gradients, for all that is known
         self._places = [(own[-1], own[-1].data_ptr()) for _, own in parameters]
 
     def at(self, rates: Sequence[float]) -> None:
@@ -59,8 +60,8 @@ class Each:
     def __call__(self, gradients: Gradients) -> None:
         for (stacked, own), gradient in zip(self._parameters, gradients, strict=True):
             slices = [None] * len(own) if gradient is None else laid_out_as(stacked, gradient).unbind()
-            for parameter, each in zip(own, slices, strict=True):
-                parameter.grad = each
+            for parameter, each, keeps in zip(own, slices, self._keeps, strict=True):
+                parameter.grad = each.clone() if keeps and each is not None else each
         for step in self._steps:
             step()
         if any(weights.data_ptr() != place for weights, place in self._places):
@@ -119,6 +120,7 @@ def _plain(optimizer: Optimizer, parameters: Parameters) -> bool:
     special = ("nesterov", "dampening", "maximize", "differentiable")
     return (
         type(optimizer) is SGD
+        and is_torchs(optimizer)
         and len(optimizer.param_groups) == 1
         and len(optimizer.param_groups[0]["params"]) == len(parameters)
         and not any(_value(optimizer, name) for name in special)
