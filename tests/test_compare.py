@@ -175,6 +175,13 @@ def test_equal_differences_of_rates_are_ties(errors: list[tuple[int, int]]) -> N
     assert (rates.wins, rates.losses) == (exact.wins, exact.losses)
 
 
+def test_one_error_that_is_huge_leaves_the_other_pairs_as_they_are() -> None:
+    first, second = np.arange(10.0) + 100, np.arange(10.0) + 120
+    second[9] = 1e13
+    pair = paired(first, second)
+    assert (pair.wins, pair.losses, pair.effect) == (10, 0, 1.0) and pair.p == pytest.approx(2 / 2**10)
+
+
 def test_holm_by_hand_and_only_within_a_task() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.6, 0.7]) == [1.0, 1.0]

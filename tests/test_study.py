@@ -415,7 +415,7 @@ def test_a_study_without_a_number_says_what_it_came_to(come_to: list[Any], maxim
         ({"run_dir": 3}, "give a path"),
         ({"executor": "process"}, "give halving.Process"),
         ({"executor": halving.Process}, "missing a required argument: 'workers'"),
-        *(({"trackers": each}, "tune: trackers") for each in ("wandb", 3, ["wandb"])),
+        *(({"trackers": each}, "tune: trackers") for each in ("wandb", 3, ["wandb"], [halving.tracking.csv.Csv])),
         ({"test": 3}, "give a function of a trial"),
         ({"function": None}, "None is no function"),
     ],

@@ -253,6 +253,7 @@ class Config:
     lr: float = 0.1
     act: Act = Act.relu
     epochs: int = 3
+    token: str = "a-secret-of-ours"
 
 
 ConfigStore.instance().store("config", Config)
@@ -261,7 +262,7 @@ ConfigStore.instance().store("config", Config)
 @hydra.main(version_base=None, config_name="config")
 def main(cfg):
     if cfg.lr > 0.5:
-        raise ValueError("a line\\nand the real reason")
+        raise ValueError(f"{cfg.token}\\nand the real reason")
     return cfg.lr + (cfg.act is Act.tanh)
 
 
@@ -287,6 +288,7 @@ def test_an_apps_own_configuration_is_the_first_and_what_it_raises_is_shown(tmp_
     assert done.returncode == 0, done.stderr
     study = halving.load(tmp_path / "sweep")
     assert study.trials[0].configuration == {"lr": 0.1, "act": "relu"}
+    assert "a-secret-of-ours" not in "".join(path.read_text() for path in tmp_path.rglob(".halving/*.json"))
     assert study.trials[1].state == "failed" and "and the real reason" in done.stderr + done.stdout
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -20,7 +21,7 @@ from halving.environment import dated, expanded
 from halving.errors import UserError, did_you_mean, noted, whole
 from halving.executors import Executor, Objective, Serial
 from halving.history import Ended, Event, Header, History
-from halving.journal import Journal, replay
+from halving.journal import FILE, Journal, replay
 from halving.redaction import Secrets
 from halving.report.confirmation import mean_test
 from halving.report.derived import not_written
@@ -132,7 +133,7 @@ def tune(
     if before.ended is not None and idle and budget is not None:
         log.warning(nothing_left(tuner.history, composed.scheduler, composed.options))
     if tuner.history.incumbent is None:
-        again = "" if before.ended is None else f"; nothing was left to do: delete {composed.directory} to begin anew"
+        again = f"; nothing was left to do: {_anew(composed.directory)}" if idle and composed.directory else ""
         raise UserError(f"no trial survived; {first_failure(tuner.history)}{again}")
     return Study(tuner.history, composed.directory)
 
@@ -185,7 +186,7 @@ class Composed:
         prefix, colon, _ = metric.removeprefix("max:").partition(":")
         if metric != metric.strip() or (colon and prefix.strip().lower() in _PREFIXES):
             raise UserError(f"{door}: metric={metric!r}: give its name alone, or 'max:' and its name to maximise it")
-        if run_dir is not None and (not isinstance(cast(object, run_dir), str | Path) or not str(run_dir)):
+        if run_dir is not None and (not isinstance(cast(object, run_dir), str | PathLike) or not str(run_dir)):
             raise UserError(f"{door}: run_dir={run_dir!r}: give a path")
         cube = space if isinstance(space, Space) else Space.from_config(space)
         if initial is not None:
@@ -324,9 +325,11 @@ def _refuse(function: object, executor: object, trackers: object, test: object) 
     if isinstance(executor, type):
         check_call(executor, [None], {}, False, "tune: executor, such as partial(Process, workers=4)")
     if isinstance(trackers, str) or not isinstance(trackers, Sequence):
-        raise UserError(f"tune: trackers={trackers!r}: give a list of trackers, as [halving.Csv()]")
-    if wrong := [each for each in cast(Sequence[object], trackers) if not hasattr(each, "record")]:
-        raise UserError(f"tune: trackers: {wrong[0]!r} is none; give objects of halving.tracking, as halving.Csv()")
+        raise UserError(f"tune: trackers={trackers!r}: give a list of trackers, as [halving.tracking.csv.Csv()]")
+    if wrong := [
+        each for each in cast(Sequence[object], trackers) if isinstance(each, type) or not hasattr(each, "record")
+    ]:
+        raise UserError(f"tune: trackers: {wrong[0]!r} is none; give objects, as halving.tracking.csv.Csv()")
     if test is not None and not callable(test):
         raise UserError(f"tune: test={test!r}: give a function of a trial")
 
@@ -372,11 +375,15 @@ def _journal(
             + f"\nonly the budget and the executor may change{f', and {grows} may grow' if grows else ''}"
         )
     if problem and replay(journal.events).incumbent is None:
-        problem += f"; no trial has come to anything there: delete {directory} to begin anew"
+        problem += f"; no trial has come to anything there: {_anew(directory)}"
     if problem:
         journal.close()
         raise UserError(problem)
     return journal
+
+
+def _anew(directory: Path) -> str:
+    return f"begin anew with another run_dir, or without {directory / FILE}"
 
 
 def _differences(recorded: Header, now: Header, scheduler: Scheduler) -> dict[str, tuple[Any, Any]]:

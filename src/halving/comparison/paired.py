@@ -89,27 +89,22 @@ def paired(first: Array, second: Array, task: str = "", name: str = "", other: s
     """Test two methods' errors on the same seeds, shape (n,) each (Wilcoxon 1945; Kerby 2014 for the effect).
 
     Where a method has no incumbent (NaN) it is worse than by any number. Equal pairs are left out; without any other
-    pair p is 1 and the effect 0. Differences are equal that differ by less than a billionth of the largest error: those
-    of rates, such as 0.3 - 0.2 and 0.6 - 0.5, differ in their last bits.
+    pair p is 1 and the effect 0. Errors are equal, and so are differences, that agree to nine digits: those of rates,
+    such as 0.3 - 0.2 and 0.6 - 0.5, differ in their last bits.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.nan_to_num(worst_if_none(first) - worst_if_none(second), nan=0.0)
         median = float(np.median(difference))
-        sizes = np.round(np.abs(difference) / (_grain(first, second) or 1.0))
-    unequal, sizes = difference[sizes > 0], sizes[sizes > 0]
+        close = np.isclose(first, second, rtol=1e-9, atol=0.0) | np.isclose(second, first, rtol=1e-9, atol=0.0)
+    unequal = difference[(difference != 0) & ~close]
     wins, losses = int((unequal < 0).sum()), int((unequal > 0).sum())
     each = tuple(float(d) if abs(d) < 1e300 else math.copysign(math.inf, d) for d in np.sort(difference))
     if not len(unequal):
         return Pair(task, name, other, len(difference), 0, 0, median, 0.0, 1.0, differences=each, basis=basis)
-    weights = rankdata(sizes)
+    weights = rankdata([float(f"{abs(each):.9g}") for each in unequal])
     effect = float((weights[unequal < 0].sum() - weights[unequal > 0].sum()) / weights.sum())
     p = _signed_rank_p(weights, unequal < 0)
     return Pair(task, name, other, len(difference), wins, losses, median, effect, p, differences=each, basis=basis)
-
-
-def _grain(first: Array, second: Array) -> float:
-    errors = np.abs(np.concatenate((first, second)))
-    return 1e-9 * float(np.max(errors, initial=0.0, where=np.isfinite(errors)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -157,7 +157,8 @@ def _single(array: NDArray[Any]) -> NDArray[Any]:
     """Return numbers in single precision, where it has room for all of them."""
     with np.errstate(over="ignore"):
         single = array.astype(np.float32)
-    return single if np.array_equal(np.isinf(single), np.isinf(array)) else array
+    fits = np.array_equal(np.isinf(single), np.isinf(array)) and np.array_equal(single == 0, array == 0)
+    return single if fits else array
 
 
 def first_level(path: str) -> int:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from markupsafe import Markup
 
-from halving.comparison import Pair, Run, across, by_method, by_regret, by_task, common_end, labelled, pairs
+from halving.comparison import Pair, Run, across, by_method, by_regret, by_task, common_end, labelled, pairs, ranks
 from halving.curves.table import Curves
 from halving.errors import UserError, first_line, noted
 from halving.history import Header, History
@@ -179,7 +179,8 @@ def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, 
     if len(tasks) > 1:
         table = ranks_table(runs)
         best, value = table.rows[0] if table.rows else ("", "")
-        equal = [method for method, rank in table.rows if rank == value]
+        own = {method: float(mean[0]) for method, (mean, _) in ranks(runs).items()}
+        equal = [method for method, rank in own.items() if math.isclose(rank, own[best], abs_tol=1e-9)]
         what, where = f"mean rank over {count(len(tasks), 'tasks')}", ""
     else:
         known = by_regret(runs)
@@ -188,7 +189,8 @@ def _lead(runs: Sequence[Run], tested: Sequence[Pair], label: str) -> dict[str, 
             for method, own in methods.items()
         }
         best = min(errors, key=lambda method: (math.isnan(errors[method]), errors[method]))
-        equal = [method for method, error in errors.items() if math.isclose(error, errors[best], rel_tol=1e-9)]
+        near = 1e-9 * max((abs(error) for error in errors.values() if math.isfinite(error)), default=0.0)
+        equal = [method for method, error in errors.items() if math.isclose(error, errors[best], abs_tol=near)]
         value = next(row[-1 if known else 2] for row in methods_table(runs).rows if row[0] == best)
         what = "mean regret" if known else f"mean {label}"
         where = " at the end" if known else f" after {count(end, runs[0].unit)}"

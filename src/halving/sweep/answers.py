@@ -16,11 +16,12 @@ from typing import Any, Self, cast
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from halving.checkpoints.files import put
 from halving.checkpoints.names import remove
 from halving.errors import StudyError, did_you_mean, first_line
+from halving.redaction import Secrets
 from halving.trial import plain
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,8 @@ class Answering:
             raise RuntimeError(f"the app exited with status {error.code}") from error  # which ends no batch
         except Exception as error:
             log.exception("the app failed between %d and %d", rung.since, rung.until)
-            leave({}, first_line(f"{type(error).__name__}: {error}"))
+            secrets = Secrets.of(OmegaConf.to_container(cfg))
+            leave({}, secrets.redact(first_line(f"{type(error).__name__}: {error}")))
             raise
         leave(metrics)
         return value

@@ -215,14 +215,15 @@ def _check(app: App, space: Space, cfg: DictConfig, loader: ConfigLoader, config
 
     Raises UserError where that cannot be.
     """
-    seen = set[tuple[str, str]]()
+    seen, tried = set[tuple[str, str]](), set[str]()
     for chosen in space.combinations():
         if seen and seen.issuperset(chosen.items()):
             continue
         seen.update(chosen.items())
         possible = space.possible(chosen)
-        longest = max((len(each.values) for each in possible if isinstance(each, Choice)), default=1)
-        for i in range(min(longest, _LISTED)):
+        listed = [each for each in possible if isinstance(each, Choice) and each.name not in tried.union(chosen)]
+        tried.update(each.name for each in listed)
+        for i in range(min(max((len(each.values) for each in listed), default=1), _LISTED)):
             values: Configuration = {each.name: _ith(each, i) for each in possible}
             job = Job(0, {**values, **chosen}, 0, app.r_max)
             try:
