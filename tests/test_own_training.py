@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -179,12 +180,41 @@ def training(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.mark.parametrize("function", [keeping, reporting], ids=lambda each: each.__name__)
-def test_two_studies_in_threads_come_to_what_each_does_alone(function: Any) -> None:
-    alone = curves(tune(function, r_max=3))
+def test_two_threads_in_trials_at_once_are_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(randomness, "_warned", [])
+    both = threading.Barrier(2, timeout=20)
+
+    def meeting(configuration: Any, resource: int) -> float:
+        both.wait()
+        return 1.0
+
+    def studied(_: int) -> None:
+        halving.tune(meeting, SPACE, FIFO, r_max=1, max_trials=2, progress=False)
+
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: curves(tune(function, r_max=3)), range(2)))
-    assert both == [alone, alone]
+        list(pool.map(studied, range(2)))
+    assert [each.message[:35] for each in caplog.records] == ["two threads are in trials at once, "]
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_trial_may_run_a_study_in_a_thread(trains: bool) -> None:
+    def inner() -> float:
+        found = halving.tune(lambda configuration, _: 1.0, SPACE, FIFO, r_max=1, max_trials=2, progress=False)
+        return found.best.last.error
+
+    def outer(configuration: Any, resource: int) -> float:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(inner).result(20)
+
+    def training(trial: Any) -> Iterator[dict[str, float]]:
+        trial.keep()
+        while True:
+            yield {"error": outer(None, 0)}
+
+    study = halving.tune(training if trains else outer, SPACE, FIFO, r_max=1, max_trials=2, progress=False)
+    assert [trial.last.error for trial in study.trials] == [1.0, 1.0]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from halving.searchers import BOHBSearcher
 from halving.tracking.csv import Csv
 from halving.tracking.progress import Progress
 from halving.tracking.wandb import Wandb
+from halving.trial import Start
 
 LR = {"lr": {"_target_": "scipy.stats.loguniform", "a": 0.001, "b": 1.0}}
 
@@ -531,3 +532,36 @@ def test_a_test_that_fails_costs_no_study(tmp_path: Path, caplog: pytest.LogCapt
         descent, LR, metric="mse", r_max=3, run_dir=tmp_path, test=lambda trial: {"test_mse": 1}, resume=True
     )
     assert again.history.ended and again.history.ended.test == {"test_mse": 1.0} and not again.history.ended.failure
+
+
+class Answering(halving.SuccessiveHalving):
+    """Answers what its `wrong` says: `suggest` nothing or a trial twice, `update` nothing."""
+
+    wrong = ""
+
+    def suggest(self) -> Any:
+        if self.wrong == "twice":
+            return Start(0, {"lr": 0.1}, 1, 0, 0, "again")
+        return None if self.wrong == "nothing" else super().suggest()
+
+    def update(self, outcome: Any) -> Any:
+        if self.wrong == "twice":
+            return ()
+        return None if self.wrong == "verdicts" else super().update(outcome)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("nothing", r"the scheduler Wrong suggests None; python -m halving.conformance test_study:"),
+        ("twice", "starts trial 0, which has been started"),
+        ("verdicts", "answers None to an outcome, where verdicts are due"),
+    ],
+)
+def test_a_schedulers_mistake_is_told_in_words(wrong: str, said: str) -> None:
+    class Wrong(Answering):
+        pass
+
+    Wrong.wrong = wrong
+    with pytest.raises(halving.UserError, match=said):
+        halving.tune(bowl, LR, Wrong, r_max=3)

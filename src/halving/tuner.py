@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -264,8 +264,9 @@ class Tuner:
 
     def _mistake(self, what: str) -> UserError:
         kind = type(self._scheduler)
-        name = f"{kind.__module__}:{kind.__qualname__}"
-        return UserError(f"the scheduler {kind.__name__} {what}; python -m halving.conformance {name} tries it")
+        name = "<module>" if kind.__module__ == "__main__" else kind.__module__
+        tries = f"python -m halving.conformance {name}:{kind.__qualname__} tries it"
+        return UserError(f"the scheduler {kind.__name__} {what}; {tries}")
 
     def _finish(self, event: Finished) -> None:
         outcome = event.outcome
@@ -279,9 +280,10 @@ class Tuner:
         reached = max(outcome.resource, since + 1) if outcome.failed else max(outcome.resource, since)
         self.record(replace(event, outcome=outcome, cost=self._cost(since, reached)))
         self._obsolete[outcome.trial] = named(self.history.trials[outcome.trial])
-        verdicts = self._scheduler.update(outcome)
-        if not isinstance(cast(object, verdicts), Sequence):
-            raise self._mistake(f"answers {verdicts!r} to an outcome, where a list of verdicts is due")
+        answer = self._scheduler.update(outcome)
+        if not isinstance(cast(object, answer), Iterable):
+            raise self._mistake(f"answers {answer!r} to an outcome, where verdicts are due")
+        verdicts = list(answer)
         for verdict in verdicts:
             self.record(verdict)
         ended = {verdict.trial for verdict in verdicts if verdict.state != "paused"}

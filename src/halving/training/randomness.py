@@ -1,5 +1,6 @@
 """The generators that everybody shares, for a while as if they were one's own."""
 
+import logging
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,22 +11,35 @@ from typing import Any
 
 import numpy as np
 
+log = logging.getLogger(__name__)
+
 _one = Lock()
+_warned: list[bool] = []
 _within: ContextVar[bool] = ContextVar("halving_randomness", default=False)
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let no other thread of a study meanwhile: the generators are the process's. One within another is no other."""
+    """Warn once where another thread is in a trial: the generators are the process's, and one would draw for both.
+
+    To wait for it could be for ever: the other may wait for this one, as a trial that runs a study in a thread does.
+    """
     if _within.get():
         yield
         return
-    with _one:
-        token = _within.set(True)
-        try:
-            yield
-        finally:
-            _within.reset(token)
+    token, first = _within.set(True), _one.acquire(blocking=False)
+    if not first and not _warned:
+        _warned.append(True)
+        log.warning(
+            "two threads are in trials at once, and share the global generators of Python, NumPy and torch: where both "
+            "draw from them, neither study can be repeated; give each a process of its own, or executor=Process"
+        )
+    try:
+        yield
+    finally:
+        _within.reset(token)
+        if first:
+            _one.release()
 
 
 @contextmanager
