@@ -134,14 +134,15 @@ def run(request: Request, begin: Callable[[Header], None] = lambda header: None)
             patience=patience,
             conclude=conclude,
         )
-        opened.pop_all()  # the runner sees to them from here on
-        with _warnings(tell), runner:
-            runner.run(
-                lambda: _ended(request, called, secrets, header.provenance, runner.tuner.history, parts),
-                lambda: runner.confirm(
-                    Confirming(**request["confirm"]), request["seed"], request["r_max"], parts.objective
-                ),
-            )
+        with _warnings(tell):
+            opened.pop_all()  # the runner sees to them from here on
+            with runner:
+                runner.run(
+                    lambda: _ended(request, called, secrets, header.provenance, runner.tuner.history, parts),
+                    lambda: runner.confirm(
+                        Confirming(**request["confirm"]), request["seed"], request["r_max"], parts.objective
+                    ),
+                )
     history = runner.tuner.history
     for line in runner.trackers.off:  # again, as it may have been said hours ago
         tell(f"{line}. The journal has all, and what trackers lack is made from it by: {rebuilding(run_dir)}")

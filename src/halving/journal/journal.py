@@ -6,6 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -46,22 +47,22 @@ class Journal:
         self.path = run_dir / FILE
         refuse(run_dir)
         self._unlock = lock(run_dir)
-        try:
+        with ExitStack() as opened:  # whatever ends it before it is one, Ctrl-C at a slow disk too
+            opened.callback(self._unlock)
             raw = self.path.read_bytes() if self.path.exists() else b""
             self.events, end = decode(raw, self.path)
-        except BaseException:
-            self._unlock()
-            raise
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
-        if end < len(raw):
-            with os.fdopen(create(self.path.with_name(f"journal.torn-{end}")), "wb") as torn:
-                torn.write(raw[end:])
-            os.ftruncate(self._fd, end)
-        os.fsync(self._fd)
-        durable(run_dir)
-        self._seq = len(self.events)
-        self._gathered = bytearray()
-        self.durable = True
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+            opened.callback(os.close, self._fd)
+            if end < len(raw):
+                with os.fdopen(create(self.path.with_name(f"journal.torn-{end}")), "wb") as torn:
+                    torn.write(raw[end:])
+                os.ftruncate(self._fd, end)
+            os.fsync(self._fd)
+            durable(run_dir)
+            self._seq = len(self.events)
+            self._gathered = bytearray()
+            self.durable = True
+            opened.pop_all()
 
     def append(self, event: Event, at: float) -> None:
         """Gather an event that happened `at` seconds after the study began."""
