@@ -73,6 +73,8 @@ FILES = [
 RULES = [
     ("hydra.job_logging.root.level=NOPE", "NOPE"),
     ("+foo=2", "unknown key foo"),
+    ("scheduler=fifo,sha", "scheduler=fifo,sha", "several values are for a multirun, with -m"),
+    ("-cp /nowhere -cn best", "'/nowhere'"),
     ("+optimizer.x=1", "optimizer.x", "SGD takes no 'x'", "momentum"),
     ("+model.nope=1", "model.nope", "LeNetModern takes no 'nope'", "width"),
     *((f"fidelity={name}", "fidelity.function", "fidelity.function=...") for name in ("function", "training")),

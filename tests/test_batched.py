@@ -430,6 +430,10 @@ class Noisy(torch.optim.SGD):
         super().step()
 
 
+def noisy(epochs: float) -> Callable[[float], float]:
+    return lambda epoch: 1.0 + float(torch.rand(()))
+
+
 class Keeping(torch.optim.SGD):
     """Steps by the gradient of the step before, which it keeps as it was given."""
 
@@ -449,8 +453,16 @@ def test_an_optimizer_of_ones_own_steps_with_others_as_alone(
     choice.forget()
     with caplog.at_level("INFO"):
         assert_agree(trials(config, *LRS), tmp_path, 2)
-    said = "trials of MLP are trained one after the other: Noisy draws random numbers of its own"
+    said = "trials of MLP are trained one after the other: Noisy or Constant draws random numbers of its own"
     assert (said in caplog.messages) == (name == "Noisy")
+
+
+def test_a_schedule_that_draws_random_numbers_runs_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = perceptron()
+    config["lr_schedule"] = {"_target_": "test_batched.noisy", "epochs": EPOCHS}
+    choice.forget()
+    assert_agree(trials(config, *LRS), tmp_path, 2)
+    assert "noisy.<locals>.<lambda> draws random numbers of its own" in caplog.text
 
 
 class Tied(nn.Sequential):

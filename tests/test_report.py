@@ -33,6 +33,7 @@ from halving.report.conclusion import conclusion
 from halving.report.dimensions import draw_dimensions
 from halving.report.explanation import explanation
 from halving.report.html import plan_rows, report_html, shown_figures
+from halving.report.importance import Importance, Importances
 from halving.report.learning_curves import by_time
 from halving.report.next_steps import next_steps, resuming
 from halving.report.selection import selected
@@ -614,3 +615,21 @@ def test_the_page_says_whether_the_winner_is_real() -> None:
     assert cells["0"] == ["0.200", "4", "2", "0.260", "0.010", "0.133 to 0.387", "0.014", "+0.060"]
     assert cells["2"][2:4] == ["1, 1 failed", ""]
     assert page.count("<svg") == 8
+
+
+@pytest.mark.parametrize(
+    ("found", "clear"),
+    [
+        ([(0.6, 0.4), (0.39, 0.33)], False),
+        ([(0.9, 0.1), (0.3, 0.2)], True),
+        ([(0.2, 0.3)], False),
+        ([(0.5, 0.1)], True),
+    ],
+)
+def test_what_mattered_most_is_said_flatly_only_where_it_is_clear(
+    found: list[tuple[float, float]], clear: bool
+) -> None:
+    dimensions = tuple(Importance(f"x{i}", *each) for i, each in enumerate(found))
+    importance = (Importances(3, 27, 0.5, dimensions),)
+    said = story(study(HEADER), importance)
+    assert f"What mattered most {'was' if clear else 'may have been'} x0 after 3 epochs." in said

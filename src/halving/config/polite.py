@@ -257,6 +257,8 @@ def _explained(error: Exception) -> str:
         return f"{detail.full_key}: {first_line(detail)}"
     where = next((f"{file}: " for file in map(_config_file, reversed(causes)) if file), "")
     match error:
+        case MissingConfigException() if first_line(error) == "Primary config directory not found.":
+            return last_line(error)
         case OSError():
             return f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
         case MarkedYAMLError() if error.problem_mark is not None:
@@ -266,8 +268,6 @@ def _explained(error: Exception) -> str:
             told = first_line(error).rstrip(".")
             if told.startswith("Ambiguous value"):
                 told += ": several values are for a multirun, with -m; a list is written key=[a,b]"
-            if told == "Primary config directory not found":
-                told = last_line(error).rstrip(".")
             return f"{where}{told}{why}"
 
 

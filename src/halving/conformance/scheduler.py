@@ -22,6 +22,13 @@ FINAL = ("stopped", "completed", "failed")
 _LIMIT = 300
 
 
+class Heard(list[tuple[int, int]]):
+    """What the searcher was told last, trials and resources: no part of a scheduler's state, in which it is empty."""
+
+    def __reduce__(self) -> tuple[type["Heard"], tuple[()]]:
+        return Heard, ()
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How the world treats a scheduler, drawn from a seed; it is the scheduler's searcher, too.
@@ -36,7 +43,7 @@ class Schedule:
     skew: float
     count: int | None
     curves: bool
-    heard: "Heard" = field(default_factory=lambda: Heard(), compare=False, repr=False)
+    heard: Heard = field(default_factory=Heard, compare=False, repr=False)
 
     @classmethod
     def draw(cls, seed: int) -> "Schedule":
@@ -84,13 +91,6 @@ class Told:
 
     outcome: Outcome
     verdicts: tuple[Verdict, ...]
-
-
-class Heard(list[tuple[int, int]]):
-    """What the searcher was told last, trials and resources: no part of a scheduler's state, in which it is empty."""
-
-    def __reduce__(self) -> tuple[type["Heard"], tuple[()]]:
-        return Heard, ()
 
 
 @dataclass

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +115,9 @@ def _play(
 def _default(subject: Any, name: str) -> Any:
     """Return the default of a parameter that a class, or the nearest above it that names it, has; inf without any."""
     for each in inspect.getmro(subject) if inspect.isclass(subject) else (subject,):
-        if each is not object and name in (parameters := inspect.signature(each).parameters):
-            return parameters[name].default
+        with suppress(ValueError):  # of a built-in class, which does not tell
+            if (parameter := inspect.signature(each).parameters.get(name)) is not None:
+                return parameter.default
     return math.inf
 
 

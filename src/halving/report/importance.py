@@ -50,6 +50,12 @@ class Importances:
     dimensions: tuple[Importance, ...]
 
     @property
+    def clear(self) -> bool:
+        """Whether the first is ahead of the second by more than the deviation of what lies between them."""
+        first, second, *_ = (*self.dimensions, Importance("", 0.0, 0.0))
+        return first.loss - second.loss > math.hypot(first.deviation, second.deviation)
+
+    @property
     def telling(self) -> bool:
         """Whether the forest explains so much that what it loses says something."""
         return self.explained >= 0.1

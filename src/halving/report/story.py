@@ -35,7 +35,8 @@ def story(history: History, importance: Sequence[Importances] | str) -> str:
         sentences.append(f"The test examples were used in the end only{', and for this trial alone' if own else ''}.")
     if not isinstance(importance, str) and (telling := [each for each in importance if each.telling]):
         said = (f"{each.dimensions[0].dimension} after {count(each.resource, header.unit)}" for each in telling)
-        sentences.append(f"What mattered most was {', and '.join(said)}.")
+        was = "was" if all(each.clear for each in telling) else "may have been"
+        sentences.append(f"What mattered most {was} {', and '.join(said)}.")
     if text := busy(history):
         sentences.append(text)
     return " ".join(sentences)

@@ -215,14 +215,15 @@ def _check(app: App, space: Space, cfg: DictConfig, loader: ConfigLoader, config
 
     Raises UserError where that cannot be.
     """
-    seen, tried = set[tuple[str, str]](), set[str]()
+    seen, tried = set[tuple[str, str]](), list[Dimension]()
     for chosen in space.combinations():
         if seen and seen.issuperset(chosen.items()):
             continue
         seen.update(chosen.items())
         possible = space.possible(chosen)
-        listed = [each for each in possible if isinstance(each, Choice) and each.name not in tried.union(chosen)]
-        tried.update(each.name for each in listed)
+        fresh = [each for each in possible if each.name not in chosen and each not in tried]
+        listed = [each for each in fresh if isinstance(each, Choice)]
+        tried += listed
         for i in range(min(max((len(each.values) for each in listed), default=1), _LISTED)):
             values: Configuration = {each.name: _ith(each, i) for each in possible}
             job = Job(0, {**values, **chosen}, 0, app.r_max)

@@ -210,7 +210,7 @@ class Own:
         """Let the global generators and torch's modes be as this training left them, and then as they were."""
         from halving.training import modes
 
-        with randomness.alone():
+        with randomness.one_thread():
             outside, left = randomness.captured(), list[Any]()
             try:
                 with modes.switched(self._modes or modes.initial()) as left:

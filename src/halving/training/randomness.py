@@ -19,7 +19,7 @@ _within: ContextVar[bool] = ContextVar("halving_randomness", default=False)
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Warn once where another thread is in a trial: the generators are the process's, and one would draw for both.
 
     To wait for it could be for ever: the other may wait for this one, as a trial that runs a study in a thread does.
@@ -50,7 +50,7 @@ def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
     """
     torch: Any = sys.modules.get("torch")
     with ExitStack() as restored:
-        restored.enter_context(alone())
+        restored.enter_context(one_thread())
         python, numpy = random.getstate(), np.random.get_state()
         restored.callback(random.setstate, python)
         restored.callback(np.random.set_state, numpy)

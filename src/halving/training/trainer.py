@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -49,15 +49,15 @@ class Trainer:
                 own = recipe.optimizer
                 null = lacking(own.func, own.keywords, "optimizer") if isinstance(own, partial) else ""
                 raise UserError(null or f"optimizer: {error}") from error
-            self._schedule = recipe.lr_schedule()
-            self._plateau = self._schedule if isinstance(self._schedule, Plateau) else None
+            self.schedule = recipe.lr_schedule()
+            self._plateau = self.schedule if isinstance(self.schedule, Plateau) else None
             self.average = None if recipe.averaging is None else Average(self.model, recipe.averaging)
         self._lr: float = self.optimizer.param_groups[0]["lr"]
         self._dropouts = [module for module in self.model.modules() if isinstance(module, Dropout)]
 
-    def optimizer_of(self, model: nn.Module) -> Optimizer:
-        """Return an optimizer like its own for another model."""
-        return self._recipe.optimizer(model.parameters())
+    def steppers(self, model: nn.Module) -> tuple[Optimizer, Callable[[float], float]]:
+        """Return an optimizer and a schedule of the learning rate like its own, for another model."""
+        return self._recipe.optimizer(model.parameters()), self._recipe.lr_schedule()
 
     def train(self, trial: int, epochs: range, shift: int = 0) -> Generator[Epoch, None, tuple[list[float], str]]:
         """Train `epochs` (from 1); yield each as an event of `trial`, numbered `shift` higher.
@@ -214,7 +214,7 @@ class Trainer:
 
     def rate(self, epoch: float) -> float:
         """Return the learning rate of the step after `epoch` epochs."""
-        return self._lr * self._schedule(epoch)
+        return self._lr * self.schedule(epoch)
 
     def _seeded(self, *purpose: int) -> AbstractContextManager[None]:
         return seeded(key(self._recipe.seed, self._recipe.trial, *purpose), self._recipe.device)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from halving.checkpoints.content import digest
 from halving.data.base import Data
@@ -33,7 +32,7 @@ _agreed: dict[Hashable, How | None] = {}
 _differing: set[type[nn.Module]] = set()
 _chosen: dict[Hashable, How | None] = {}
 _enough: dict[Hashable, int] = {}  # trials that were faster together
-_drawing: set[type[Optimizer]] = set()
+_drawing: set[str] = set()  # what was said of optimizers and schedules
 
 
 def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
@@ -80,27 +79,30 @@ def choice(models: Sequence[nn.Module], data: Data, forced: bool) -> How | None:
 
 
 def steady(trainer: Trainer) -> bool:
-    """Whether an optimizer draws no random numbers of those that all trials would share; the log says once of which.
+    """Whether optimizer and schedule draw no random numbers that all trials would share; else the log says so once.
 
-    One of one's own takes two steps for that, on a copy of the model.
+    Those of one's own are asked twice for that, on a copy of the model.
     """
-    kind = type(trainer.optimizer)
-    if is_torchs(trainer.optimizer) or kind.__module__.startswith("halving."):
+    kind, of = type(trainer.optimizer), getattr(trainer.schedule, "__qualname__", type(trainer.schedule).__qualname__)
+    known = kind.__module__.startswith("halving.") or is_torchs(trainer.optimizer)
+    if known and trainer.schedule.__module__.startswith("halving."):
         return True
     with seeded(0, str(trainer.data.mean.device)):
-        copy, before = _copy(trainer.model), digest(captured())
+        copy = _copy(trainer.model)
+        optimizer, schedule = trainer.steppers(copy)
+        before = digest(captured())
         try:
-            optimizer = trainer.optimizer_of(copy)
-            for _ in range(2):
+            for at in (0.0, 0.5):
+                schedule(at)
                 for parameter in copy.parameters():
                     parameter.grad = torch.ones_like(parameter)
                 optimizer.step()
         except Exception as error:
-            why = f"its optimizer {kind.__name__} cannot be tried ({type(error).__name__}: {first_line(error)})"
+            why = f"{kind.__name__} with {of} cannot be tried ({type(error).__name__}: {first_line(error)})"
         else:
-            why = "" if digest(captured()) == before else f"{kind.__name__} draws random numbers of its own"
-    if why and kind not in _drawing:
-        _drawing.add(kind)
+            why = "" if digest(captured()) == before else f"{kind.__name__} or {of} draws random numbers of its own"
+    if why and why not in _drawing:
+        _drawing.add(why)
         _log([trainer.model], None, why, logging.WARNING)
     return not why
 
@@ -143,7 +145,7 @@ def _difference(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor, ho
         losses, _, gradients = joint.gradients(inputs, targets)
         outputs = _evaluated(alone, joint, inputs)
     except Exception as error:
-        return f"they cannot be compared ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        return f"they cannot be compared ({type(error).__name__}: {first_line(error)})"
     if digest(captured()) != before:
         return "the model draws random numbers of its own"
     if not all(loss.isfinite() for loss, _ in expected):
@@ -192,7 +194,7 @@ def _recordable(models: Sequence[nn.Module], data: Data, how: How) -> bool:
             if not (_close(losses, given) and all(map(_close, gradients, own)) and _same_buffers(plain, replayed)):
                 return False
     except RuntimeError as error:
-        log.info("a pass of %s is no CUDA graph: %s", type(models[0]).__name__, (str(error).splitlines() or [""])[0])
+        log.info("a pass of %s is no CUDA graph: %s", type(models[0]).__name__, first_line(error))
         return False
     return True
 
